@@ -1,0 +1,1 @@
+"""Conversion of a float network to integers: calibration, term search, bias correction. NumPy only."""
