@@ -1,0 +1,344 @@
+"""The meaning of every shift-add operator on integer arrays: the oracle for all back ends.
+
+Maps are ``[N, H, W, C]``. The linear operators take decoded integer weights (see
+:func:`tvm_shiftadd.formats.packing.decode_packed`); a sum of signed shifts equals a product with
+the decoded integer, so products are used here, and compilers under test use shifts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tvm_shiftadd.errors import InputError, RangeError
+from tvm_shiftadd.formats import linear
+from tvm_shiftadd.formats.ranges import INT8_MAX, INT8_MIN, INT32_MAX
+from tvm_shiftadd.formats.reciprocal import Reciprocal, reciprocal
+from tvm_shiftadd.formats.windows import Padding, Pair, pool_counts
+
+Int8 = NDArray[np.int8]
+Int32 = NDArray[np.int32]
+Float32 = NDArray[np.float32]
+
+#: Scales 2^-e with e beyond this are refused: within it, scaling a float32 that matters by 2^e
+#: never leaves the normal numbers.
+MAX_SCALE = 64
+
+
+def _need(name: str, array: NDArray[Any], *kinds: str) -> None:
+    if array.dtype.name not in kinds:
+        raise InputError(
+            f"{name} needs {' or '.join(kinds)}, not {array.dtype.name}; "
+            "quantise or requantise the operand first"
+        )
+
+
+def _check_scale(exponent: NDArray[Any]) -> None:
+    if bool((np.abs(exponent) > MAX_SCALE).any()):
+        raise InputError(
+            f"a scale exponent must be in [-{MAX_SCALE}, {MAX_SCALE}], but they span "
+            f"[{int(exponent.min())}, {int(exponent.max())}]; rescale the model's tensors"
+        )
+
+
+def quantize(x: Float32, exponent: int) -> Int8:
+    """float32 to int8 on scale 2^-exponent: NaN is 0, ties round to even, values saturate."""
+    _need("quantize", x, "float32")
+    _check_scale(np.asarray(exponent))
+    limit = np.ldexp(np.float32(1), 8 - exponent)
+    scaled = np.ldexp(np.clip(np.nan_to_num(x, nan=0.0), -limit, limit), exponent)
+    return np.clip(np.rint(scaled), INT8_MIN, INT8_MAX).astype(np.int8)
+
+
+def dequantize(x: Int8 | Int32, exponent: NDArray[np.int32]) -> Float32:
+    """int8 or int32 to float32: rounded to nearest even, then times 2^-exponent exactly.
+
+    ``exponent``: int32 ``[C]`` or ``[1]``, along the last axis of ``x``.
+    """
+    _need("dequantize", x, "int8", "int32")
+    exponent = np.asarray(exponent)
+    _check_scale(exponent)
+    # int32 to float32 rounds to nearest even; the power of two is a normal float32, so exact.
+    return x.astype(np.float32) * np.ldexp(np.float32(1), -exponent)
+
+
+def _exact(name: str, magnitude: int, weight: NDArray[np.integer[Any]]) -> NDArray[Any]:
+    """The weight in the fastest float type whose sums up to ``magnitude`` are exact integers."""
+    if magnitude > INT32_MAX:
+        raise RangeError(
+            f"{name} can reach {magnitude}, which must fit int32; "
+            "prove the layer with formats.ranges before running it"
+        )
+    return weight.astype(np.float32 if magnitude <= 1 << 24 else np.float64)
+
+
+def _prepare(
+    name: str, x: Int8, weight: Int32, bias: Int32 | None, axes: tuple[int, ...]
+) -> NDArray[Any]:
+    """Check a linear operator; give its weight in a type that computes exactly."""
+    _need(name, x, "int8")
+    _need(f"{name} weight", weight, "int32", "int8")
+    total = np.abs(weight.astype(np.int64)).sum(axis=axes) << 7
+    if bias is not None:
+        _need(f"{name} bias", bias, "int32")
+        if bias.shape != total.shape:
+            raise InputError(
+                f"{name} needs a bias {list(total.shape)}, not {list(bias.shape)}; "
+                "give one value an output channel"
+            )
+        if bool((total + np.abs(bias.astype(np.int64)) > INT32_MAX).any()):
+            _exact(name, int((total + np.abs(bias.astype(np.int64))).max()), weight)
+    return _exact(name, int(total.max(initial=0)), weight)
+
+
+def conv2d(
+    x: Int8,
+    weight: Int32,
+    bias: Int32 | None = None,
+    *,
+    strides: Pair = (1, 1),
+    padding: Padding = (0, 0, 0, 0),
+    dilation: Pair = (1, 1),
+    groups: int = 1,
+) -> Int32:
+    """Convolution: int8 ``[N, H, W, I]``, int32 ``[kh, kw, I/groups, O]`` to int32 accumulators.
+
+    Raises RangeError where an accumulator could leave int32, InputError for shapes or dtypes that
+    do not fit.
+    """
+    return linear.conv2d(
+        x,
+        _prepare("conv2d", x, weight, bias, (0, 1, 2)),
+        bias,
+        strides=strides,
+        padding=padding,
+        dilation=dilation,
+        groups=groups,
+        out_dtype=np.int32,
+    )
+
+
+def conv2d_transpose(
+    x: Int8,
+    weight: Int32,
+    bias: Int32 | None = None,
+    *,
+    strides: Pair = (1, 1),
+    padding: Padding = (0, 0, 0, 0),
+    output_padding: Pair = (0, 0),
+    dilation: Pair = (1, 1),
+) -> Int32:
+    """Transposed convolution: ``out[y*s - p + ky*d] += x[y] * weight[ky]``, weight
+    ``[kh, kw, I, O]``, one group. Errors as :func:`conv2d`."""
+    return linear.conv2d_transpose(
+        x,
+        _prepare("conv2d_transpose", x, weight, bias, (0, 1, 2)),
+        bias,
+        strides=strides,
+        padding=padding,
+        output_padding=output_padding,
+        dilation=dilation,
+        out_dtype=np.int32,
+    )
+
+
+def dense(x: Int8, weight: Int32, bias: Int32 | None = None) -> Int32:
+    """Fully connected: int8 ``[..., I]``, int32 ``[I, O]`` to int32 ``[..., O]``.
+
+    Errors as :func:`conv2d`.
+    """
+    return linear.dense(x, _prepare("dense", x, weight, bias, (0,)), bias, out_dtype=np.int32)
+
+
+def requantize(
+    acc: Int8 | Int32, shift: NDArray[np.int32], lo: int = INT8_MIN, hi: int = INT8_MAX
+) -> Int8:
+    """Accumulators to int8, clamped to [lo, hi]; ``shift`` int32 ``[C]`` or ``[1]``, last axis.
+
+    n >= 1: ``(acc + 2^(n-1)) >> n``, an arithmetic shift, so halves round up; n = 0: acc;
+    n < 0: ``acc << -n``.
+    """
+    _need("requantize", acc, "int8", "int32")
+    shift = np.asarray(shift)
+    if bool((np.abs(shift) > 31).any()) or not INT8_MIN <= lo <= hi <= INT8_MAX:
+        raise InputError(
+            f"requantize needs shifts in [-31, 31] and bounds within int8, not "
+            f"[{int(shift.min())}, {int(shift.max())}] and [{lo}, {hi}]; choose other scales"
+        )
+    if bool((shift >= 1).all()):
+        # Equal to the definition, without an addend that could overflow int32.
+        by = shift.astype(np.int32)
+        wide = acc.astype(np.int32, copy=False)
+        rounded = (wide >> by) + ((wide >> (by - 1)) & 1)
+    else:
+        by = shift.astype(np.int64)
+        right, left = np.maximum(by, 0), np.maximum(-by, 0)
+        half = np.where(right > 0, np.int64(1) << np.maximum(right - 1, 0), 0)
+        rounded = ((acc.astype(np.int64) + half) >> right) << left
+    return np.clip(rounded, lo, hi).astype(np.int8)
+
+
+def add(
+    lhs: Int8 | Int32,
+    rhs: Int8 | Int32,
+    lhs_shift: NDArray[np.int32],
+    rhs_shift: NDArray[np.int32],
+) -> Int32:
+    """``(lhs << lhs_shift) + (rhs << rhs_shift)`` in int32; shifts int32 ``[C]`` or ``[1]``.
+
+    Raises RangeError where these operands leave int32.
+    """
+    _need("add", lhs, "int8", "int32")
+    _need("add", rhs, "int8", "int32")
+    shifts = [np.asarray(shift, dtype=np.int64) for shift in (lhs_shift, rhs_shift)]
+    if any(bool(((shift < 0) | (shift > 31)).any()) for shift in shifts):
+        raise InputError("add needs shifts in [0, 31]; align both operands to the finer scale")
+    total = (lhs.astype(np.int64) << shifts[0]) + (rhs.astype(np.int64) << shifts[1])
+    result = total.astype(np.int32)
+    if not np.array_equal(result, total):
+        raise RangeError("add left int32; prove the operands with formats.ranges.prove_add first")
+    return result
+
+
+def _taps(
+    x: NDArray[Any],
+    size: Pair,
+    kernel: Pair,
+    strides: Pair,
+    padding: Padding,
+    dilation: Pair,
+    fill: int,
+) -> list[NDArray[Any]]:
+    """Views ``[N, OH, OW, C]`` of the padded input, one for each position in the window."""
+    top, left = padding[:2]
+    height = (size[0] - 1) * strides[0] + dilation[0] * (kernel[0] - 1) + 1
+    width = (size[1] - 1) * strides[1] + dilation[1] * (kernel[1] - 1) + 1
+    full = np.full(
+        (x.shape[0], max(height, top + x.shape[1]), max(width, left + x.shape[2]), x.shape[3]),
+        fill,
+        dtype=x.dtype,
+    )
+    full[:, top : top + x.shape[1], left : left + x.shape[2]] = x
+    return [
+        full[
+            :,
+            ky * dilation[0] : ky * dilation[0] + (size[0] - 1) * strides[0] + 1 : strides[0],
+            kx * dilation[1] : kx * dilation[1] + (size[1] - 1) * strides[1] + 1 : strides[1],
+        ]
+        for ky in range(kernel[0])
+        for kx in range(kernel[1])
+    ]
+
+
+def avg_pool_reciprocal(
+    size: Pair,
+    *,
+    pool_size: Pair,
+    strides: Pair = (1, 1),
+    padding: Padding = (0, 0, 0, 0),
+    dilation: Pair = (1, 1),
+    ceil_mode: bool = False,
+    count_include_pad: bool = False,
+) -> Reciprocal:
+    """The reciprocals of an average pooling on maps of ``size`` (H, W); its ``shift`` is the
+    operator's reciprocal_shift."""
+    counts = pool_counts(
+        size,
+        pool_size=pool_size,
+        strides=strides,
+        padding=padding,
+        dilation=dilation,
+        ceil_mode=ceil_mode,
+        count_include_pad=count_include_pad,
+    )
+    return reciprocal([int(count) for count in np.unique(counts)])
+
+
+def avg_pool2d(
+    x: Int8,
+    *,
+    pool_size: Pair,
+    strides: Pair = (1, 1),
+    padding: Padding = (0, 0, 0, 0),
+    dilation: Pair = (1, 1),
+    ceil_mode: bool = False,
+    count_include_pad: bool = False,
+) -> Int32:
+    """Average pooling: int32, window sums times shift-add reciprocals.
+
+    The result's scale exponent is the input's plus the shift of :func:`avg_pool_reciprocal`.
+    """
+    _need("avg_pool2d", x, "int8")
+    where = {
+        "pool_size": pool_size,
+        "strides": strides,
+        "padding": padding,
+        "dilation": dilation,
+        "ceil_mode": ceil_mode,
+        "count_include_pad": count_include_pad,
+    }
+    counts = pool_counts((x.shape[1], x.shape[2]), **where)  # type: ignore[arg-type]
+    scale = reciprocal([int(count) for count in np.unique(counts)])
+    total = np.zeros((x.shape[0], *counts.shape, x.shape[3]), dtype=np.int32)
+    for view in _taps(x, counts.shape, pool_size, strides, padding, dilation, 0):
+        total += view
+    result = np.zeros_like(total)
+    for count, terms in scale.terms.items():
+        here = counts == count
+        sums = total[:, here]
+        result[:, here] = sum(sign * (sums << left) for sign, left in terms)
+    return result
+
+
+def max_pool2d(
+    x: Int8,
+    *,
+    pool_size: Pair,
+    strides: Pair = (1, 1),
+    padding: Padding = (0, 0, 0, 0),
+    dilation: Pair = (1, 1),
+    ceil_mode: bool = False,
+) -> Int8:
+    """Maximum pooling: int8. Padding is -128, so it never wins."""
+    _need("max_pool2d", x, "int8")
+    size = pool_counts(
+        (x.shape[1], x.shape[2]),
+        pool_size=pool_size,
+        strides=strides,
+        padding=padding,
+        dilation=dilation,
+        ceil_mode=ceil_mode,
+    ).shape
+    views = _taps(x, size, pool_size, strides, padding, dilation, INT8_MIN)
+    result = views[0].copy()
+    for view in views[1:]:
+        np.maximum(result, view, out=result)
+    return result
+
+
+def clip(x: Int8, lo: int, hi: int) -> Int8:
+    """int8 values limited to [lo, hi]."""
+    _need("clip", x, "int8")
+    return np.clip(x, lo, hi).astype(np.int8)
+
+
+def concat(tensors: Sequence[Int8], axis: int) -> Int8:
+    """int8 tensors on one scale, joined along ``axis``."""
+    for tensor in tensors:
+        _need("concat", tensor, "int8")
+    return np.concatenate(list(tensors), axis=axis)
+
+
+def pad(x: Int8, pad_width: Sequence[int]) -> Int8:
+    """Zeros around ``x``: ``pad_width`` is (before, after) for each axis, flat."""
+    _need("pad", x, "int8")
+    return np.pad(x, np.reshape(np.asarray(pad_width), (x.ndim, 2)))
+
+
+def upsample2d(x: Int8, scale: Pair) -> Int8:
+    """Nearest-neighbour enlargement of maps ``[N, H, W, C]`` by integers (vertical, horizontal)."""
+    _need("upsample2d", x, "int8")
+    return np.repeat(np.repeat(x, scale[0], axis=1), scale[1], axis=2)
