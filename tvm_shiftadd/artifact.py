@@ -1,0 +1,393 @@
+"""A compiled network: a directory with native code, weights and a manifest, and how to run it.
+
+The directory needs neither the model file nor the packages that import models. It holds native
+code, so load only what you trust: the hashes find damage, not malice.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import sys
+import tempfile
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from tvm_shiftadd import __version__, _directory, manifest
+from tvm_shiftadd.errors import ArtifactError, DataError, DependencyError
+from tvm_shiftadd.manifest import (
+    FileEntry,
+    IntegerSpecification,
+    Manifest,
+    Source,
+    TargetInfo,
+    TensorInfo,
+)
+
+if TYPE_CHECKING:
+    from tvm import relax
+
+Array = NDArray[Any]
+
+_MANIFEST_LIMIT = 64 << 20
+
+#: Libraries this process has opened: path -> SHA-256. The dynamic loader gives the old library
+#: back when a path is opened twice, even if the file was replaced in between.
+_opened: dict[str, str] = {}
+
+
+class Artifact:
+    """A compiled network that can be saved, loaded and run.
+
+    ``executable`` is a compiled Relax module whose ``main`` takes the inputs and then the
+    parameters. ``parameters`` holds the constant tensors by name, in the order ``main`` expects.
+    """
+
+    def __init__(
+        self,
+        executable: relax.VMExecutable,
+        parameters: Mapping[str, Array],
+        *,
+        source: Source,
+        target: TargetInfo,
+        inputs: Sequence[TensorInfo],
+        outputs: Sequence[TensorInfo],
+        specification: IntegerSpecification | None = None,
+        report: Mapping[str, Any] | None = None,
+    ) -> None:
+        self._manifest = Manifest(
+            format=manifest.FORMAT,
+            format_version=manifest.FORMAT_VERSION,
+            project_version=__version__,
+            tvm_version=manifest.installed_tvm(),
+            source=source,
+            target=target,
+            inputs=tuple(inputs),
+            outputs=tuple(outputs),
+            parameters=tuple(_describe(name, array) for name, array in parameters.items()),
+            integer_specification=specification or IntegerSpecification(),
+            files={},
+        )
+        self._setup(executable, dict(parameters), dict(report or {}))
+
+    def _setup(
+        self,
+        library: relax.VMExecutable | Path,
+        parameters: dict[str, Array],
+        report: dict[str, Any],
+    ) -> None:
+        self._library = library
+        self._parameters = parameters
+        self._report = report
+        self._machine: Any = None
+        self._constants: list[Any] = []
+        # A virtual machine keeps its call frames in itself: one caller at a time.
+        self._lock = threading.Lock()
+
+    @property
+    def manifest(self) -> Manifest:
+        """What the artifact is made of; ``files`` is filled in once it was saved or loaded."""
+        return self._manifest
+
+    @property
+    def inputs(self) -> tuple[TensorInfo, ...]:
+        """Name, shape (-1: any batch size) and dtype of each input."""
+        return self._manifest.inputs
+
+    @property
+    def outputs(self) -> tuple[TensorInfo, ...]:
+        """Name, shape (-1: any batch size) and dtype of each output."""
+        return self._manifest.outputs
+
+    @property
+    def parameters(self) -> Mapping[str, Array]:
+        """The constant tensors by name: weight codes, biases, shifts."""
+        return self._parameters
+
+    @property
+    def report(self) -> dict[str, Any]:
+        """The conversion's report: errors by layer, operation and energy counts."""
+        return self._report
+
+    def save(self, directory: str | os.PathLike[str]) -> None:
+        """Write the artifact to ``directory``, whole or not at all.
+
+        An artifact that is there already is replaced. Raises :class:`ArtifactError` if something
+        else is there, or the file system refuses; then what was there is left as it was.
+        """
+        from safetensors.numpy import save
+
+        files: dict[str, FileEntry] = {}
+
+        def put(path: Path, content: bytes) -> None:
+            path.write_bytes(content)
+            files[path.name] = _entry(content)
+
+        def write(folder: Path) -> None:
+            self._write_library(folder / manifest.LIBRARY)
+            files[manifest.LIBRARY] = _entry((folder / manifest.LIBRARY).read_bytes())
+            contiguous = {k: np.ascontiguousarray(v) for k, v in self._parameters.items()}
+            put(folder / manifest.WEIGHTS, save(contiguous))
+            report = msgspec.json.encode(self._report, enc_hook=_plain)
+            put(folder / manifest.REPORT, msgspec.json.format(report, indent=2) + b"\n")
+            (folder / manifest.MANIFEST).write_bytes(manifest.encode(self._with_files(files)))
+
+        _directory.write_directory(Path(directory), write, check_replaceable)
+        self._manifest = self._with_files(files)
+
+    def _with_files(self, files: dict[str, FileEntry]) -> Manifest:
+        return manifest.seal(msgspec.structs.replace(self._manifest, files=files))
+
+    def _write_library(self, path: Path) -> None:
+        if isinstance(self._library, Path):
+            path.write_bytes(self._read_library())
+            return
+        try:
+            self._library.export_library(str(path))
+        except RuntimeError as error:
+            # The linker reports a full disk in words of its own, or is killed by it.
+            if "No space left" in str(error) or shutil.disk_usage(path.parent).free < (1 << 20):
+                raise ArtifactError(
+                    f"could not write {path.name}: No space left on device; "
+                    "an existing output was left as it was"
+                ) from error
+            first = str(error).strip().splitlines()[0] if str(error).strip() else "no message"
+            raise DependencyError(
+                "linking the library needs a C++ compiler (g++ or clang++ on the PATH) "
+                f"but failed: {first}; see tvm-shiftadd doctor"
+            ) from error
+
+    @classmethod
+    def load(cls, directory: str | os.PathLike[str]) -> Artifact:
+        """Read an artifact and check all of it; nothing is run and TVM is not imported.
+
+        Raises :class:`ArtifactError` for a missing, damaged, altered or foreign file, another
+        format version, or a path that leads out of the folder.
+        """
+        folder = Path(directory)
+        if not folder.is_dir():
+            raise ArtifactError(
+                f"{folder} is not an artifact directory; make one with tvm-shiftadd compile"
+            )
+        where = str(folder / manifest.MANIFEST)
+        text = _directory.read_inside(folder, manifest.MANIFEST, _MANIFEST_LIMIT)
+        described = manifest.decode(text, where)
+        contents = {
+            name: _read_checked(folder, name, entry) for name, entry in described.files.items()
+        }
+        artifact = cls.__new__(cls)
+        artifact._manifest = described
+        artifact._setup(
+            folder.resolve() / manifest.LIBRARY,
+            _read_weights(contents[manifest.WEIGHTS], described.parameters, folder),
+            _read_report(contents[manifest.REPORT], folder),
+        )
+        return artifact
+
+    def run(self, x: Array | Mapping[str, Array]) -> Array | dict[str, Array]:
+        """Run the network on one array, or on a mapping of input names to arrays.
+
+        Returns the output array, or a mapping of output names to arrays where there are several.
+        Raises :class:`DataError` for a wrong name, shape or dtype, and :class:`ArtifactError` if
+        the library cannot be used on this machine.
+        """
+        arrays = self._check_inputs(x)
+        with self._lock:
+            if self._machine is None:
+                self._start()
+            import tvm
+
+            device = tvm.cpu()
+            arguments = [tvm.runtime.tensor(array, device) for array in arrays]
+            result = self._machine["main"](*arguments, *self._constants)
+            if len(self.outputs) == 1 and hasattr(result, "numpy"):
+                return cast(Array, result.numpy())
+            values = [item.numpy() for item in result]
+        if len(values) == 1:
+            return cast(Array, values[0])
+        return dict(zip((output.name for output in self.outputs), values, strict=True))
+
+    def _check_inputs(self, x: Array | Mapping[str, Array]) -> list[Array]:
+        if isinstance(x, Mapping):
+            feeds = dict(x)
+        elif len(self.inputs) == 1:
+            feeds = {self.inputs[0].name: x}
+        else:
+            names = ", ".join(i.name for i in self.inputs)
+            raise DataError(f"expected a mapping with the inputs {names}, got one array")
+        expected = {i.name for i in self.inputs}
+        if set(feeds) != expected:
+            raise DataError(
+                f"expected the inputs {', '.join(sorted(expected))}, "
+                f"got {', '.join(sorted(map(str, feeds))) or 'none'}"
+            )
+        arrays = [_check_input(info, feeds[info.name]) for info in self.inputs]
+        free = [a for a, i in zip(arrays, self.inputs, strict=True) if i.shape[:1] == (-1,)]
+        sizes = {array.shape[0] for array in free}
+        if len(sizes) > 1:
+            raise DataError(f"expected one batch size for all inputs, got {sorted(sizes)}")
+        return arrays
+
+    def _start(self) -> None:
+        """Open the library and copy the parameters to the device."""
+        import tvm
+        from tvm import relax
+
+        library: Any = self._library
+        if isinstance(library, Path):
+            library = self._open_library()
+        self._machine = relax.VirtualMachine(library, tvm.cpu())
+        self._constants = [
+            tvm.runtime.tensor(np.ascontiguousarray(array), tvm.cpu())
+            for array in self._parameters.values()
+        ]
+
+    def _read_library(self) -> bytes:
+        path = cast(Path, self._library)
+        return _read_checked(path.parent, path.name, self._manifest.files[path.name])
+
+    def _open_library(self) -> Any:
+        import tvm
+
+        self._check_tvm(tvm.__version__)
+        content = self._read_library()
+        path, digest = str(self._library), self._manifest.files[manifest.LIBRARY].sha256
+        try:
+            if _opened.setdefault(path, digest) == digest:
+                return tvm.runtime.load_module(path)
+            with tempfile.TemporaryDirectory(prefix="tvm-shiftadd-") as folder:
+                copy = Path(folder) / manifest.LIBRARY
+                copy.write_bytes(content)
+                return tvm.runtime.load_module(str(copy))
+        except (OSError, RuntimeError) as error:
+            raise ArtifactError(
+                f"{path} cannot be opened on this machine ({_first_line(error)}); "
+                f"compile the model here (this is {sys.platform})"
+            ) from error
+
+    def _check_tvm(self, running: str) -> None:
+        made_with = self._manifest.tvm_version
+        if _release(made_with) != _release(running):
+            raise ArtifactError(
+                f"the artifact was compiled by TVM {made_with} but TVM {running} is installed; "
+                f"compile the model again or install apache-tvm=={made_with}"
+            )
+
+
+def check_replaceable(directory: Path) -> None:
+    """Raise :class:`ArtifactError` unless ``directory`` is absent, empty or an artifact.
+
+    A directory with anything else in it is never replaced: that would delete a user's files.
+    """
+    if not os.path.lexists(directory):
+        return
+    if not directory.is_dir():
+        raise ArtifactError(f"{directory} exists and is not a directory; choose another output")
+    names = {entry.name for entry in directory.iterdir()}
+    if not names:
+        return
+    foreign = sorted(names - manifest.CONTENTS - {manifest.MANIFEST})
+    if not foreign and manifest.MANIFEST in names:
+        text = _directory.read_inside(directory, manifest.MANIFEST, _MANIFEST_LIMIT)
+        if manifest.read_envelope(text) is not None:
+            return
+    found = foreign[0] if foreign else "a manifest that is not ours"
+    raise ArtifactError(
+        f"{directory} exists and is not an artifact (it holds {found}); choose another output"
+    )
+
+
+def _check_input(info: TensorInfo, array: Any) -> Array:
+    if not isinstance(array, np.ndarray):
+        raise DataError(f"input {info.name}: expected a NumPy array, got {type(array).__name__}")
+    shape = ", ".join("any" if d < 0 else str(d) for d in info.shape)
+    if array.dtype != np.dtype(info.dtype):
+        raise DataError(
+            f"input {info.name}: expected {info.dtype} [{shape}], got dtype {array.dtype}; "
+            f"convert it with .astype({info.dtype!r})"
+        )
+    fits = array.ndim == len(info.shape) and all(
+        have == want or (want < 0 and have > 0)
+        for have, want in zip(array.shape, info.shape, strict=True)
+    )
+    if not fits:
+        raise DataError(
+            f"input {info.name}: expected {info.dtype} [{shape}], got shape {list(array.shape)}"
+        )
+    return np.ascontiguousarray(array)
+
+
+def _describe(name: str, array: Array) -> TensorInfo:
+    return TensorInfo(name, tuple(int(d) for d in array.shape), str(array.dtype))
+
+
+def _entry(content: bytes) -> FileEntry:
+    return FileEntry(len(content), hashlib.sha256(content).hexdigest())
+
+
+def _read_checked(folder: Path, name: str, entry: FileEntry) -> bytes:
+    content = _directory.read_inside(folder, name, max(entry.bytes, 0))
+    if len(content) != entry.bytes:
+        raise ArtifactError(
+            f"{folder / name} has {len(content)} bytes, expected {entry.bytes}: it was cut short; "
+            "compile the model again"
+        )
+    if hashlib.sha256(content).hexdigest() != entry.sha256:
+        raise ArtifactError(
+            f"{folder / name} was altered: its SHA-256 is not the one in the manifest; "
+            "compile the model again"
+        )
+    return content
+
+
+def _read_weights(
+    content: bytes, described: Sequence[TensorInfo], folder: Path
+) -> dict[str, Array]:
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+
+    where = folder / manifest.WEIGHTS
+    try:
+        tensors = load(content)
+    except (SafetensorError, KeyError, ValueError, TypeError) as error:
+        raise ArtifactError(f"{where} is damaged ({error}); compile the model again") from None
+    found = {name: _describe(name, array) for name, array in tensors.items()}
+    if found != {info.name: info for info in described}:
+        raise ArtifactError(
+            f"{where} does not hold the parameters of the manifest; compile the model again"
+        )
+    return {info.name: tensors[info.name] for info in described}
+
+
+def _read_report(content: bytes, folder: Path) -> dict[str, Any]:
+    try:
+        return msgspec.json.decode(content, type=dict[str, Any])
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise ArtifactError(
+            f"{folder / manifest.REPORT} is damaged ({error}); compile the model again"
+        ) from None
+
+
+def _plain(value: Any) -> Any:
+    """NumPy scalars and arrays as plain numbers and lists, for the report."""
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    raise NotImplementedError(f"{type(value).__name__} has no JSON form")
+
+
+def _release(version: str) -> tuple[str, ...]:
+    return tuple(version.split(".")[:2])
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[-1] if lines else type(error).__name__
