@@ -1,0 +1,20 @@
+"""The ``shiftadd`` dialect: Relax operators of shift-add networks.
+
+Importing this package registers the operators with TVM. ``ops`` holds the functions that build
+calls, ``attrs`` the attributes as dataclasses, ``printer`` the legible text of a module,
+``reference_module`` a NumPy interpreter of one, and ``purity`` the search for multiplications.
+"""
+
+from __future__ import annotations
+
+from tvm_shiftadd.dialect import elementwise, layout, linear, pooling, registry, scaling
+
+
+def register_all() -> None:
+    """Register every operator with TVM; may be called again."""
+    for family in (linear, scaling, elementwise, pooling, layout):
+        for spec in family.SPECS:
+            registry.register(spec)
+
+
+register_all()

@@ -1,0 +1,239 @@
+"""The operators' attributes as typed, checked, frozen dataclasses.
+
+Each class converts to and from the attribute node a call carries: ``to_node`` when a builder
+makes the call, ``of(call)`` when type inference, legalisation or a pass reads it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields
+from typing import Any, ClassVar, TypeVar
+
+from tvm_shiftadd._compat import make_attrs
+from tvm_shiftadd.errors import VerificationError
+
+#: Exponents of float scales. Within these no scaled value that matters leaves float32's range.
+MIN_EXPONENT, MAX_EXPONENT = -96, 120
+
+INT8_MIN, INT8_MAX = -128, 127
+
+_Attrs = TypeVar("_Attrs", bound="OpAttrs")
+
+
+@dataclass(frozen=True)
+class OpAttrs:
+    """Base of all attribute classes; every field is an int, a bool or a tuple of ints."""
+
+    OP: ClassVar[str] = ""
+
+    def __post_init__(self) -> None:
+        """Bring lists and TVM arrays to tuples of plain ints, then check.
+
+        Raises VerificationError.
+        """
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if str(field.type).startswith("tuple"):
+                value = tuple(int(v) for v in value)
+            elif field.type == "bool":
+                value = bool(value)
+            else:
+                value = int(value)
+            object.__setattr__(self, field.name, value)
+        self.check()
+
+    def check(self) -> None:
+        """Raise VerificationError if a value is not allowed."""
+
+    def to_node(self) -> Any:
+        """The attribute node of a call."""
+        return make_attrs({k: _plain(v) for k, v in asdict(self).items()})
+
+    @classmethod
+    def of(cls: type[_Attrs], call: Any) -> _Attrs:
+        """The attributes of a call, checked.
+
+        Raises VerificationError if one is missing or not allowed.
+        """
+        names = [field.name for field in fields(cls)]
+        missing = [n for n in names if call.attrs is None or n not in call.attrs]
+        if missing:
+            raise VerificationError(
+                f"shiftadd.{cls.OP} expects the attributes {', '.join(names)}, but "
+                f"{', '.join(missing)} came not; make the call with the builder of dialect.ops"
+            )
+        return cls(**{n: call.attrs[n] for n in names})
+
+    def _require(self, ok: bool, name: str, expected: str) -> None:
+        if not ok:
+            raise VerificationError(
+                f"shiftadd.{self.OP} expects {name} to be {expected}, got {getattr(self, name)}"
+            )
+
+    def _require_ints(self, name: str, count: int, least: int) -> None:
+        value = getattr(self, name)
+        kind = "positive" if least == 1 else "non-negative"
+        self._require(
+            len(value) == count and all(v >= least for v in value),
+            name,
+            f"{count} {kind} integers",
+        )
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+@dataclass(frozen=True)
+class Conv2DAttrs(OpAttrs):
+    """kernel_size, strides, dilation (y, x); padding (top, left, bottom, right); groups."""
+
+    OP: ClassVar[str] = "conv2d"
+    kernel_size: tuple[int, ...]
+    strides: tuple[int, ...]
+    padding: tuple[int, ...]
+    dilation: tuple[int, ...]
+    groups: int
+
+    def check(self) -> None:
+        """See the base class."""
+        for name in ("kernel_size", "strides", "dilation"):
+            self._require_ints(name, 2, 1)
+        self._require_ints("padding", 4, 0)
+        self._require(self.groups >= 1, "groups", "a positive integer")
+
+
+@dataclass(frozen=True)
+class Conv2DTransposeAttrs(OpAttrs):
+    """As Conv2DAttrs, with output_padding (y, x) and without groups."""
+
+    OP: ClassVar[str] = "conv2d_transpose"
+    kernel_size: tuple[int, ...]
+    strides: tuple[int, ...]
+    padding: tuple[int, ...]
+    output_padding: tuple[int, ...]
+    dilation: tuple[int, ...]
+
+    def check(self) -> None:
+        """See the base class."""
+        for name in ("kernel_size", "strides", "dilation"):
+            self._require_ints(name, 2, 1)
+        self._require_ints("padding", 4, 0)
+        self._require_ints("output_padding", 2, 0)
+        self._require(
+            all(
+                o < max(s, d)
+                for o, s, d in zip(self.output_padding, self.strides, self.dilation, strict=True)
+            ),
+            "output_padding",
+            "smaller than the stride or the dilation",
+        )
+
+
+@dataclass(frozen=True)
+class QuantizeAttrs(OpAttrs):
+    """exponent a of the scale 2^-a of the int8 result."""
+
+    OP: ClassVar[str] = "quantize"
+    exponent: int
+
+    def check(self) -> None:
+        """See the base class."""
+        ok = MIN_EXPONENT <= self.exponent <= MAX_EXPONENT
+        self._require(ok, "exponent", f"in {MIN_EXPONENT}..{MAX_EXPONENT}")
+
+
+@dataclass(frozen=True)
+class RequantizeAttrs(OpAttrs):
+    """lo and hi, the bounds of the int8 result; activation clips are fused into them."""
+
+    OP: ClassVar[str] = "requantize"
+    lo: int
+    hi: int
+
+    def check(self) -> None:
+        """See the base class."""
+        ok = INT8_MIN <= self.lo <= self.hi <= INT8_MAX
+        self._require(ok, "lo", f"in {INT8_MIN}..{INT8_MAX} and not above hi={self.hi}")
+
+
+@dataclass(frozen=True)
+class ClipAttrs(RequantizeAttrs):
+    """lo and hi, integers on the scale of the operand."""
+
+    OP: ClassVar[str] = "clip"
+
+
+@dataclass(frozen=True)
+class MaxPool2DAttrs(OpAttrs):
+    """pool_size, strides, dilation (y, x), padding (top, left, bottom, right), ceil_mode."""
+
+    OP: ClassVar[str] = "max_pool2d"
+    pool_size: tuple[int, ...]
+    strides: tuple[int, ...]
+    padding: tuple[int, ...]
+    dilation: tuple[int, ...]
+    ceil_mode: bool
+
+    def check(self) -> None:
+        """See the base class."""
+        for name in ("pool_size", "strides", "dilation"):
+            self._require_ints(name, 2, 1)
+        self._require_ints("padding", 4, 0)
+        # A window that lies wholly in the padding has no maximum and no mean.
+        reach = [(p - 1) * d + 1 for p, d in zip(self.pool_size, self.dilation, strict=True)] * 2
+        self._require(
+            all(pad < size for pad, size in zip(self.padding, reach, strict=True)),
+            "padding",
+            f"smaller than the window {reach[:2]}",
+        )
+
+
+@dataclass(frozen=True)
+class AvgPool2DAttrs(MaxPool2DAttrs):
+    """As MaxPool2DAttrs; reciprocal_shift is the exponent the result's scale gains."""
+
+    OP: ClassVar[str] = "avg_pool2d"
+    count_include_pad: bool
+    reciprocal_shift: int
+
+    def check(self) -> None:
+        """See the base class."""
+        super().check()
+        self._require(self.reciprocal_shift >= 0, "reciprocal_shift", "non-negative")
+
+
+@dataclass(frozen=True)
+class ConcatAttrs(OpAttrs):
+    """axis along which the operands are joined, counted from the front."""
+
+    OP: ClassVar[str] = "concat"
+    axis: int
+
+    def check(self) -> None:
+        """See the base class."""
+        self._require(self.axis >= 0, "axis", "non-negative")
+
+
+@dataclass(frozen=True)
+class PadAttrs(OpAttrs):
+    """pad_width: before and after of each axis in turn, 2 * rank integers; pads with zeros."""
+
+    OP: ClassVar[str] = "pad"
+    pad_width: tuple[int, ...]
+
+    def check(self) -> None:
+        """See the base class."""
+        self._require(all(p >= 0 for p in self.pad_width), "pad_width", "non-negative")
+
+
+@dataclass(frozen=True)
+class Upsample2DAttrs(OpAttrs):
+    """scale (y, x): how often each row and column is repeated."""
+
+    OP: ClassVar[str] = "upsample2d"
+    scale: tuple[int, ...]
+
+    def check(self) -> None:
+        """See the base class."""
+        self._require_ints("scale", 2, 1)

@@ -1,0 +1,80 @@
+"""add, which aligns the scales of its operands by shifts, and clip."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tvm_shiftadd._compat import relax
+from tvm_shiftadd.dialect import registry
+from tvm_shiftadd.dialect.attrs import ClipAttrs
+from tvm_shiftadd.dialect.types import Operands, same_shape, tensor_type
+
+MAX_LEFT_SHIFT = 31
+
+
+def add(lhs: Any, rhs: Any, lhs_shift: Any, rhs_shift: Any) -> Any:
+    """(lhs << lhs_shift) + (rhs << rhs_shift): int8 or int32 ``[..., C]`` twice to int32.
+
+    The shifts are int32 constants ``[C]`` or ``[1]``, non-negative; they bring both operands to
+    the finer of their scales. Operands have equal shapes. Type inference raises
+    VerificationError on operands that do not fit.
+    """
+    return relax.Call(registry.op("add"), [lhs, rhs, lhs_shift, rhs_shift])
+
+
+def clip(x: Any, *, lo: int, hi: int) -> Any:
+    """min(max(x, lo), hi) on int8 of any shape.
+
+    Raises VerificationError if lo and hi are no int8 range.
+    """
+    return relax.Call(registry.op("clip"), [x], ClipAttrs(lo, hi).to_node())
+
+
+def _infer_add(call: Any) -> Any:
+    operands = Operands(call, ["lhs", "rhs", "lhs_shift", "rhs_shift"])
+    lhs = operands.tensor(0, ("int8", "int32"), "[..., C]")
+    rhs = operands.tensor(1, ("int8", "int32"), "[..., C]")
+    operands.require(same_shape(lhs, rhs), "lhs and rhs of one shape")
+    for index in (2, 3):
+        operands.channel_vector(index, lhs, 0, MAX_LEFT_SHIFT)
+    return tensor_type(lhs, "int32")
+
+
+def _infer_clip(call: Any) -> Any:
+    operands = Operands(call, ["x"])
+    ClipAttrs.of(call)
+    return tensor_type(operands.tensor(0, "int8", "[...]"), "int8")
+
+
+def _legalize_add(builder: Any, call: Any) -> Any:
+    from tvm_shiftadd.topi import elementwise
+
+    return builder.call_te(elementwise.add, *call.args, primfunc_name_hint="shiftadd_add")
+
+
+def _legalize_clip(builder: Any, call: Any) -> Any:
+    from tvm_shiftadd.topi import elementwise
+
+    attrs = ClipAttrs.of(call)
+    return builder.call_te(
+        lambda x: elementwise.clip(x, lo=attrs.lo, hi=attrs.hi),
+        *call.args,
+        primfunc_name_hint="shiftadd_clip",
+    )
+
+
+SPECS = (
+    registry.OpSpec(
+        "add",
+        "sum of two tensors brought to one scale by left shifts",
+        (
+            ("lhs", "int8 or int32, channels last"),
+            ("rhs", "int8 or int32, channels last"),
+            ("lhs_shift", "int32 [C] or [1]"),
+            ("rhs_shift", "int32 [C] or [1]"),
+        ),
+        _infer_add,
+        _legalize_add,
+    ),
+    registry.OpSpec("clip", "clamp of int8 values", (("x", "int8"),), _infer_clip, _legalize_clip),
+)

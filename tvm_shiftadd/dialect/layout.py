@@ -1,0 +1,122 @@
+"""Data movement on int8: concat, pad, upsample2d. Values and scales stay as they are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from tvm_shiftadd._compat import TupleType, relax
+from tvm_shiftadd.dialect import registry
+from tvm_shiftadd.dialect.attrs import ConcatAttrs, PadAttrs, Upsample2DAttrs
+from tvm_shiftadd.dialect.types import Operands, dimensions, same, tensor_type
+
+
+def concat(tensors: Any, *, axis: int) -> Any:
+    """Join int8 tensors along ``axis`` (counted from the front; the batch is 0).
+
+    ``tensors`` is a Relax tuple or a sequence of expressions. All share one scale.
+    """
+    if not isinstance(tensors, relax.Expr):
+        tensors = relax.Tuple(list(tensors))
+    return relax.Call(registry.op("concat"), [tensors], ConcatAttrs(axis).to_node())
+
+
+def pad(x: Any, *, pad_width: Sequence[int]) -> Any:
+    """Zeros around an int8 tensor; ``pad_width`` is before and after of each axis in turn."""
+    attrs = PadAttrs(pad_width)  # type: ignore[arg-type]
+    return relax.Call(registry.op("pad"), [x], attrs.to_node())
+
+
+def upsample2d(x: Any, *, scale: Sequence[int]) -> Any:
+    """Nearest neighbour: int8 ``[N, H, W, C]`` to ``[N, H * scale[0], W * scale[1], C]``."""
+    attrs = Upsample2DAttrs(scale)  # type: ignore[arg-type]
+    return relax.Call(registry.op("upsample2d"), [x], attrs.to_node())
+
+
+def _infer_concat(call: Any) -> Any:
+    operands = Operands(call, ["tensors"])
+    axis = ConcatAttrs.of(call).axis
+    expected = "a tuple of int8 tensors of a known shape"
+    ty = call.args[0].ty
+    operands.require(isinstance(ty, TupleType) and len(ty.fields) > 0, expected)
+    for field in ty.fields:
+        operands.require(str(field.dtype) == "int8" and field.shape is not None, expected)
+    shapes = [dimensions(field) for field in ty.fields]
+    first = shapes[0]
+    operands.require(axis < len(first), f"tensors with an axis {axis}")
+    total: Any = 0
+    for shape in shapes:
+        fits = len(shape) == len(first) and all(
+            same(a, b) for i, (a, b) in enumerate(zip(shape, first, strict=True)) if i != axis
+        )
+        operands.require(fits, f"tensors that differ in axis {axis} only")
+        total = total + shape[axis]
+    return tensor_type([*first[:axis], total, *first[axis + 1 :]], "int8")
+
+
+def _infer_pad(call: Any) -> Any:
+    operands = Operands(call, ["x"])
+    width = PadAttrs.of(call).pad_width
+    dims = operands.tensor(0, "int8", "[...]")
+    operands.require(
+        len(width) == 2 * len(dims), f"pad_width of {2 * len(dims)} integers, not {len(width)}"
+    )
+    extents = [d + width[2 * i] + width[2 * i + 1] for i, d in enumerate(dims)]
+    return tensor_type(extents, "int8")
+
+
+def _infer_upsample2d(call: Any) -> Any:
+    operands = Operands(call, ["x"])
+    scale = Upsample2DAttrs.of(call).scale
+    n, h, w, c = operands.image(0, "int8")
+    return tensor_type((n, h * scale[0], w * scale[1], c), "int8")
+
+
+def _legalize_concat(builder: Any, call: Any) -> Any:
+    from tvm_shiftadd.topi import layout
+
+    axis = ConcatAttrs.of(call).axis
+    return builder.call_te(
+        lambda tensors: layout.concat(tensors, axis=axis),
+        *call.args,
+        primfunc_name_hint="shiftadd_concat",
+    )
+
+
+def _legalize_pad(builder: Any, call: Any) -> Any:
+    from tvm_shiftadd.topi import layout
+
+    width = PadAttrs.of(call).pad_width
+    return builder.call_te(
+        lambda x: layout.pad(x, pad_width=width), *call.args, primfunc_name_hint="shiftadd_pad"
+    )
+
+
+def _legalize_upsample2d(builder: Any, call: Any) -> Any:
+    from tvm_shiftadd.topi import layout
+
+    scale = Upsample2DAttrs.of(call).scale
+    return builder.call_te(
+        lambda x: layout.upsample2d(x, scale=scale),
+        *call.args,
+        primfunc_name_hint="shiftadd_upsample2d",
+    )
+
+
+SPECS = (
+    registry.OpSpec(
+        "concat",
+        "join tensors along an axis",
+        (("tensors", "tuple of int8 tensors on one scale"),),
+        _infer_concat,
+        _legalize_concat,
+    ),
+    registry.OpSpec("pad", "zeros around a tensor", (("x", "int8"),), _infer_pad, _legalize_pad),
+    registry.OpSpec(
+        "upsample2d",
+        "nearest-neighbour up-sampling",
+        (("x", "int8 [N, H, W, C]"),),
+        _infer_upsample2d,
+        _legalize_upsample2d,
+    ),
+)

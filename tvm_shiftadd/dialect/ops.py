@@ -1,0 +1,25 @@
+"""The builders of every operator: functions that return a ``relax.Call``."""
+
+from __future__ import annotations
+
+from tvm_shiftadd.dialect.elementwise import add, clip
+from tvm_shiftadd.dialect.layout import concat, pad, upsample2d
+from tvm_shiftadd.dialect.linear import conv2d, conv2d_transpose, dense
+from tvm_shiftadd.dialect.pooling import avg_pool2d, max_pool2d
+from tvm_shiftadd.dialect.scaling import dequantize, quantize, requantize
+
+__all__ = [
+    "add",
+    "avg_pool2d",
+    "clip",
+    "concat",
+    "conv2d",
+    "conv2d_transpose",
+    "dense",
+    "dequantize",
+    "max_pool2d",
+    "pad",
+    "quantize",
+    "requantize",
+    "upsample2d",
+]

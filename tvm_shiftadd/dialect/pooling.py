@@ -1,0 +1,181 @@
+"""Average and maximum pooling over int8 maps ``[N, H, W, C]``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from tvm_shiftadd._compat import relax
+from tvm_shiftadd.dialect import registry
+from tvm_shiftadd.dialect.attrs import AvgPool2DAttrs, MaxPool2DAttrs
+from tvm_shiftadd.dialect.types import Operands, dimensions, tensor_type
+from tvm_shiftadd.errors import InputError, VerificationError
+from tvm_shiftadd.formats.reciprocal import Reciprocal, reciprocal
+from tvm_shiftadd.formats.windows import pool_counts, pool_size_out
+
+#: Stands for "not computed yet" in an attribute that the builder could not fill.
+_UNKNOWN_SHIFT = 0
+
+
+def avg_pool2d(
+    x: Any,
+    *,
+    pool_size: Sequence[int],
+    strides: Sequence[int] = (1, 1),
+    padding: Sequence[int] = (0, 0, 0, 0),
+    dilation: Sequence[int] = (1, 1),
+    ceil_mode: bool = False,
+    count_include_pad: bool = False,
+) -> Any:
+    """Average pooling: int8 ``[N, H, W, C]`` to int32 ``[N, OH, OW, C]``.
+
+    A window's sum times a shift-add reciprocal of its count. The result's scale is
+    2^-(a_x + reciprocal_shift), where reciprocal_shift is an attribute of the call. ``x`` must
+    have a type already (a variable, or an expression that a block builder emitted). Raises
+    VerificationError on attributes, or an x, that do not fit.
+    """
+    values = (pool_size, strides, padding, dilation, ceil_mode, count_include_pad)
+    draft = _average_attrs(values, _UNKNOWN_SHIFT)
+    call = relax.Call(registry.op("avg_pool2d"), [x], draft.to_node())
+    _, h, w, _ = Operands(call, ["x"]).image(0, "int8")
+    shift = average_reciprocal(h, w, draft).shift
+    attrs = _average_attrs(values, shift)
+    return relax.Call(registry.op("avg_pool2d"), [x], attrs.to_node())
+
+
+def max_pool2d(
+    x: Any,
+    *,
+    pool_size: Sequence[int],
+    strides: Sequence[int] = (1, 1),
+    padding: Sequence[int] = (0, 0, 0, 0),
+    dilation: Sequence[int] = (1, 1),
+    ceil_mode: bool = False,
+) -> Any:
+    """Maximum pooling: int8 ``[N, H, W, C]`` to int8 ``[N, OH, OW, C]``; padding never wins.
+
+    Raises VerificationError on attributes that are not allowed; type inference raises it on
+    operands that do not fit.
+    """
+    attrs = MaxPool2DAttrs(pool_size, strides, padding, dilation, ceil_mode)  # type: ignore[arg-type]
+    return relax.Call(registry.op("max_pool2d"), [x], attrs.to_node())
+
+
+def _average_attrs(values: tuple[Any, ...], shift: int) -> AvgPool2DAttrs:
+    return AvgPool2DAttrs(*values, reciprocal_shift=shift)
+
+
+def average_reciprocal(height: int, width: int, attrs: AvgPool2DAttrs) -> Reciprocal:
+    """The reciprocals of all counts that occur when a map of this size is averaged.
+
+    Raises VerificationError if the window does not fit, or averages too many elements.
+    """
+    try:
+        counts = pool_counts(
+            (height, width),
+            pool_size=attrs.pool_size,  # type: ignore[arg-type]
+            strides=attrs.strides,  # type: ignore[arg-type]
+            padding=attrs.padding,  # type: ignore[arg-type]
+            dilation=attrs.dilation,  # type: ignore[arg-type]
+            ceil_mode=attrs.ceil_mode,
+            count_include_pad=attrs.count_include_pad,
+        )
+        return reciprocal([int(count) for count in counts.flat])
+    except InputError as error:
+        raise VerificationError(f"shiftadd.avg_pool2d: {error}") from None
+
+
+def _pooled(operands: Operands, attrs: MaxPool2DAttrs) -> list[Any]:
+    n, h, w, c = operands.image(0, "int8")
+    top, left, bottom, right = attrs.padding
+    axes = ((h, top, bottom), (w, left, right))
+    try:
+        oh, ow = (
+            pool_size_out(
+                size,
+                attrs.pool_size[i],
+                attrs.strides[i],
+                before,
+                after,
+                attrs.dilation[i],
+                attrs.ceil_mode,
+            )
+            for i, (size, before, after) in enumerate(axes)
+        )
+    except InputError as error:
+        raise operands.error(f"a window that fits ({error})") from None
+    return [n, oh, ow, c]
+
+
+def _infer_avg_pool2d(call: Any) -> Any:
+    operands = Operands(call, ["x"])
+    attrs = AvgPool2DAttrs.of(call)
+    shape = _pooled(operands, attrs)
+    _, h, w, _ = operands.image(0, "int8")
+    shift = average_reciprocal(h, w, attrs).shift
+    if shift != attrs.reciprocal_shift:
+        raise operands.error(
+            f"reciprocal_shift to be {shift} for this window and map, not {attrs.reciprocal_shift}"
+        )
+    return tensor_type(shape, "int32")
+
+
+def _infer_max_pool2d(call: Any) -> Any:
+    operands = Operands(call, ["x"])
+    return tensor_type(_pooled(operands, MaxPool2DAttrs.of(call)), "int8")
+
+
+def _legalize_avg_pool2d(builder: Any, call: Any) -> Any:
+    from tvm_shiftadd.topi import pool
+
+    a = AvgPool2DAttrs.of(call)
+    _, h, w, _ = dimensions(call.args[0].ty)
+    terms = average_reciprocal(h, w, a).terms
+
+    def compute(x: Any) -> Any:
+        return pool.avg_pool2d(
+            x,
+            terms,
+            pool_size=a.pool_size,
+            strides=a.strides,
+            padding=a.padding,
+            dilation=a.dilation,
+            ceil_mode=a.ceil_mode,
+            count_include_pad=a.count_include_pad,
+        )
+
+    return builder.call_te(compute, *call.args, primfunc_name_hint="shiftadd_avg_pool2d")
+
+
+def _legalize_max_pool2d(builder: Any, call: Any) -> Any:
+    from tvm_shiftadd.topi import pool
+
+    a = MaxPool2DAttrs.of(call)
+
+    def compute(x: Any) -> Any:
+        return pool.max_pool2d(
+            x,
+            pool_size=a.pool_size,
+            strides=a.strides,
+            padding=a.padding,
+            dilation=a.dilation,
+            ceil_mode=a.ceil_mode,
+        )
+
+    return builder.call_te(compute, *call.args, primfunc_name_hint="shiftadd_max_pool2d")
+
+
+_ARGUMENTS = (("x", "int8 [N, H, W, C]"),)
+
+SPECS = (
+    registry.OpSpec(
+        "avg_pool2d",
+        "average pooling by shift-add reciprocals",
+        _ARGUMENTS,
+        _infer_avg_pool2d,
+        _legalize_avg_pool2d,
+    ),
+    registry.OpSpec(
+        "max_pool2d", "maximum pooling", _ARGUMENTS, _infer_max_pool2d, _legalize_max_pool2d
+    ),
+)

@@ -1,0 +1,120 @@
+"""Between float and integers, and between integer scales: quantize, dequantize, requantize."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tvm_shiftadd._compat import relax
+from tvm_shiftadd.dialect import registry
+from tvm_shiftadd.dialect.attrs import (
+    MAX_EXPONENT,
+    MIN_EXPONENT,
+    QuantizeAttrs,
+    RequantizeAttrs,
+)
+from tvm_shiftadd.dialect.types import Operands, tensor_type
+
+#: A requantising shift: to the right where positive, to the left where negative.
+MAX_SHIFT = 31
+
+
+def quantize(x: Any, exponent: int) -> Any:
+    """float32 of any shape to int8 on the scale 2^-exponent.
+
+    NaN becomes 0; x * 2^exponent is rounded half to even and saturated to [-128, 127]. Raises
+    VerificationError if the exponent is out of range.
+    """
+    return relax.Call(registry.op("quantize"), [x], QuantizeAttrs(exponent).to_node())
+
+
+def dequantize(x: Any, exponent: Any) -> Any:
+    """int8 or int32 ``[..., C]`` to float32(x) * 2^-exponent.
+
+    ``exponent`` is an int32 constant ``[C]`` or ``[1]``. The integer is rounded to the nearest
+    float32; the scaling is exact.
+    """
+    return relax.Call(registry.op("dequantize"), [x, exponent])
+
+
+def requantize(x: Any, shift: Any, *, lo: int = -128, hi: int = 127) -> Any:
+    """int32 or int8 ``[..., C]`` to int8 by a rounding shift a channel, clamped to [lo, hi].
+
+    ``shift`` is an int32 constant ``[C]`` or ``[1]``, n: for n >= 1 (x + 2^(n-1)) >> n, else
+    x << -n. Raises VerificationError if lo and hi are no int8 range.
+    """
+    attrs = RequantizeAttrs(lo, hi)
+    return relax.Call(registry.op("requantize"), [x, shift], attrs.to_node())
+
+
+def _infer_quantize(call: Any) -> Any:
+    operands = Operands(call, ["x"])
+    QuantizeAttrs.of(call)
+    return tensor_type(operands.tensor(0, "float32", "[...]"), "int8")
+
+
+def _infer_dequantize(call: Any) -> Any:
+    operands = Operands(call, ["x", "exponent"])
+    dims = operands.tensor(0, ("int8", "int32"), "[..., C]")
+    operands.channel_vector(1, dims, -MAX_EXPONENT, -MIN_EXPONENT)
+    return tensor_type(dims, "float32")
+
+
+def _infer_requantize(call: Any) -> Any:
+    operands = Operands(call, ["x", "shift"])
+    RequantizeAttrs.of(call)
+    dims = operands.tensor(0, ("int32", "int8"), "[..., C]")
+    operands.channel_vector(1, dims, -MAX_SHIFT, MAX_SHIFT)
+    return tensor_type(dims, "int8")
+
+
+def _legalize_quantize(builder: Any, call: Any) -> Any:
+    from tvm_shiftadd.topi import scaling
+
+    exponent = QuantizeAttrs.of(call).exponent
+    return builder.call_te(
+        lambda x: scaling.quantize(x, exponent),
+        *call.args,
+        primfunc_name_hint="shiftadd_quantize",
+    )
+
+
+def _legalize_dequantize(builder: Any, call: Any) -> Any:
+    from tvm_shiftadd.topi import scaling
+
+    return builder.call_te(scaling.dequantize, *call.args, primfunc_name_hint="shiftadd_dequantize")
+
+
+def _legalize_requantize(builder: Any, call: Any) -> Any:
+    from tvm_shiftadd.topi import scaling
+
+    attrs = RequantizeAttrs.of(call)
+    return builder.call_te(
+        lambda x, shift: scaling.requantize(x, shift, lo=attrs.lo, hi=attrs.hi),
+        *call.args,
+        primfunc_name_hint="shiftadd_requantize",
+    )
+
+
+SPECS = (
+    registry.OpSpec(
+        "quantize",
+        "float32 to int8 on a power-of-two scale",
+        (("x", "float32"),),
+        _infer_quantize,
+        _legalize_quantize,
+    ),
+    registry.OpSpec(
+        "dequantize",
+        "int8 or int32 to float32 from a power-of-two scale",
+        (("x", "int8 or int32, channels last"), ("exponent", "int32 [C] or [1]")),
+        _infer_dequantize,
+        _legalize_dequantize,
+    ),
+    registry.OpSpec(
+        "requantize",
+        "to int8 by a rounding shift a channel, clamped",
+        (("x", "int32 or int8, channels last"), ("shift", "int32 [C] or [1]")),
+        _infer_requantize,
+        _legalize_requantize,
+    ),
+)
