@@ -1,0 +1,230 @@
+"""The network on NumPy arrays: in float, and in the integers of a conversion.
+
+:func:`run_integer` is the oracle of every back end. It follows the integer specification to the
+bit, with the operators of :mod:`tvm_shiftadd.formats.reference`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tvm_shiftadd.convert.graph import WEIGHT_OPS, Graph, Node
+from tvm_shiftadd.convert.operators import MOVEMENT_OPS, move, pool_window, run_node
+from tvm_shiftadd.convert.plan import LayerPlan, Plan
+from tvm_shiftadd.errors import ConversionError
+from tvm_shiftadd.formats import codes, reference
+
+Value = TypeVar("Value")
+
+Float = NDArray[np.float32]
+Feeds = Mapping[str, Float]
+
+
+@dataclass(frozen=True)
+class QTensor:
+    """Integers and their scale: the real value is ``values * 2^-exponent``.
+
+    values: int8, or int32 while wide; exponent: int32 ``[1]`` or ``[C]``, along the last axis;
+    bounds: clip bounds (real numbers) that the next requantisation applies.
+    """
+
+    values: NDArray[Any]
+    exponent: NDArray[np.int32]
+    bounds: tuple[float, float] = (-math.inf, math.inf)
+
+    @property
+    def wide(self) -> bool:
+        """Whether these are accumulators rather than stored int8 values."""
+        return self.values.dtype != np.int8
+
+
+def run_float(graph: Graph, feeds: Feeds, keep: Collection[str] = ()) -> dict[str, Float]:
+    """The outputs and the tensors named in ``keep`` of the float network, float32.
+
+    Every other tensor is freed as soon as nothing needs it.
+    """
+
+    def step(node: Node, inputs: Sequence[Float]) -> Float:
+        return run_node(node, inputs, graph.batch)
+
+    return _run(graph, feeds, keep, step)
+
+
+def run_integer(
+    graph: Graph, plan: Plan, feeds: Feeds, keep: Collection[str] = ()
+) -> tuple[dict[str, Float], dict[str, QTensor]]:
+    """The converted network: (outputs as float32, the integer tensors named in ``keep``).
+
+    Raises ConversionError where ``plan`` does not fit ``graph``.
+    """
+
+    def step(node: Node, inputs: Sequence[QTensor | Float]) -> QTensor | Float:
+        return integer_node(graph, plan, node, inputs)
+
+    values = _run(graph, feeds, keep, step)
+    outputs = {name: to_float(values[name]) for name in graph.outputs}
+    taps = {
+        name: to_integers(values[name], name, plan)
+        for name in keep
+        if isinstance(values[name], QTensor) or name in plan.exponents
+    }
+    return outputs, taps
+
+
+def integer_node(
+    graph: Graph, plan: Plan, node: Node, inputs: Sequence[QTensor | Float]
+) -> QTensor | Float:
+    """One node of the converted network; a stored result comes requantised."""
+    if node.on_host:
+        return run_node(node, [to_float(value) for value in inputs], graph.batch)
+    operands = [
+        to_integers(value, name, plan) for value, name in zip(inputs, node.inputs, strict=True)
+    ]
+    return store(_operate(node, operands, plan), node.output, plan)
+
+
+def to_float(value: QTensor | Float) -> Float:
+    """A tensor as the host sees it."""
+    if not isinstance(value, QTensor):
+        return value
+    if value.bounds != (-math.inf, math.inf):
+        raise ConversionError("a clipped accumulator reached the host; store it as int8 first")
+    return reference.dequantize(value.values, value.exponent)
+
+
+def to_integers(value: QTensor | Float, name: str, plan: Plan) -> QTensor:
+    """A tensor as a region sees it: floats are quantised with the exponent of their name."""
+    if isinstance(value, QTensor):
+        return value
+    exponent = exponent_of(name, plan)
+    return QTensor(reference.quantize(value, exponent), as_exponent(exponent))
+
+
+def store(value: QTensor, name: str, plan: Plan) -> QTensor:
+    """Requantise a wide tensor that the plan stores as int8; any other stays as it is."""
+    if name not in plan.exponents:
+        return value
+    exponent = plan.exponents[name]
+    if value.wide:
+        lo, hi = integer_bounds(value.bounds, exponent)
+        shift = (value.exponent - exponent).astype(np.int32)
+        values = reference.requantize(value.values, shift, lo, hi)
+        return QTensor(values, as_exponent(exponent))
+    if int(value.exponent[0]) != exponent:
+        raise ConversionError(
+            f"tensor '{name}' keeps the exponent {int(value.exponent[0])} of its input, but the "
+            f"plan says {exponent}; convert the network again"
+        )
+    return value
+
+
+def integer_bounds(bounds: tuple[float, float], exponent: int) -> tuple[int, int]:
+    """Clip bounds as int8 values on the scale 2^-exponent, rounded half to even."""
+
+    def scaled(bound: float) -> int:
+        return int(np.clip(np.rint(np.ldexp(np.float64(bound), exponent)), -128, 127))
+
+    return scaled(bounds[0]), scaled(bounds[1])
+
+
+def layer_weight(node: Node, layer: LayerPlan) -> NDArray[np.int32]:
+    """The decoded integers of a layer in the shape of its float weight."""
+    if node.weight is None:
+        raise ConversionError(f"layer '{node.name}' ({node.op}) has no weight; rebuild the graph")
+    return codes.decode(layer.codes).reshape(node.weight.shape)
+
+
+def as_exponent(exponent: int) -> NDArray[np.int32]:
+    """One exponent for all channels, int32 [1]."""
+    return np.array([exponent], dtype=np.int32)
+
+
+def exponent_of(name: str, plan: Plan) -> int:
+    """The exponent of a stored tensor. Raises ConversionError where the plan has none."""
+    if name not in plan.exponents:
+        raise ConversionError(f"the plan has no exponent for tensor '{name}'; convert again")
+    return plan.exponents[name]
+
+
+def run_layer(
+    node: Node, x: NDArray[np.int8], weight: NDArray[np.int32], bias: NDArray[np.int32] | None
+) -> NDArray[np.int32]:
+    """The accumulators of a weight layer."""
+    if node.op == "dense":
+        return reference.dense(x, weight, bias)
+    where: dict[str, Any] = {
+        key: tuple(node.attrs[key]) for key in ("strides", "padding", "dilation")
+    }
+    if node.op == "conv2d":
+        return reference.conv2d(x, weight, bias, groups=int(node.attrs["groups"]), **where)
+    where["output_padding"] = tuple(node.attrs["output_padding"])
+    return reference.conv2d_transpose(x, weight, bias, **where)
+
+
+def _operate(node: Node, operands: Sequence[QTensor], plan: Plan) -> QTensor:
+    first = operands[0]
+    if node.op in WEIGHT_OPS:
+        layer = plan.layers[node.name]
+        acc = run_layer(node, first.values, layer_weight(node, layer), layer.bias)
+        return QTensor(acc, first.exponent + layer.weight_exponent)
+    if node.op == "add":
+        return _add(node, first, operands[1])
+    if node.op == "clip":
+        return _clip(node, first)
+    if node.op == "avg_pool2d":
+        window = pool_window(node)
+        size = (first.values.shape[1], first.values.shape[2])
+        scale = reference.avg_pool_reciprocal(size, **window)
+        acc = reference.avg_pool2d(first.values, **window)
+        return QTensor(acc, first.exponent + np.int32(scale.shift))
+    if node.op == "max_pool2d":
+        return replace(first, values=reference.max_pool2d(first.values, **pool_window(node)))
+    if node.op in MOVEMENT_OPS:
+        return replace(first, values=move(node, [operand.values for operand in operands]))
+    raise ConversionError(f"layer '{node.name}' is a {node.op}, which no region can hold")
+
+
+def _add(node: Node, lhs: QTensor, rhs: QTensor) -> QTensor:
+    if lhs.bounds != rhs.bounds or lhs.bounds != (-math.inf, math.inf):
+        raise ConversionError(
+            f"'{node.name}' adds a clipped accumulator; the plan must store it as int8 first"
+        )
+    exponent = np.maximum(lhs.exponent, rhs.exponent)
+    values = reference.add(lhs.values, rhs.values, exponent - lhs.exponent, exponent - rhs.exponent)
+    return QTensor(values, exponent)
+
+
+def _clip(node: Node, operand: QTensor) -> QTensor:
+    lo, hi = float(node.attrs["lo"]), float(node.attrs["hi"])
+    if not operand.wide:
+        bounds = integer_bounds((lo, hi), int(operand.exponent[0]))
+        return replace(operand, values=reference.clip(operand.values, *bounds))
+    before, after = operand.bounds
+    return replace(operand, bounds=(min(max(before, lo), hi), min(max(after, lo), hi)))
+
+
+def _run(
+    graph: Graph,
+    feeds: Mapping[str, Any],
+    keep: Collection[str],
+    step: Callable[[Node, Sequence[Any]], Value],
+) -> dict[str, Any]:
+    """Run ``step`` over the nodes, dropping every value after its last use."""
+    kept = set(keep).union(graph.outputs)
+    left = {name: len(readers) for name, readers in graph.consumers().items()}
+    live: dict[str, Any] = {name: feeds[name] for name in graph.inputs}
+    for node in graph.nodes:
+        live[node.output] = step(node, [live[name] for name in node.inputs])
+        for name in node.inputs:
+            left[name] -= 1
+            if not left[name] and name not in kept:
+                live.pop(name, None)
+        if not left[node.output] and node.output not in kept:
+            del live[node.output]
+    return {name: live[name] for name in kept}

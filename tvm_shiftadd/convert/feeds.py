@@ -1,0 +1,83 @@
+"""Calibration data on its way into the converter: checked, cut to size, never held as a whole."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tvm_shiftadd.convert.graph import Graph
+from tvm_shiftadd.errors import DataError
+
+Feeds = Mapping[str, NDArray[np.float32]]
+
+#: Gives a fresh pass over the calibration data at every call; a batch is one array an input.
+Batches = Callable[[], Iterable[Mapping[str, NDArray[Any]]]]
+
+#: Told (phase, done, total); total is 0 where it is not known.
+Progress = Callable[[str, int, int], None]
+
+
+def silent(phase: str, done: int, total: int) -> None:
+    """A progress callback that reports nothing."""
+
+
+def checked(graph: Graph, batches: Batches, limit: int | None = None) -> Iterator[Feeds]:
+    """The batches of one pass, at most ``limit`` images of them.
+
+    Raises DataError for a missing or unknown input, a wrong shape, a type other than float32, a
+    value that is not finite, and for a pass without any image.
+    """
+    left = limit
+    seen = 0
+    for batch in batches():
+        feeds, count = _check(graph, batch)
+        if left is not None:
+            count = min(count, left)
+            left -= count
+            feeds = {name: array[:count] for name, array in feeds.items()}
+        if count:
+            seen += count
+            yield feeds
+        if left == 0:
+            break
+    if not seen:
+        raise DataError("calibration needs at least one image, but the set is empty; add images")
+
+
+def _check(graph: Graph, batch: Mapping[str, NDArray[Any]]) -> tuple[dict[str, Any], int]:
+    """The inputs of one batch in the graph's order, and how many images they hold."""
+    if set(batch) != set(graph.inputs):
+        raise DataError(
+            f"calibration data for the inputs {sorted(graph.inputs)} was expected, but came for "
+            f"{sorted(batch)}; name each array after its input"
+        )
+    feeds = {name: np.asarray(batch[name]) for name in graph.inputs}
+    for name, array in feeds.items():
+        _check_array(name, array, graph.shapes[name])
+    counts = {array.shape[0] for array in feeds.values()}
+    if len(counts) != 1:
+        raise DataError(
+            f"every input needs the same number of images, but they have {sorted(counts)}; "
+            "cut them to the same length"
+        )
+    return feeds, counts.pop()
+
+
+def _check_array(name: str, array: NDArray[Any], shape: tuple[int, ...]) -> None:
+    if array.dtype != np.float32:
+        raise DataError(
+            f"calibration data for '{name}' must be float32, not {array.dtype}; preprocess it first"
+        )
+    if array.ndim != len(shape) or array.shape[1:] != tuple(shape[1:]):
+        wanted = ", ".join(["N", *(str(size) for size in shape[1:])])
+        raise DataError(
+            f"calibration data for '{name}' must have the shape [{wanted}], not "
+            f"{list(array.shape)}; check the preprocessing"
+        )
+    if not np.isfinite(array).all():
+        raise DataError(
+            f"calibration data for '{name}' holds NaN or infinity; remove these images"
+        )
