@@ -70,7 +70,7 @@ def conv2d(
     padding: Padding = (0, 0, 0, 0),
     dilation: Pair = (1, 1),
     groups: int = 1,
-    out_dtype: DTypeLike = None,
+    out_dtype: DTypeLike | None = None,
 ) -> Array:
     """Convolution (cross-correlation, as in ONNX): ``[N, OH, OW, O]``.
 
@@ -192,7 +192,7 @@ def conv2d_transpose(
     output_padding: Pair = (0, 0),
     dilation: Pair = (1, 1),
     groups: int = 1,
-    out_dtype: DTypeLike = None,
+    out_dtype: DTypeLike | None = None,
 ) -> Array:
     """Transposed convolution, the gradient of :func:`conv2d`: ``[N, OH, OW, O]``.
 
@@ -242,7 +242,7 @@ def conv2d_transpose(
 
 
 def dense(
-    x: Array, weight: Array, bias: Array | None = None, *, out_dtype: DTypeLike = None
+    x: Array, weight: Array, bias: Array | None = None, *, out_dtype: DTypeLike | None = None
 ) -> Array:
     """Fully connected layer over the last axis: ``[..., O]``.
 

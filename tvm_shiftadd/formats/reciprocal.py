@@ -27,7 +27,8 @@ Terms = tuple[tuple[int, int], ...]
 @dataclass(frozen=True)
 class Reciprocal:
     """``1 / count`` is about ``sum(sign << left_shift for sign, left_shift in terms[count])``
-    times ``2**-shift``, for each count; all counts share ``shift``."""
+    times ``2**-shift``, for each count; all counts share ``shift``.
+    """
 
     shift: int
     terms: Mapping[int, Terms]

@@ -15,13 +15,30 @@ from numpy.typing import NDArray
 
 from tvm_shiftadd.errors import InputError, RangeError
 from tvm_shiftadd.formats import linear
+from tvm_shiftadd.formats.pooling import avg_pool2d, avg_pool_reciprocal, max_pool2d
 from tvm_shiftadd.formats.ranges import INT8_MAX, INT8_MIN, INT32_MAX
-from tvm_shiftadd.formats.reciprocal import Reciprocal, reciprocal
-from tvm_shiftadd.formats.windows import Padding, Pair, pool_counts
+from tvm_shiftadd.formats.windows import Padding, Pair
 
 Int8 = NDArray[np.int8]
 Int32 = NDArray[np.int32]
 Float32 = NDArray[np.float32]
+
+__all__ = [
+    "add",
+    "avg_pool2d",
+    "avg_pool_reciprocal",
+    "clip",
+    "concat",
+    "conv2d",
+    "conv2d_transpose",
+    "dense",
+    "dequantize",
+    "max_pool2d",
+    "pad",
+    "quantize",
+    "requantize",
+    "upsample2d",
+]
 
 #: Scales 2^-e with e beyond this are refused: within it, scaling a float32 that matters by 2^e
 #: never leaves the normal numbers.
@@ -132,7 +149,8 @@ def conv2d_transpose(
     dilation: Pair = (1, 1),
 ) -> Int32:
     """Transposed convolution: ``out[y*s - p + ky*d] += x[y] * weight[ky]``, weight
-    ``[kh, kw, I, O]``, one group. Errors as :func:`conv2d`."""
+    ``[kh, kw, I, O]``, one group. Errors as :func:`conv2d`.
+    """
     return linear.conv2d_transpose(
         x,
         _prepare("conv2d_transpose", x, weight, bias, (0, 1, 2)),
@@ -193,129 +211,19 @@ def add(
     """
     _need("add", lhs, "int8", "int32")
     _need("add", rhs, "int8", "int32")
-    shifts = [np.asarray(shift, dtype=np.int64) for shift in (lhs_shift, rhs_shift)]
+    shifts = [np.asarray(shift, dtype=np.int32) for shift in (lhs_shift, rhs_shift)]
     if any(bool(((shift < 0) | (shift > 31)).any()) for shift in shifts):
         raise InputError("add needs shifts in [0, 31]; align both operands to the finer scale")
-    total = (lhs.astype(np.int64) << shifts[0]) + (rhs.astype(np.int64) << shifts[1])
-    result = total.astype(np.int32)
-    if not np.array_equal(result, total):
+    reach = sum(
+        max(abs(int(operand.max(initial=0))), abs(int(operand.min(initial=0)))) << int(shift.max())
+        for operand, shift in zip((lhs, rhs), shifts, strict=True)
+    )
+    # int64 costs twice the time; only operands that might leave int32 need the check.
+    kind = np.int32 if reach <= INT32_MAX else np.int64
+    total = (lhs.astype(kind) << shifts[0]) + (rhs.astype(kind) << shifts[1])
+    result = total.astype(np.int32, copy=False)
+    if kind is np.int64 and not np.array_equal(result, total):
         raise RangeError("add left int32; prove the operands with formats.ranges.prove_add first")
-    return result
-
-
-def _taps(
-    x: NDArray[Any],
-    size: Pair,
-    kernel: Pair,
-    strides: Pair,
-    padding: Padding,
-    dilation: Pair,
-    fill: int,
-) -> list[NDArray[Any]]:
-    """Views ``[N, OH, OW, C]`` of the padded input, one for each position in the window."""
-    top, left = padding[:2]
-    height = (size[0] - 1) * strides[0] + dilation[0] * (kernel[0] - 1) + 1
-    width = (size[1] - 1) * strides[1] + dilation[1] * (kernel[1] - 1) + 1
-    full = np.full(
-        (x.shape[0], max(height, top + x.shape[1]), max(width, left + x.shape[2]), x.shape[3]),
-        fill,
-        dtype=x.dtype,
-    )
-    full[:, top : top + x.shape[1], left : left + x.shape[2]] = x
-    return [
-        full[
-            :,
-            ky * dilation[0] : ky * dilation[0] + (size[0] - 1) * strides[0] + 1 : strides[0],
-            kx * dilation[1] : kx * dilation[1] + (size[1] - 1) * strides[1] + 1 : strides[1],
-        ]
-        for ky in range(kernel[0])
-        for kx in range(kernel[1])
-    ]
-
-
-def avg_pool_reciprocal(
-    size: Pair,
-    *,
-    pool_size: Pair,
-    strides: Pair = (1, 1),
-    padding: Padding = (0, 0, 0, 0),
-    dilation: Pair = (1, 1),
-    ceil_mode: bool = False,
-    count_include_pad: bool = False,
-) -> Reciprocal:
-    """The reciprocals of an average pooling on maps of ``size`` (H, W); its ``shift`` is the
-    operator's reciprocal_shift."""
-    counts = pool_counts(
-        size,
-        pool_size=pool_size,
-        strides=strides,
-        padding=padding,
-        dilation=dilation,
-        ceil_mode=ceil_mode,
-        count_include_pad=count_include_pad,
-    )
-    return reciprocal([int(count) for count in np.unique(counts)])
-
-
-def avg_pool2d(
-    x: Int8,
-    *,
-    pool_size: Pair,
-    strides: Pair = (1, 1),
-    padding: Padding = (0, 0, 0, 0),
-    dilation: Pair = (1, 1),
-    ceil_mode: bool = False,
-    count_include_pad: bool = False,
-) -> Int32:
-    """Average pooling: int32, window sums times shift-add reciprocals.
-
-    The result's scale exponent is the input's plus the shift of :func:`avg_pool_reciprocal`.
-    """
-    _need("avg_pool2d", x, "int8")
-    where = {
-        "pool_size": pool_size,
-        "strides": strides,
-        "padding": padding,
-        "dilation": dilation,
-        "ceil_mode": ceil_mode,
-        "count_include_pad": count_include_pad,
-    }
-    counts = pool_counts((x.shape[1], x.shape[2]), **where)  # type: ignore[arg-type]
-    scale = reciprocal([int(count) for count in np.unique(counts)])
-    total = np.zeros((x.shape[0], *counts.shape, x.shape[3]), dtype=np.int32)
-    for view in _taps(x, counts.shape, pool_size, strides, padding, dilation, 0):
-        total += view
-    result = np.zeros_like(total)
-    for count, terms in scale.terms.items():
-        here = counts == count
-        sums = total[:, here]
-        result[:, here] = sum(sign * (sums << left) for sign, left in terms)
-    return result
-
-
-def max_pool2d(
-    x: Int8,
-    *,
-    pool_size: Pair,
-    strides: Pair = (1, 1),
-    padding: Padding = (0, 0, 0, 0),
-    dilation: Pair = (1, 1),
-    ceil_mode: bool = False,
-) -> Int8:
-    """Maximum pooling: int8. Padding is -128, so it never wins."""
-    _need("max_pool2d", x, "int8")
-    size = pool_counts(
-        (x.shape[1], x.shape[2]),
-        pool_size=pool_size,
-        strides=strides,
-        padding=padding,
-        dilation=dilation,
-        ceil_mode=ceil_mode,
-    ).shape
-    views = _taps(x, size, pool_size, strides, padding, dilation, INT8_MIN)
-    result = views[0].copy()
-    for view in views[1:]:
-        np.maximum(result, view, out=result)
     return result
 
 
