@@ -11,9 +11,7 @@ from typing import Any, ClassVar, TypeVar
 
 from tvm_shiftadd._compat import make_attrs
 from tvm_shiftadd.errors import VerificationError
-
-#: Exponents of float scales. Within these no scaled value that matters leaves float32's range.
-MIN_EXPONENT, MAX_EXPONENT = -96, 120
+from tvm_shiftadd.formats.reference import MAX_SCALE
 
 INT8_MIN, INT8_MAX = -128, 127
 
@@ -139,8 +137,8 @@ class QuantizeAttrs(OpAttrs):
 
     def check(self) -> None:
         """See the base class."""
-        ok = MIN_EXPONENT <= self.exponent <= MAX_EXPONENT
-        self._require(ok, "exponent", f"in {MIN_EXPONENT}..{MAX_EXPONENT}")
+        ok = -MAX_SCALE <= self.exponent <= MAX_SCALE
+        self._require(ok, "exponent", f"in {-MAX_SCALE}..{MAX_SCALE}")
 
 
 @dataclass(frozen=True)

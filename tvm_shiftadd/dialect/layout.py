@@ -76,9 +76,15 @@ def _legalize_concat(builder: Any, call: Any) -> Any:
     from tvm_shiftadd.topi import layout
 
     axis = ConcatAttrs.of(call).axis
+    tensors = call.args[0]
+    if isinstance(tensors, relax.Tuple):
+        fields = list(tensors.fields)
+    else:
+        fields = [relax.TupleGetItem(tensors, i) for i in range(len(tensors.ty.fields))]
+        fields = [builder.normalize(field) for field in fields]
     return builder.call_te(
-        lambda tensors: layout.concat(tensors, axis=axis),
-        *call.args,
+        lambda *parts: layout.concat(parts, axis=axis),
+        *fields,
         primfunc_name_hint="shiftadd_concat",
     )
 

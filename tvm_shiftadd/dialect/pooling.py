@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from tvm_shiftadd._compat import relax
 from tvm_shiftadd.dialect import registry
 from tvm_shiftadd.dialect.attrs import AvgPool2DAttrs, MaxPool2DAttrs
-from tvm_shiftadd.dialect.types import Operands, dimensions, tensor_type
-from tvm_shiftadd.errors import InputError, VerificationError
-from tvm_shiftadd.formats.reciprocal import Reciprocal, reciprocal
-from tvm_shiftadd.formats.windows import pool_counts, pool_size_out
-
-#: Stands for "not computed yet" in an attribute that the builder could not fill.
-_UNKNOWN_SHIFT = 0
+from tvm_shiftadd.dialect.types import Operands, tensor_type
+from tvm_shiftadd.errors import InputError, RangeError, VerificationError
+from tvm_shiftadd.formats.reciprocal import Reciprocal
+from tvm_shiftadd.formats.reference import avg_pool_reciprocal
+from tvm_shiftadd.formats.windows import pool_size_out
 
 
 def avg_pool2d(
@@ -34,12 +33,18 @@ def avg_pool2d(
     have a type already (a variable, or an expression that a block builder emitted). Raises
     VerificationError on attributes, or an x, that do not fit.
     """
-    values = (pool_size, strides, padding, dilation, ceil_mode, count_include_pad)
-    draft = _average_attrs(values, _UNKNOWN_SHIFT)
+    draft = AvgPool2DAttrs(
+        pool_size,  # type: ignore[arg-type]
+        strides,  # type: ignore[arg-type]
+        padding,  # type: ignore[arg-type]
+        dilation,  # type: ignore[arg-type]
+        ceil_mode,
+        count_include_pad,
+        reciprocal_shift=0,
+    )
     call = relax.Call(registry.op("avg_pool2d"), [x], draft.to_node())
     _, h, w, _ = Operands(call, ["x"]).image(0, "int8")
-    shift = average_reciprocal(h, w, draft).shift
-    attrs = _average_attrs(values, shift)
+    attrs = replace(draft, reciprocal_shift=average_reciprocal(h, w, draft).shift)
     return relax.Call(registry.op("avg_pool2d"), [x], attrs.to_node())
 
 
@@ -61,17 +66,13 @@ def max_pool2d(
     return relax.Call(registry.op("max_pool2d"), [x], attrs.to_node())
 
 
-def _average_attrs(values: tuple[Any, ...], shift: int) -> AvgPool2DAttrs:
-    return AvgPool2DAttrs(*values, reciprocal_shift=shift)
-
-
 def average_reciprocal(height: int, width: int, attrs: AvgPool2DAttrs) -> Reciprocal:
     """The reciprocals of all counts that occur when a map of this size is averaged.
 
     Raises VerificationError if the window does not fit, or averages too many elements.
     """
     try:
-        counts = pool_counts(
+        return avg_pool_reciprocal(
             (height, width),
             pool_size=attrs.pool_size,  # type: ignore[arg-type]
             strides=attrs.strides,  # type: ignore[arg-type]
@@ -80,8 +81,7 @@ def average_reciprocal(height: int, width: int, attrs: AvgPool2DAttrs) -> Recipr
             ceil_mode=attrs.ceil_mode,
             count_include_pad=attrs.count_include_pad,
         )
-        return reciprocal([int(count) for count in counts.flat])
-    except InputError as error:
+    except (InputError, RangeError) as error:
         raise VerificationError(f"shiftadd.avg_pool2d: {error}") from None
 
 
@@ -129,13 +129,10 @@ def _legalize_avg_pool2d(builder: Any, call: Any) -> Any:
     from tvm_shiftadd.topi import pool
 
     a = AvgPool2DAttrs.of(call)
-    _, h, w, _ = dimensions(call.args[0].ty)
-    terms = average_reciprocal(h, w, a).terms
 
     def compute(x: Any) -> Any:
         return pool.avg_pool2d(
             x,
-            terms,
             pool_size=a.pool_size,
             strides=a.strides,
             padding=a.padding,

@@ -7,12 +7,11 @@ from typing import Any
 from tvm_shiftadd._compat import relax
 from tvm_shiftadd.dialect import registry
 from tvm_shiftadd.dialect.attrs import (
-    MAX_EXPONENT,
-    MIN_EXPONENT,
     QuantizeAttrs,
     RequantizeAttrs,
 )
 from tvm_shiftadd.dialect.types import Operands, tensor_type
+from tvm_shiftadd.formats.reference import MAX_SCALE
 
 #: A requantising shift: to the right where positive, to the left where negative.
 MAX_SHIFT = 31
@@ -55,7 +54,7 @@ def _infer_quantize(call: Any) -> Any:
 def _infer_dequantize(call: Any) -> Any:
     operands = Operands(call, ["x", "exponent"])
     dims = operands.tensor(0, ("int8", "int32"), "[..., C]")
-    operands.channel_vector(1, dims, -MAX_EXPONENT, -MIN_EXPONENT)
+    operands.channel_vector(1, dims, -MAX_SCALE, MAX_SCALE)
     return tensor_type(dims, "float32")
 
 

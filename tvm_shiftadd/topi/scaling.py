@@ -1,0 +1,93 @@
+"""Compute definitions between float32 and integers, and between integer scales.
+
+A power-of-two scale is an addition to a float's exponent field, never a multiplication: a normal
+float32 is ``sign | (127 + e) << 23 | fraction``, and non-negative floats are ordered as their
+bits are, so clamping works on the bits too.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tvm_shiftadd._compat import te, tirx
+
+_FRACTION_BITS = 23
+_BIAS = 127
+_INFINITY = 255 << _FRACTION_BITS
+_MAGNITUDE = (1 << 31) - 1
+
+_INT8_MIN, _INT8_MAX = -128, 127
+_MAX_SHIFT = 31
+
+
+def int32(value: int) -> Any:
+    """An int32 constant."""
+    return tirx.const(value, "int32")
+
+
+def of_channel(vector: Any, indices: tuple[Any, ...]) -> Any:
+    """Element of a ``[C]`` or ``[1]`` vector for the channel, the last of ``indices``."""
+    single = isinstance(vector.shape[0], tirx.IntImm) and int(vector.shape[0]) == 1
+    return vector[0] if single else vector[indices[-1]]
+
+
+def clamp(value: Any, low: int, high: int) -> Any:
+    """int32 ``value`` limited to [low, high]."""
+    return tirx.max(tirx.min(value, int32(high)), int32(low))
+
+
+def quantize(x: Any, exponent: int) -> Any:
+    """float32 ``x`` of any shape to int8 on the scale 2^-exponent.
+
+    NaN gives 0; x * 2^exponent is rounded half to even and saturated to [-128, 127].
+    """
+    # 2^(8 - exponent) scales to 256: beyond it every value saturates, and none can wrap.
+    limit = (_BIAS + 8 - exponent) << _FRACTION_BITS
+    # Below: zero, subnormal, or the exponent field would not stay positive. All round to 0.
+    least = max(1, 1 - exponent) << _FRACTION_BITS
+
+    def body(*i: Any) -> Any:
+        bits = tirx.reinterpret("int32", x(*i))
+        magnitude = bits & int32(_MAGNITUDE)
+        scaled = tirx.min(magnitude, int32(limit)) + int32(exponent << _FRACTION_BITS)
+        nothing = tirx.any(magnitude < int32(least), magnitude > int32(_INFINITY))
+        signed = tirx.Select(nothing, int32(0), scaled | (bits & int32(-_MAGNITUDE - 1)))
+        rounded = tirx.nearbyint(tirx.reinterpret("float32", signed))
+        return clamp(rounded.astype("int32"), _INT8_MIN, _INT8_MAX).astype("int8")
+
+    return te.compute(x.shape, body, name="quantize")
+
+
+def dequantize(x: Any, exponent: Any) -> Any:
+    """int8 or int32 ``x [..., C]`` to float32(x) * 2^-exponent, int32 ``exponent [C]`` or ``[1]``.
+
+    The integer is rounded to the nearest float32; the scaling is exact for |exponent| <= 64.
+    """
+
+    def body(*i: Any) -> Any:
+        value = x(*i).astype("int32")
+        bits = tirx.reinterpret("int32", value.astype("float32"))
+        scaled = bits - (of_channel(exponent, i) << int32(_FRACTION_BITS))
+        # Zero has no exponent to add to.
+        return tirx.reinterpret("float32", tirx.Select(value == int32(0), int32(0), scaled))
+
+    return te.compute(x.shape, body, name="dequantize")
+
+
+def requantize(x: Any, shift: Any, *, lo: int = _INT8_MIN, hi: int = _INT8_MAX) -> Any:
+    """int32 or int8 ``x [..., C]`` to int8 in [lo, hi] by int32 ``shift [C]`` or ``[1]``, n.
+
+    n >= 1: (x + 2^(n-1)) >> n, so halves round up; n <= 0: x << -n.
+    """
+
+    def body(*i: Any) -> Any:
+        value = x(*i).astype("int32")
+        n = of_channel(shift, i)
+        # Select evaluates both sides: neither may shift by an amount outside 0..31.
+        right = clamp(n, 1, _MAX_SHIFT)
+        left = clamp(int32(0) - n, 0, _MAX_SHIFT)
+        rounded = (value + (int32(1) << (right - int32(1)))) >> right
+        shifted = tirx.Select(n >= int32(1), rounded, value << left)
+        return clamp(shifted, lo, hi).astype("int8")
+
+    return te.compute(x.shape, body, name="requantize")
