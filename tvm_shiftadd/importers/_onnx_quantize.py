@@ -1,0 +1,117 @@
+"""QuantizeLinear and DequantizeLinear: a quantised model is imported as the float one it stands for.
+
+Constants that pass through them were folded before. On activations a pair rounds and saturates;
+this compiler chooses its own scales, so only the saturation is kept, as a clip to the range that
+the pair can represent. An absorbed ReLU lives on in that clip.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from tvm import ir, relax
+
+from tvm_shiftadd.importers._onnx_node import OnnxNode
+
+#: Operators that give the same on integers as on the floats they stand for.
+_TRANSPARENT = frozenset(
+    {
+        "MaxPool",
+        "Reshape",
+        "Transpose",
+        "Flatten",
+        "Squeeze",
+        "Unsqueeze",
+        "Slice",
+        "Identity",
+        "DepthToSpace",
+        "SpaceToDepth",
+    }
+)
+
+#: Integer operators: their models are to be exported in the QuantizeLinear form instead.
+_INTEGER_OPERATORS = frozenset(
+    {
+        "QLinearConv",
+        "QLinearMatMul",
+        "ConvInteger",
+        "MatMulInteger",
+        "MatMulInteger16",
+        "DynamicQuantizeLinear",
+    }
+)
+
+
+class QuantizedTensors:
+    """Follows the tensors between a QuantizeLinear and its DequantizeLinear."""
+
+    def __init__(self, notes: list[str]) -> None:
+        self._scales: dict[str, tuple[NDArray[Any], NDArray[Any]]] = {}
+        self._notes = notes
+
+    def convert(self, node: OnnxNode, proto: onnx.NodeProto) -> relax.Expr | None:
+        """The result of a node that quantises, dequantises or stands between; else None."""
+        if node.op_type in _INTEGER_OPERATORS:
+            raise node.unsupported(
+                "integer operators are not handled; export the model with QuantizeLinear and "
+                "DequantizeLinear around float operators"
+            )
+        if node.op_type == "QuantizeLinear":
+            return self._quantize(node, proto)
+        source = proto.input[0] if proto.input else ""
+        if node.op_type == "DequantizeLinear":
+            return self._dequantize(node, source)
+        between = [name for name in proto.input if name in self._scales]
+        if between:
+            if node.op_type not in _TRANSPARENT:
+                raise node.unsupported(
+                    f"it reads the quantised tensor '{between[0]}' without a DequantizeLinear"
+                )
+            for output in proto.output:
+                self._scales[output] = self._scales[source]
+        return None
+
+    def _quantize(self, node: OnnxNode, proto: onnx.NodeProto) -> relax.Expr:
+        scale, zero = node.constant(1), _zero_point(node)
+        if scale is None or zero is None:
+            raise node.unsupported("its scale or zero point depends on the input's values")
+        if zero.dtype.kind not in "iu":
+            raise node.unsupported(f"it quantises to {zero.dtype}, not to integers")
+        limits = np.iinfo(zero.dtype)
+        offset = zero.astype(np.float64)
+        lo = float(np.min((limits.min - offset) * scale))
+        hi = float(np.max((limits.max - offset) * scale))
+        self._scales[proto.output[0]] = (scale, zero)
+        self._notes.append(
+            f"{node.name}: rounding left out, values clipped to [{lo:.6g}, {hi:.6g}]"
+        )
+        return relax.op.clip(node.inputs[0], lo, hi)
+
+    def _dequantize(self, node: OnnxNode, source: str) -> relax.Expr:
+        expr = node.inputs[0]
+        if isinstance(expr, ir.GenericConst):
+            raise node.unsupported("this form of it on a constant is not handled")
+        if source not in self._scales:
+            raise node.unsupported("its input does not come from a QuantizeLinear")
+        scale, zero = node.constant(1), _zero_point(node)
+        expected = self._scales[source]
+        if scale is None or zero is None:
+            raise node.unsupported("its scale or zero point depends on the input's values")
+        if not (np.array_equal(scale, expected[0]) and np.array_equal(zero, expected[1])):
+            raise node.unsupported("its scale differs from that of its QuantizeLinear")
+        return expr
+
+
+def _zero_point(node: OnnxNode) -> NDArray[Any] | None:
+    """The zero point; its type is the type of the quantised tensor, uint8 where it is left out."""
+    if node.input(2) is None:
+        return np.zeros((), _output_type(node))
+    return node.constant(2)
+
+
+def _output_type(node: OnnxNode) -> Any:
+    kind = int(node.attrs.get("output_dtype", 0))
+    return onnx.helper.tensor_dtype_to_np_dtype(kind) if kind else np.dtype(np.uint8)

@@ -1,0 +1,85 @@
+"""Names of Relax variables: unique, and those of the source model's nodes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from tvm.relax.expr_functor import PyExprMutator, mutator
+
+if TYPE_CHECKING:
+    from tvm import relax
+
+
+class UniqueNames:
+    """Hands out each name once; the second taker of ``conv`` gets ``conv#2``."""
+
+    def __init__(self) -> None:
+        self._taken: set[str] = set()
+
+    def __call__(self, name: str) -> str:
+        """The name itself if it is free, else the name with the first free number from 2 on."""
+        candidate, number = name, 2
+        while candidate in self._taken:
+            candidate, number = f"{name}#{number}", number + 1
+        self._taken.add(candidate)
+        return candidate
+
+
+def rename_variables(function: relax.Function, names: Mapping[str, str]) -> relax.Function:
+    """Give variables new names; those not in ``names`` (old name to new) keep theirs.
+
+    ``BlockBuilder.emit`` turns dots in a name hint into underscores, and module paths are full
+    of dots. A variable made directly keeps its name as it is.
+    """
+    renamed: relax.Function = _Renamer(names).visit_expr(function)
+    return renamed
+
+
+@mutator
+class _Renamer(PyExprMutator):  # type: ignore[misc]
+    def __init__(self, names: Mapping[str, str]) -> None:
+        super().__init__()
+        self._new_names = dict(names)
+
+    def _rename(self, var: Any) -> Any:
+        new = type(var)(self._new_names.get(var.name, var.name), var.ty)
+        self.set_var_remap(var, new)
+        return new
+
+    def visit_var_def_(self, var: Any) -> Any:
+        return self._rename(var)
+
+    def visit_dataflow_var_def_(self, var: Any) -> Any:
+        return self._rename(var)
+
+
+def number_intermediates(function: relax.Function, named: Mapping[str, str]) -> dict[str, str]:
+    """Names for every variable bound in ``function``, by its present name.
+
+    ``named`` holds the variables that carry a node's name already. The ones between belong to
+    the node that ends them, because a node's operators are emitted in order and its result last:
+    they become ``<node>.1``, ``<node>.2`` and so on.
+    """
+    unique = UniqueNames()
+    result = {name: unique(new) for name, new in named.items()}
+    for param in function.params:
+        result.setdefault(param.name, unique(param.name))
+    pending: list[str] = []
+    owner = "constant"
+    for block in function.body.blocks:
+        for binding in block.bindings:
+            name = binding.var.name
+            if name not in named:
+                pending.append(name)
+                continue
+            owner = named[name]
+            _number(pending, owner, unique, result)
+            pending = []
+    _number(pending, owner, unique, result)
+    return result
+
+
+def _number(pending: list[str], owner: str, unique: UniqueNames, result: dict[str, str]) -> None:
+    for index, name in enumerate(pending, start=1):
+        result[name] = unique(f"{owner}.{index}")
