@@ -1,0 +1,93 @@
+"""Compiling a Relax module of dialect and float host operators for the CPU."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import tvm
+from tvm.target import codegen
+
+from tvm_shiftadd._compat import ir, relax, tirx
+from tvm_shiftadd.errors import CompileError
+from tvm_shiftadd.target import CPUTarget
+from tvm_shiftadd.topi.schedules.cpu.spatial import schedule_function
+
+_BASELINES = {"x86_64": "x86-64", "aarch64": "generic", "arm64": "generic"}
+
+
+def tvm_target(target: CPUTarget) -> tvm.target.Target:
+    """TVM's target of a CPUTarget; raises CompileError if LLVM does not know the processor."""
+    fields: dict[str, Any] = {"kind": target.kind, "mcpu": _processor(target.mcpu)}
+    if target.mattr:
+        fields["mattr"] = list(target.mattr)
+    if not codegen.llvm_is_valid_cpu(fields["mcpu"], codegen.llvm_get_system_triple()):
+        raise CompileError(
+            f"expected mcpu to be a processor that LLVM knows, got {target.mcpu!r}; "
+            'use "host", "generic" or a name such as "x86-64-v3"'
+        )
+    return tvm.target.Target(fields)
+
+
+def build(mod: tvm.IRModule, target: CPUTarget) -> Any:
+    """Compile a module whose functions call dialect and float Relax operators.
+
+    Returns a ``relax.VMExecutable``: run it in a ``relax.VirtualMachine``, or write a shared
+    library with its ``export_library``. Weight codes may be constants or parameters. Raises
+    CompileError where TVM or LLVM cannot build for the target.
+    """
+    resolved = tvm_target(target)
+    try:
+        with resolved, tvm.transform.PassContext(opt_level=3):
+            return relax.build(mod, resolved, relax_pipeline=_pipeline())
+    except tvm.TVMError as error:
+        reason = str(error).strip().splitlines()[-1]
+        raise CompileError(f"TVM could not compile for {target.mcpu}: {reason}") from error
+
+
+def _processor(mcpu: str) -> str:
+    if mcpu == "host":
+        return str(codegen.llvm_get_system_cpu())
+    if mcpu == "generic":
+        machine = str(codegen.llvm_get_system_triple()).split("-", 1)[0]
+        return _BASELINES.get(machine, "generic")
+    return mcpu
+
+
+def _pipeline() -> Any:
+    """From Relax operators to what the virtual machine's code generator takes."""
+    transform = relax.transform
+    return tvm.transform.Sequential(
+        [
+            transform.LegalizeOps(),
+            transform.AnnotateTIROpPattern(),
+            transform.FuseOps(),
+            transform.FuseTIR(),
+            transform.DeadCodeElimination(),
+            ScheduleFunctions(),
+            transform.RewriteDataflowReshape(),
+            transform.ToNonDataflow(),
+            transform.RemovePurityChecking(),
+            transform.CallTIRRewrite(),
+            transform.StaticPlanBlockMemory(),
+            transform.LowerAllocTensor(),
+            transform.KillAfterLastUse(),
+            transform.LowerRuntimeBuiltin(),
+            transform.ComputePrimValue(),
+            transform.VMShapeLower(),
+            transform.AttachGlobalSymbol(),
+        ]
+    )
+
+
+@tvm.transform.module_pass(opt_level=0, name="ScheduleFunctions")
+class ScheduleFunctions:
+    """Give every TensorIR function its CPU schedule."""
+
+    def transform_module(self, mod: tvm.IRModule, _context: Any) -> tvm.IRModule:
+        """Schedule all PrimFuncs that are not marked as scheduled."""
+        scheduled = {}
+        for var, func in mod.functions.items():
+            if isinstance(func, tirx.PrimFunc) and "tirx.is_scheduled" not in (func.attrs or {}):
+                func = schedule_function(func).with_attr("tirx.noalias", True)
+            scheduled[var] = func
+        return ir.IRModule(scheduled, attrs=mod.attrs)

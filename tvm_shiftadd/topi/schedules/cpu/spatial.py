@@ -1,0 +1,90 @@
+"""The schedule of everything without a kernel of its own.
+
+Element-wise chains, pooling, layout changes, float host operators: producers are inlined, the
+loops over pixels run in parallel, and the innermost axis, the channels, is vectorised.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tvm_shiftadd._compat import s_tir, tirx
+
+#: Elements a vectorised loop may have; LLVM splits what is wider than the machine's registers.
+MAX_LANES = 64
+#: Shorter vectors are not worth a remainder loop.
+MIN_LANES = 4
+#: Loops with fewer iterations than this are not worth starting threads for.
+MIN_PARALLEL_WORK = 4096
+
+
+def schedule_function(func: tirx.PrimFunc) -> tirx.PrimFunc:
+    """A PrimFunc of structured blocks, inlined, vectorised and parallel.
+
+    Blocks it does not understand are left as they are, which is correct and slow.
+    """
+    sch = s_tir.Schedule(func)
+    root = sch.get_sblock("root")
+    _inline_producers(sch, root)
+    for block in sch.get_child_blocks(root):
+        _schedule_block(sch, block)
+    return sch.mod["main"]
+
+
+def _inline_producers(sch: Any, root: Any) -> None:
+    for block in sch.get_child_blocks(root):
+        if len(sch.get_consumers(block)) == 1:
+            try:
+                sch.compute_inline(block)
+            except s_tir.ScheduleError:
+                continue
+
+
+def _schedule_block(sch: Any, block: Any) -> None:
+    node = sch.get(block)
+    loops = sch.get_loops(block)
+    if len(loops) != len(node.iter_vars) or not loops:
+        return
+    kinds = [int(var.iter_type) for var in node.iter_vars]
+    spatial = [loop for loop, kind in zip(loops, kinds, strict=True) if kind == 0]
+    reduce = [loop for loop, kind in zip(loops, kinds, strict=True) if kind != 0]
+    if not spatial or any(kind not in (0, 2) for kind in kinds):
+        return
+    *outer, inner = spatial
+    lanes = _lanes(sch.get(inner).extent)
+    vector = None
+    if lanes > 1:
+        blocks, vector = sch.split(inner, [None, lanes])
+        outer.append(blocks)
+    else:
+        outer.append(inner)
+    order = outer + reduce + ([vector] if vector is not None else [])
+    sch.reorder(*order)
+    work = _constant_product([sch.get(loop).extent for loop in order])
+    fused = sch.fuse(*outer) if len(outer) > 1 else outer[0]
+    if work is None or work >= MIN_PARALLEL_WORK:
+        sch.parallel(fused)
+    if vector is not None:
+        sch.vectorize(vector)
+    if reduce:
+        init = sch.decompose_reduction(block, reduce[0])
+        if vector is not None:
+            sch.vectorize(sch.get_loops(init)[-1])
+
+
+def _lanes(extent: Any) -> int:
+    """The largest divisor of a constant extent that is a useful vector length, else 1."""
+    if not isinstance(extent, tirx.IntImm):
+        return 1
+    size = int(extent)
+    best = max(lane for lane in range(1, MAX_LANES + 1) if size % lane == 0)
+    return best if best >= MIN_LANES else 1
+
+
+def _constant_product(extents: list[Any]) -> int | None:
+    product = 1
+    for extent in extents:
+        if not isinstance(extent, tirx.IntImm):
+            return None
+        product *= int(extent)
+    return product
