@@ -1,0 +1,59 @@
+"""Turn each way through float between two integer tensors into one requantisation, or nothing.
+
+``quantize(dequantize(p, e), a)`` is the integers p themselves where the scales agree, else a
+rounding shift by e - a. A clip in between becomes the bounds of that requantisation: rounding is
+monotone, so clamping afterwards on the int8 scale is what the specification asks for.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from relay_passes.base import ModulePass, Rewriter, constant, op_name, scalar
+from relay_passes.rewrite_to_dialect import int32
+from tvm_shiftadd._compat import ir, relax
+from tvm_shiftadd.convert.execute import integer_bounds
+from tvm_shiftadd.dialect import ops
+
+
+@dataclass(frozen=True)
+class PlaceRequantize(ModulePass):
+    """Leave quantize and dequantize only where the host meets a region."""
+
+    requires = ("dialect", "residuals_aligned")
+    ensures = ("requantized",)
+
+    def __call__(self, mod: ir.IRModule) -> ir.IRModule:
+        """Apply the pass."""
+        return _Place().run(mod)
+
+
+class _Place(Rewriter):
+    def rewrite(self, name: str, value: Any, old: relax.VarBinding) -> Any:
+        if op_name(value) != "shiftadd.quantize":
+            return value
+        source, bounds = self._through_clips(value.args[0])
+        if op_name(source) != "shiftadd.dequantize":
+            return value
+        exponent = int(value.attrs["exponent"])
+        lo, hi = integer_bounds(bounds, exponent)
+        integers = source.args[0]
+        shift = constant(source.args[1]) - exponent
+        if integers.ty.dtype == "int8" and not np.any(shift):
+            return integers if (lo, hi) == (-128, 127) else ops.clip(integers, lo=lo, hi=hi)
+        return ops.requantize(integers, int32(shift), lo=lo, hi=hi)
+
+    def _through_clips(self, x: Any) -> tuple[Any, tuple[float, float]]:
+        """What lies behind the clips in front of x, and the bounds they set together."""
+        lo, hi = -math.inf, math.inf
+        source = self.defined(x)
+        while op_name(source) == "relax.clip":
+            # Walking backwards, a bound met earlier is applied later and so has the last word.
+            inner_lo, inner_hi = scalar(source.args[1]), scalar(source.args[2])
+            lo, hi = min(max(inner_lo, lo), hi), min(max(inner_hi, lo), hi)
+            source = self.defined(source.args[0])
+        return source, (lo, hi)
