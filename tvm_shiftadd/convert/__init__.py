@@ -1,1 +1,87 @@
 """Conversion of a float network to integers: calibration, term search, bias correction. NumPy only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from tvm_shiftadd.convert.calibrate import calibrate
+from tvm_shiftadd.convert.execute import QTensor, run_float, run_integer
+from tvm_shiftadd.convert.feeds import Batches, Feeds, Progress, checked, silent
+from tvm_shiftadd.convert.graph import Graph, Node
+from tvm_shiftadd.convert.options import ConvertOptions
+from tvm_shiftadd.convert.plan import LayerPlan, Plan
+from tvm_shiftadd.convert.prove import prove_plan
+from tvm_shiftadd.convert.report import ConversionReport, LayerReport
+from tvm_shiftadd.convert.sequence import SequentialConversion, images_in_memory
+from tvm_shiftadd.convert.storage import Storage, stored
+
+__all__ = [
+    "Batches",
+    "Conversion",
+    "ConversionReport",
+    "ConvertOptions",
+    "Graph",
+    "LayerPlan",
+    "LayerReport",
+    "Node",
+    "Plan",
+    "Progress",
+    "QTensor",
+    "Storage",
+    "convert",
+    "prove_plan",
+    "run_float",
+    "run_integer",
+    "stored",
+]
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """The integers of a network and what they cost in accuracy."""
+
+    plan: Plan
+    report: ConversionReport
+
+
+def convert(
+    graph: Graph,
+    batches: Batches,
+    options: ConvertOptions | None = None,
+    progress: Progress | None = None,
+) -> Conversion:
+    """Bring ``graph`` to integers, with activation scales and biases fitted to ``batches``.
+
+    ``batches()`` starts a pass over the calibration data: mappings from input name to float32
+    arrays, channels last. ``progress(phase, done, total)`` is told how far "calibrate" (images)
+    and "convert" (layers) have come. The result is deterministic.
+
+    Raises DataError for unusable calibration data, ModelError for a network that is not finite
+    on it, RangeError where an accumulator cannot be proved to fit int32.
+    """
+    options = options or ConvertOptions()
+    report = progress or silent
+    exponents, seen = calibrate(graph, stored(graph), batches, options.limit, report)
+    feeds = _held(graph, batches, options, seen)
+    sequence = SequentialConversion(graph, exponents, options, report)
+    sequence.run(feeds)
+    plan = Plan(dict(sequence.layers), exponents)
+    prove_plan(graph, plan)
+    images = len(next(iter(feeds.values())))
+    return Conversion(plan, ConversionReport(tuple(sequence.reports), seen, images))
+
+
+def _held(graph: Graph, batches: Batches, options: ConvertOptions, seen: int) -> Feeds:
+    """The images that layers are fitted on, taken evenly from the whole calibration set."""
+    count = min(options.correction_images, images_in_memory(graph, options.memory), seen)
+    wanted = np.arange(count) * seen // count
+    pieces: list[Feeds] = []
+    start = 0
+    for batch in checked(graph, batches, options.limit):
+        size = len(next(iter(batch.values())))
+        here = wanted[(wanted >= start) & (wanted < start + size)] - start
+        pieces.append({name: array[here] for name, array in batch.items()})
+        start += size
+    return {name: np.concatenate([piece[name] for piece in pieces]) for name in graph.inputs}

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from tvm_shiftadd.convert.feeds import Feeds
 from tvm_shiftadd.convert.graph import WEIGHT_OPS, Graph, Node
 from tvm_shiftadd.convert.operators import MOVEMENT_OPS, move, pool_window, run_node
 from tvm_shiftadd.convert.plan import LayerPlan, Plan
@@ -23,7 +24,6 @@ from tvm_shiftadd.formats import codes, reference
 Value = TypeVar("Value")
 
 Float = NDArray[np.float32]
-Feeds = Mapping[str, Float]
 
 
 @dataclass(frozen=True)
@@ -167,6 +167,16 @@ def run_layer(
     return reference.conv2d_transpose(x, weight, bias, **where)
 
 
+def clip(node: Node, operand: QTensor) -> QTensor:
+    """A clip: at once on int8 values, noted for the next requantisation on a wide tensor."""
+    lo, hi = float(node.attrs["lo"]), float(node.attrs["hi"])
+    if not operand.wide:
+        bounds = integer_bounds((lo, hi), int(operand.exponent[0]))
+        return replace(operand, values=reference.clip(operand.values, *bounds))
+    before, after = operand.bounds
+    return replace(operand, bounds=(min(max(before, lo), hi), min(max(after, lo), hi)))
+
+
 def _operate(node: Node, operands: Sequence[QTensor], plan: Plan) -> QTensor:
     first = operands[0]
     if node.op in WEIGHT_OPS:
@@ -176,7 +186,7 @@ def _operate(node: Node, operands: Sequence[QTensor], plan: Plan) -> QTensor:
     if node.op == "add":
         return _add(node, first, operands[1])
     if node.op == "clip":
-        return _clip(node, first)
+        return clip(node, first)
     if node.op == "avg_pool2d":
         window = pool_window(node)
         size = (first.values.shape[1], first.values.shape[2])
@@ -198,15 +208,6 @@ def _add(node: Node, lhs: QTensor, rhs: QTensor) -> QTensor:
     exponent = np.maximum(lhs.exponent, rhs.exponent)
     values = reference.add(lhs.values, rhs.values, exponent - lhs.exponent, exponent - rhs.exponent)
     return QTensor(values, exponent)
-
-
-def _clip(node: Node, operand: QTensor) -> QTensor:
-    lo, hi = float(node.attrs["lo"]), float(node.attrs["hi"])
-    if not operand.wide:
-        bounds = integer_bounds((lo, hi), int(operand.exponent[0]))
-        return replace(operand, values=reference.clip(operand.values, *bounds))
-    before, after = operand.bounds
-    return replace(operand, bounds=(min(max(before, lo), hi), min(max(after, lo), hi)))
 
 
 def _run(

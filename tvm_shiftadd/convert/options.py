@@ -1,0 +1,32 @@
+"""What a user can choose about a conversion."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tvm_shiftadd.errors import InputError
+from tvm_shiftadd.formats.codes import MAX_TERMS
+
+
+@dataclass(frozen=True)
+class ConvertOptions:
+    """terms: K, the most terms a weight may have, 1 to 3; bias_correction: fit the biases to the
+    float network; limit: calibration images used for the activation scales, None for all;
+    correction_images: images held in memory to fit layers on, at most; memory: bytes these may
+    take. Raises InputError for values that make no sense.
+    """
+
+    terms: int = 2
+    bias_correction: bool = True
+    limit: int | None = None
+    correction_images: int = 512
+    memory: int = 2 << 30
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        if not 1 <= self.terms <= MAX_TERMS:
+            raise InputError(f"terms must be 1 to {MAX_TERMS}, not {self.terms}; choose one")
+        for name in ("limit", "correction_images", "memory"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise InputError(f"{name} must be at least 1, not {value}; choose a larger one")

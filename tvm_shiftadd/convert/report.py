@@ -1,0 +1,70 @@
+"""What a conversion did to each layer, as plain data."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class LayerReport:
+    """One weight layer.
+
+    terms: K, the most terms a weight may have; terms_per_weight: non-zero terms, mean over all
+    weights; weight_snr_db, output_snr_db: signal to noise of the weights, and of the layer's
+    output (before clipping) on calibration data, both against float, None where the error is
+    zero; input_exponent, output_exponent: a of the scales 2^-a, the output's None where the
+    accumulator is not requantised directly; saturation: fraction of the stored output values at
+    a limit of int8, 0 to 1.
+    """
+
+    name: str
+    op: str
+    terms: int
+    weights: int
+    terms_per_weight: float
+    weight_snr_db: float | None
+    output_snr_db: float | None
+    input_exponent: int
+    output_exponent: int | None
+    saturation: float
+
+
+@dataclass(frozen=True)
+class ConversionReport:
+    """All layers, in order. calibration_images: for the scales; correction_images: for the bias."""
+
+    layers: tuple[LayerReport, ...]
+    calibration_images: int
+    correction_images: int
+
+    @property
+    def weights(self) -> int:
+        """Weights of all layers."""
+        return sum(layer.weights for layer in self.layers)
+
+    @property
+    def terms_per_weight(self) -> float:
+        """Non-zero terms, mean over the weights of all layers."""
+        total = sum(layer.terms_per_weight * layer.weights for layer in self.layers)
+        return total / max(self.weights, 1)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON; no NaN and no infinity among them."""
+        plain = dataclasses.asdict(self)
+        plain["layers"] = list(plain["layers"])
+        plain["weights"] = self.weights
+        plain["terms_per_weight"] = self.terms_per_weight
+        return plain
+
+
+def snr_db(signal: NDArray[Any], noise: NDArray[Any]) -> float | None:
+    """Ratio of the energies of ``signal`` and ``noise`` in decibels; None where either is zero."""
+    top = float(np.square(signal, dtype=np.float64).sum())
+    bottom = float(np.square(noise, dtype=np.float64).sum())
+    return 10 * math.log10(top / bottom) if top > 0 and bottom > 0 else None

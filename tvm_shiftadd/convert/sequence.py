@@ -1,0 +1,211 @@
+"""Layer by layer: convert each weight layer on inputs from the layers converted before it.
+
+A few hundred images run through the float network and the converted one side by side. When a
+weight layer is reached, its input in the converted network is final, so its integers and its bias
+can be fitted to the float output, errors of earlier layers included.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tvm_shiftadd.convert.bias import channel_mean, corrected_bias, float_bias, integer_bias
+from tvm_shiftadd.convert.execute import (
+    QTensor,
+    clip,
+    integer_node,
+    run_layer,
+    store,
+    to_float,
+    to_integers,
+)
+from tvm_shiftadd.convert.feeds import Feeds, Progress
+from tvm_shiftadd.convert.graph import WEIGHT_OPS, Graph, Node
+from tvm_shiftadd.convert.operators import run_node
+from tvm_shiftadd.convert.options import ConvertOptions
+from tvm_shiftadd.convert.plan import LayerPlan, Plan
+from tvm_shiftadd.convert.prove import Bounded, prove_node, stored_bounds
+from tvm_shiftadd.convert.report import LayerReport, snr_db
+from tvm_shiftadd.convert.terms import Limits, choose_scales, group_weight, nearest_search
+from tvm_shiftadd.formats import codes
+
+#: Bytes an element of a live tensor takes: float32 beside int8 or int32, and room to work.
+ELEMENT_BYTES = 12
+
+
+def images_in_memory(graph: Graph, budget: int) -> int:
+    """How many images fit ``budget`` bytes when both networks run side by side; at least 1."""
+    left = {name: len(readers) for name, readers in graph.consumers().items()}
+    size = {name: int(np.prod(shape[1:], dtype=np.int64)) for name, shape in graph.shapes.items()}
+    live = set(graph.inputs)
+    peak = sum(size[name] for name in live)
+    for node in graph.nodes:
+        live.add(node.output)
+        peak = max(peak, sum(size[name] for name in live))
+        for name in node.inputs:
+            left[name] -= 1
+            if not left[name] and name not in graph.outputs:
+                live.discard(name)
+    return max(1, budget // (ELEMENT_BYTES * max(peak, 1)))
+
+
+class SequentialConversion:
+    """Runs both networks over ``feeds`` and collects ``layers`` and ``reports``."""
+
+    def __init__(
+        self, graph: Graph, exponents: dict[str, int], options: ConvertOptions, progress: Progress
+    ) -> None:
+        """``exponents``: a of every stored tensor, from calibration."""
+        self.graph = graph
+        self.options = options
+        self.progress = progress
+        self.layers: dict[str, LayerPlan] = {}
+        self.reports: list[LayerReport] = []
+        self.plan = Plan(self.layers, exponents)
+        self._floats: dict[str, NDArray[Any]] = {}
+        self._converted: dict[str, QTensor | NDArray[Any]] = {}
+        self._wide: dict[str, Bounded] = {}
+        self._consumers = graph.consumers()
+
+    def run(self, feeds: Feeds) -> None:
+        """Convert every layer. Raises RangeError where a layer cannot be proved."""
+        self._floats = dict(feeds)
+        self._converted = dict(feeds)
+        left = {name: len(readers) for name, readers in self._consumers.items()}
+        total = sum(node.op in WEIGHT_OPS for node in self.graph.nodes)
+        for node in self.graph.nodes:
+            self._step(node)
+            if node.op in WEIGHT_OPS:
+                self.progress("convert", len(self.reports), total)
+            for name in node.inputs:
+                left[name] -= 1
+            for name in {*node.inputs, node.output}:
+                if not left[name]:
+                    self._floats.pop(name, None)
+                    self._converted.pop(name, None)
+
+    def _step(self, node: Node) -> None:
+        inputs = [self._floats[name] for name in node.inputs]
+        self._floats[node.output] = run_node(node, inputs, self.graph.batch)
+        converted = [self._converted[name] for name in node.inputs]
+        if node.op in WEIGHT_OPS:
+            self._converted[node.output] = self._layer(node, converted)
+        else:
+            self._converted[node.output] = integer_node(self.graph, self.plan, node, converted)
+        if not node.on_host:
+            result = prove_node(self.graph, self.plan, node, self._wide)
+            if node.output not in self.plan.exponents:
+                self._wide[node.output] = result
+
+    def _layer(self, node: Node, inputs: Sequence[QTensor | NDArray[Any]]) -> QTensor:
+        x = to_integers(inputs[0], node.inputs[0], self.plan)
+        target, addend = self._target(node)
+        limits = Limits(
+            int(x.exponent[0]), float_bias(node), self._requantized_to(node), self._size(addend)
+        )
+        weight = group_weight(node)
+        search = nearest_search(weight, _mean_squares(node, x, weight), self.options.terms)
+        values, exponent = choose_scales(node.name, weight, self.options.terms, search, limits)
+        assert node.weight is not None
+        acc = run_layer(node, x.values, values.reshape(node.weight.shape), None)
+        scale = x.exponent + exponent
+        if self.options.bias_correction:
+            bias = integer_bias(corrected_bias(target, acc, scale), scale)
+        else:
+            bias = integer_bias(limits.bias, scale)
+        layer = LayerPlan(codes.encode(values, self.options.terms), exponent, bias)
+        self.layers[node.name] = layer
+        acc += bias
+        wide = QTensor(acc, scale)
+        result = store(wide, node.output, self.plan)
+        self.reports.append(self._report(node, layer, values, wide))
+        return result
+
+    def _target(self, node: Node) -> tuple[NDArray[np.float32], str | None]:
+        """What the layer should give, and the tensor its result is added to, if that is known.
+
+        Where the accumulator goes straight into an addition, the layer makes up for the error of
+        the other operand too.
+        """
+        result = self._floats[node.output]
+        other = self._addend(node)
+        if other is None:
+            return result, None
+        wanted = self._floats[other]
+        have = to_float(self._as_operand(other))
+        return result + (wanted - have), other
+
+    def _addend(self, node: Node) -> str | None:
+        readers = self._consumers[node.output]
+        if node.output in self.plan.exponents or len(readers) != 1 or readers[0].op != "add":
+            return None
+        lhs, rhs = readers[0].inputs
+        other = rhs if lhs == node.output else lhs
+        same = self.graph.shapes[other][1:] == self.graph.shapes[node.output][1:]
+        return other if other in self._converted and same else None
+
+    def _as_operand(self, name: str) -> QTensor:
+        return to_integers(self._converted[name], name, self.plan)
+
+    def _size(self, addend: str | None) -> tuple[NDArray[np.int64], NDArray[np.int32]] | None:
+        if addend is None:
+            return None
+        bounds = self._wide.get(addend) or stored_bounds(addend, self.plan)
+        channels = self.graph.shapes[addend][-1]
+        return (
+            np.broadcast_to(bounds.magnitude, (channels,)),
+            np.broadcast_to(bounds.exponent, (channels,)),
+        )
+
+    def _requantized_to(self, node: Node) -> int | None:
+        """The exponent of the int8 tensor at the end of the layer's wide chain."""
+        name = node.output
+        while name not in self.plan.exponents:
+            readers = [reader for reader in self._consumers[name] if not reader.on_host]
+            if not readers:
+                return None
+            name = readers[0].output
+        return self.plan.exponents[name]
+
+    def _report(
+        self, node: Node, layer: LayerPlan, values: NDArray[np.int32], result: QTensor
+    ) -> LayerReport:
+        assert node.weight is not None
+        weight = node.weight.reshape(values.shape).astype(np.float64)
+        kept = np.ldexp(values.astype(np.float64), -layer.weight_exponent)
+        wanted = self._floats[node.output]
+        return LayerReport(
+            name=node.name,
+            op=node.op,
+            terms=layer.terms,
+            weights=values.size,
+            terms_per_weight=codes.count_terms(layer.codes) / values.size,
+            weight_snr_db=snr_db(weight, kept - weight),
+            output_snr_db=snr_db(wanted, to_float(result) - wanted),
+            input_exponent=self.plan.exponents[node.inputs[0]],
+            output_exponent=self._requantized_to(node),
+            saturation=self._saturation(node, result),
+        )
+
+    def _saturation(self, node: Node, result: QTensor) -> float:
+        """Fraction of the layer's values beyond int8, where they are requantised unadded."""
+        name = node.output
+        while name not in self.plan.exponents:
+            readers = self._consumers[name]
+            if not readers or readers[0].op != "clip":
+                return 0.0
+            result = clip(readers[0], result)
+            name = readers[0].output
+        stored = store(result, name, self.plan)
+        return float(np.mean((stored.values == -128) | (stored.values == 127)))
+
+
+def _mean_squares(node: Node, x: QTensor, weight: NDArray[np.float64]) -> NDArray[np.float64]:
+    """How much an error of each weight matters: its input's mean square, ``[G, n]``."""
+    square = channel_mean(np.square(x.values.astype(np.float32)))
+    groups, reduction, _ = weight.shape
+    return np.tile(square.reshape(groups, -1), (1, reduction * groups // square.size))
