@@ -6,17 +6,18 @@ type is ``.ty`` (it was ``.struct_info``), and an operator attribute node is mad
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
+import tvm
 import tvm_ffi
 from numpy.typing import NDArray
 from tvm import ir, relax, s_tir, te, tirx
 from tvm.ir import Op, TupleType, register_op_attr
 from tvm.ir import _ffi_api as _ir_ffi_api
 from tvm.ir.attrs import DictAttrs, make_node
-from tvm.ir.expr import GenericConst
+from tvm.ir.expr import GenericConst, TensorLoad
 from tvm.relax import TensorType
 from tvm.sym import Analyzer
 
@@ -25,11 +26,15 @@ __all__ = [
     "DictAttrs",
     "GenericConst",
     "Op",
+    "TensorLoad",
     "TensorType",
     "TupleType",
     "constant_array",
+    "fields",
+    "handle",
     "ir",
     "is_integer_constant",
+    "llvm_intrinsic_name",
     "make_attrs",
     "op_exists",
     "register_error",
@@ -70,3 +75,25 @@ def is_integer_constant(value: Any) -> bool:
 def constant_array(expr: Any) -> NDArray[Any] | None:
     """The array of a Relax constant; None for any other expression."""
     return np.asarray(expr.value.numpy()) if isinstance(expr, GenericConst) else None
+
+
+def fields(node: Any) -> Iterator[tuple[str, Any]]:
+    """Names and values of a TVM node's fields, its base classes' included.
+
+    TVM 0.27 has no Python visitor for TensorIR; this is what one can be built on.
+    """
+    info = type(node).__tvm_ffi_type_info__
+    while info is not None:
+        for field in info.fields:
+            yield field.name, getattr(node, field.name)
+        info = info.parent_type_info
+
+
+def handle(node: Any) -> int:
+    """The address of a node's C++ object: its identity, whatever Python object stands for it."""
+    return int(node.__chandle__())
+
+
+def llvm_intrinsic_name(number: int) -> str:
+    """The name of an LLVM intrinsic by the number that TensorIR calls carry."""
+    return str(tvm.target.codegen.llvm_get_intrinsic_name(number))

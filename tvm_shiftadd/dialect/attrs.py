@@ -43,6 +43,11 @@ class OpAttrs:
     def check(self) -> None:
         """Raise VerificationError if a value is not allowed."""
 
+    @classmethod
+    def names(cls) -> tuple[str, ...]:
+        """The attributes' names in the order of their declaration."""
+        return tuple(field.name for field in fields(cls))
+
     def to_node(self) -> Any:
         """The attribute node of a call."""
         return make_attrs({k: _plain(v) for k, v in asdict(self).items()})
@@ -53,7 +58,7 @@ class OpAttrs:
 
         Raises VerificationError if one is missing or not allowed.
         """
-        names = [field.name for field in fields(cls)]
+        names = cls.names()
         missing = [n for n in names if call.attrs is None or n not in call.attrs]
         if missing:
             raise VerificationError(
@@ -235,3 +240,21 @@ class Upsample2DAttrs(OpAttrs):
     def check(self) -> None:
         """See the base class."""
         self._require_ints("scale", 2, 1)
+
+
+#: The attribute class of each operator that has attributes.
+OPERATOR_ATTRS: dict[str, type[OpAttrs]] = {
+    cls.OP: cls
+    for cls in (
+        Conv2DAttrs,
+        Conv2DTransposeAttrs,
+        QuantizeAttrs,
+        RequantizeAttrs,
+        ClipAttrs,
+        MaxPool2DAttrs,
+        AvgPool2DAttrs,
+        ConcatAttrs,
+        PadAttrs,
+        Upsample2DAttrs,
+    )
+}
