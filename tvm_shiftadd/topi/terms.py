@@ -33,4 +33,5 @@ def shift_term(x: Expr, code: Expr) -> Expr:
     magnitude = code & 7
     shifted = (x.astype("int32") << magnitude) >> 1
     positive = tirx.Select(magnitude == 0, tirx.const(0, "int32"), shifted)
-    return tirx.Select((code & 8) != 0, -positive, positive)
+    # Unary minus would be a product with -1 in TensorIR.
+    return tirx.Select((code & 8) != 0, tirx.const(0, "int32") - positive, positive)

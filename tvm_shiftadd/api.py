@@ -1,0 +1,203 @@
+"""The public functions: load a model, compile it, evaluate it, explain what becomes of it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from numpy.typing import NDArray
+
+from tvm_shiftadd.convert import ConvertOptions, Graph, Progress
+from tvm_shiftadd.convert.feeds import silent
+from tvm_shiftadd.data import Dataset
+from tvm_shiftadd.errors import InputError
+from tvm_shiftadd.evaluation import feeds
+from tvm_shiftadd.manifest import IntegerSpecification, Source, TargetInfo, TensorInfo
+
+if TYPE_CHECKING:
+    import tvm
+
+    from tvm_shiftadd.artifact import Artifact
+    from tvm_shiftadd.evaluation import Evaluation
+    from tvm_shiftadd.explanation import Explanation
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Model:
+    """An imported network, float, with its layers under the names its author gave them.
+
+    ``module`` is the Relax module as imported; ``selected`` the same after the float passes, with
+    a decision for every operator; ``graph`` what the converter reads.
+    """
+
+    module: tvm.IRModule
+    name: str
+
+    @cached_property
+    def selected(self) -> tvm.IRModule:
+        """The canonical, channels-last module with its regions selected."""
+        from relay_passes import pipeline
+
+        return pipeline.run(self.module, pipeline.FLOAT_PASSES)
+
+    @cached_property
+    def graph(self) -> Graph:
+        """The network as NumPy arrays and plain values."""
+        from relay_passes.extract import extract_graph
+        from tvm_shiftadd.target import parse
+        from tvm_shiftadd.target.cpu import build
+
+        return extract_graph(self.selected, lambda mod: build(mod, parse("cpu")))
+
+    @property
+    def attrs(self) -> Mapping[str, Any]:
+        """What the importer recorded: source, output names, operators, notes."""
+        return dict(self.module["main"].attrs or {})
+
+
+def load(
+    source: Any, *, shape: Mapping[str, tuple[int, ...]] | tuple[int, ...] | None = None
+) -> Model:
+    """Import a network from an ONNX file, an ``onnx.ModelProto`` or a torch ``ExportedProgram``.
+
+    ``shape`` fixes inputs that leave more than the batch open. Raises ModelError, or its subclass
+    UnsupportedOperatorError, with one sentence that names what is wrong.
+    """
+    from tvm_shiftadd import importers
+
+    name = Path(source).name if isinstance(source, (str, os.PathLike)) else type(source).__name__
+    return Model(importers.load(source, shape=shape), name)
+
+
+def compile(
+    model: Model | str | os.PathLike[str],
+    *,
+    target: Any = "cpu",
+    calibration: Dataset | Array,
+    terms: int = 2,
+    options: ConvertOptions | None = None,
+    dump_ir: str | os.PathLike[str] | None = None,
+    progress: Progress | None = None,
+) -> Artifact:
+    """Convert a model to shift-add form and compile it.
+
+    ``calibration``: unlabelled inputs as the model will see them, a Dataset or a float32 array
+    in the model's own layout; the scales and biases are fitted to them. ``terms``: K, the most
+    terms a weight may have, 1 to 3; ``options`` overrides it and more. ``dump_ir``: a directory
+    for the module's text after each pass. ``progress(phase, done, total)``.
+
+    Raises DataError for unusable calibration data, InputError for an unknown target or option,
+    ConversionError where the integers cannot be proved safe, CompileError.
+    """
+    from relay_passes import pipeline
+    from relay_passes.lift_constants import constants
+    from tvm_shiftadd import convert, costs
+    from tvm_shiftadd.artifact import Artifact
+    from tvm_shiftadd.explanation import explain_model
+    from tvm_shiftadd.target import cpu, parse
+
+    resolved = parse(target)
+    if not isinstance(model, Model):
+        model = load(model)
+    dump = None if dump_ir is None else Path(dump_ir)
+    if dump is not None:
+        pipeline.write_dump(dump, "Imported", model.module)
+        pipeline.run(model.module, pipeline.FLOAT_PASSES, dump=dump)
+    report = progress or silent
+    options = options or ConvertOptions(terms=terms)
+    data = calibration if isinstance(calibration, Dataset) else Dataset(calibration)
+    conversion = convert.convert(
+        model.graph, lambda: feeds(model.graph, data), options, report
+    )
+    report("compile", 0, 1)
+    passes = pipeline.integer_passes(conversion.plan)
+    given = pipeline.ensured(pipeline.FLOAT_PASSES)
+    mod = pipeline.run(model.selected, passes, given=given, dump=dump)
+    parameters = constants(mod)
+    given = pipeline.ensured(passes, given)
+    mod = pipeline.run(mod, pipeline.FINAL_PASSES, given=given, dump=dump)
+    executable = cpu.build(mod, resolved)
+    report("compile", 1, 1)
+    return Artifact(
+        executable,
+        parameters,
+        source=_source(model),
+        target=TargetInfo(resolved.kind, resolved.as_dict()),
+        inputs=_tensors(model.graph, model.graph.inputs, model.graph.inputs),
+        outputs=_tensors(model.graph, model.graph.outputs, _output_names(model)),
+        specification=IntegerSpecification.of(model.graph, conversion.plan),
+        report={
+            "conversion": conversion.report.to_dict(),
+            "costs": costs.count(model.graph, conversion.plan).to_dict(),
+            "operators": [operator.to_dict() for operator in explain_model(model).operators],
+        },
+    )
+
+
+def evaluate(
+    model: Model | Artifact | str | os.PathLike[str],
+    data: Dataset,
+    *,
+    calibration: Dataset | Array | None = None,
+    target: Any = "cpu",
+    terms: int = 2,
+    options: ConvertOptions | None = None,
+    progress: Progress | None = None,
+) -> Evaluation:
+    """Measure a model in float and in shift-add form, or an artifact, on the same images.
+
+    A model is compiled first and needs ``calibration``; an artifact has no float network left, so
+    its float figures are None. Raises what :func:`compile` does, and DataError where the network's
+    output is no row of scores an image.
+    """
+    from tvm_shiftadd.artifact import Artifact
+    from tvm_shiftadd.evaluation import compare
+
+    if isinstance(model, (str, os.PathLike)):
+        model = Artifact.load(model) if Path(model).is_dir() else load(model)
+    if isinstance(model, Artifact):
+        return compare(model, None, data, progress or silent)
+    if calibration is None:
+        raise InputError(
+            "expected calibration data for a model that is still float, got none; "
+            "pass --calib, or evaluate a compiled artifact"
+        )
+    artifact = compile(
+        model,
+        target=target,
+        calibration=calibration,
+        terms=terms,
+        options=options,
+        progress=progress,
+    )
+    return compare(artifact, model.graph, data, progress or silent)
+
+
+def explain(model: Model | str | os.PathLike[str]) -> Explanation:
+    """What becomes of every operator of a model, and why. Raises ModelError."""
+    from tvm_shiftadd.explanation import explain_model
+
+    return explain_model(model if isinstance(model, Model) else load(model))
+
+
+def _source(model: Model) -> Source:
+    recorded = {str(k): str(v) for k, v in dict(model.attrs.get("shiftadd.source", {})).items()}
+    return Source(model.name, recorded.get("sha256", ""), recorded.get("format", ""))
+
+
+def _output_names(model: Model) -> tuple[str, ...]:
+    names = tuple(str(name) for name in model.attrs.get("shiftadd.outputs", ()))
+    return names if len(names) == len(model.graph.outputs) else model.graph.outputs
+
+
+def _tensors(
+    graph: Graph, tensors: Sequence[str], names: Sequence[str]
+) -> tuple[TensorInfo, ...]:
+    pairs = zip(tensors, names, strict=True)
+    return tuple(TensorInfo(name, graph.shapes[tensor], "float32") for tensor, name in pairs)
