@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tvm_shiftadd import __version__, _directory, manifest
+from tvm_shiftadd._processor import vector_features
 from tvm_shiftadd.errors import ArtifactError, DataError, DependencyError
 from tvm_shiftadd.manifest import (
     FileEntry,
@@ -35,6 +36,9 @@ if TYPE_CHECKING:
     from tvm import relax
 
 Array = NDArray[Any]
+
+#: Attribute of a target: what the processor must have to run the library.
+_FEATURES = "features"
 
 _MANIFEST_LIMIT = 64 << 20
 
@@ -68,7 +72,7 @@ class Artifact:
             project_version=__version__,
             tvm_version=manifest.installed_tvm(),
             source=source,
-            target=target,
+            target=_pinned(target),
             inputs=tuple(inputs),
             outputs=tuple(outputs),
             parameters=tuple(_describe(name, array) for name, array in parameters.items()),
@@ -257,6 +261,7 @@ class Artifact:
         import tvm
 
         self._check_tvm(tvm.__version__)
+        self._check_processor()
         content = self._read_library()
         path, digest = str(self._library), self._manifest.files[manifest.LIBRARY].sha256
         try:
@@ -278,6 +283,18 @@ class Artifact:
             raise ArtifactError(
                 f"the artifact was compiled by TVM {made_with} but TVM {running} is installed; "
                 f"compile the model again or install apache-tvm=={made_with}"
+            )
+
+    def _check_processor(self) -> None:
+        """Refuse code with instructions that this processor lacks: it would end the process."""
+        needed, present = self._manifest.target.attributes.get(_FEATURES), vector_features()
+        if not isinstance(needed, list) or present is None:
+            return
+        missing = sorted(set(needed) - present)
+        if missing:
+            raise ArtifactError(
+                f"the artifact needs a processor with {', '.join(missing)}, which this one lacks; "
+                "compile the model here or with --target cpu:generic"
             )
 
 
@@ -322,6 +339,14 @@ def _check_input(info: TensorInfo, array: Any) -> Array:
             f"input {info.name}: expected {info.dtype} [{shape}], got shape {list(array.shape)}"
         )
     return np.ascontiguousarray(array)
+
+
+def _pinned(target: TargetInfo) -> TargetInfo:
+    """With the features of this machine written down, where the code was made for "host"."""
+    features = vector_features()
+    if target.attributes.get("mcpu") != "host" or features is None:
+        return target
+    return TargetInfo(target.kind, {**target.attributes, _FEATURES: sorted(features)})
 
 
 def _describe(name: str, array: Array) -> TensorInfo:

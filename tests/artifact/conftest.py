@@ -39,7 +39,7 @@ def wrap(executable: relax.VMExecutable, outputs: int = 1) -> Artifact:
         executable,
         {"w": np.arange(4, dtype=np.float32)},
         source=Source(name="tiny.onnx", sha256="0" * 64, format="onnx"),
-        target=TargetInfo(kind="cpu", attributes={"mcpu": "generic"}),
+        target=TargetInfo(kind="cpu", attributes={"mcpu": "host"}),
         inputs=[TensorInfo("x", (-1, 4), "float32")],
         outputs=[TensorInfo(f"y{i}", (-1, 4), "float32") for i in range(outputs)],
         specification=IntegerSpecification(layers=(LayerInfo("fc", "dense", 2, (3,), 1, (5, 6)),)),

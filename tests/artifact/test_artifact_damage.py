@@ -191,6 +191,13 @@ def test_library_of_another_tvm(saved: Path) -> None:
         Artifact.load(saved).run(np.ones((1, 4), np.float32))
 
 
+def test_library_for_another_processor(saved: Path) -> None:
+    rewrite(saved, lambda m: m["target"]["attributes"].update(features=["avx4096"]))
+    seal(saved)
+    with pytest.raises(ArtifactError, match="processor with avx4096"):
+        Artifact.load(saved).run(np.ones((1, 4), np.float32))
+
+
 def test_library_changed_after_loading(saved: Path) -> None:
     artifact = Artifact.load(saved)
     (saved / "library.so").write_bytes(b"x")

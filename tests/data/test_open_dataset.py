@@ -228,6 +228,14 @@ def test_sixteen_bit_pictures_are_refused(tmp_path: Path) -> None:
         open_dataset(tmp_path)
 
 
+def test_all_arrays_of_a_file(tmp_path: Path) -> None:
+    arrays = readers.read_arrays(npz(tmp_path, a=IMAGES, b=LABELS))
+    assert list(arrays) == ["a", "b"]
+    np.testing.assert_array_equal(arrays["b"], LABELS)
+    with pytest.raises(DataError, match="holds no arrays"):
+        readers.read_arrays(write_zip(tmp_path / "empty.npz", {}))
+
+
 @pytest.mark.data
 @pytest.mark.parametrize(
     ("name", "count", "shape", "classes"),

@@ -156,11 +156,9 @@ class CostReport:
             "multiply_accumulates": self.macs,
             "shift_add_share": self.shift_add_share,
             "terms_per_weight": self.terms_per_weight,
-            "weight_bytes": {
-                "float32": FLOAT_BYTES * sum(c.weights for c in self.layers),
-                "int8": sum(c.weights for c in self.layers),
-                "shift_add": self.weight_bytes,
-            },
+            "weight_bytes": self.weight_bytes,
+            "weight_bytes_float32": FLOAT_BYTES * sum(c.weights for c in self.layers),
+            "weight_bytes_int8": sum(c.weights for c in self.layers),
             "operations": {k: dataclasses.asdict(v) for k, v in self.operations().items()},
             "traffic_bytes": {form: self._bytes(form) for form in ("float32", "int8", "shift_add")},
             "energy_microjoules": {

@@ -79,6 +79,17 @@ def _open_npz(path: Path, preprocess: Preprocess) -> Dataset:
     return Dataset(images, labels, preprocess, name=str(path))
 
 
+def read_arrays(path: str | os.PathLike[str]) -> dict[str, NDArray[Any]]:
+    """Every array of an .npz file by name; raises :class:`DataError` if there is none."""
+    file = Path(path)
+    with open_zip(file) as archive:
+        keys = [name[:-4] for name in archive.namelist() if name.endswith(".npy")]
+        arrays = {key: _read_array(archive, key, str(file)) for key in keys}
+    if not arrays:
+        raise DataError(f"{file} holds no arrays; write it with numpy.savez")
+    return arrays
+
+
 def _read_array(archive: ZipFile, key: str, where: str) -> NDArray[Any]:
     """One array of an .npz, its header checked against the member's size; never unpickled."""
     content = read_member(archive, f"{key}.npy", where, MAX_ARRAY_BYTES)
