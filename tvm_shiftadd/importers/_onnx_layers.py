@@ -7,14 +7,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tvm import relax
 
-from tvm_shiftadd.importers._onnx_node import OnnxNode, float_constant, spatial_padding
+from tvm_shiftadd._compat import relax
+from tvm_shiftadd.importers._common import float_constant
+from tvm_shiftadd.importers._onnx_node import OnnxNode, spatial_padding
 
 #: A converter returns the node's last operator, or None to leave the node to TVM's own.
 Converter = Callable[[OnnxNode], "relax.Expr | None"]
-
-_FLOAT_MAX = float(np.finfo(np.float32).max)
 
 
 def conv(node: OnnxNode) -> relax.Expr | None:
@@ -150,6 +149,21 @@ def batch_norm(node: OnnxNode) -> relax.Expr | None:
     return relax.TupleGetItem(statistics, 0)
 
 
+def instance_norm(node: OnnxNode) -> relax.Expr | None:
+    """InstanceNormalization as one operator: it stays on the host."""
+    scale, offset = node.constant(1), node.constant(2)
+    if scale is None or offset is None:
+        return None
+    return relax.op.nn.instance_norm(
+        node.inputs[0],
+        float_constant(scale),
+        float_constant(offset),
+        channel_axis=1,
+        axes=list(range(2, len(node.shape()))),
+        epsilon=float(node.attrs.get("epsilon", 1e-5)),
+    )
+
+
 def max_pool(node: OnnxNode) -> relax.Expr | None:
     """MaxPool on maps, its values only."""
     if sum(bool(name) for name in node.outputs) > 1:
@@ -184,7 +198,7 @@ def _pool(node: OnnxNode, operator: Callable[..., relax.Expr], **extra: bool) ->
 
 
 def clip(node: OnnxNode) -> relax.Expr | None:
-    """Clip with constant bounds; an open bound becomes the largest float32."""
+    """Clip with constant bounds; an open one is an infinity, and a lower one of 0 alone a ReLU."""
     if node.opset < 11:
         bounds = [float(node.attrs.get("min", -np.inf)), float(node.attrs.get("max", np.inf))]
     else:
@@ -196,8 +210,10 @@ def clip(node: OnnxNode) -> relax.Expr | None:
             if value is None:
                 return None
             bounds[index] = float(value.reshape(-1)[0])
-    lo, hi = max(bounds[0], -_FLOAT_MAX), min(bounds[1], _FLOAT_MAX)
-    if lo == 0.0 and hi == _FLOAT_MAX:
+    lo, hi = bounds
+    if (lo, hi) == (-np.inf, np.inf):
+        return node.inputs[0]
+    if (lo, hi) == (0.0, np.inf):
         return relax.op.nn.relu(node.inputs[0])
     return relax.op.clip(node.inputs[0], lo, hi)
 
@@ -207,6 +223,7 @@ LAYER_CONVERTERS: dict[str, Converter] = {
     "ConvTranspose": conv_transpose,
     "Gemm": gemm,
     "BatchNormalization": batch_norm,
+    "InstanceNormalization": instance_norm,
     "MaxPool": max_pool,
     "AveragePool": average_pool,
     "Clip": clip,

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
-from tvm import ir, relax, sym, tirx
 
+from tvm_shiftadd._compat import GenericConst, TensorType, relax, tirx
 from tvm_shiftadd.errors import UnsupportedOperatorError
+from tvm_shiftadd.importers._common import unsupported
 
 
 @dataclass
@@ -45,7 +44,7 @@ class OnnxNode:
     def constant(self, index: int) -> NDArray[Any] | None:
         """The value of an input that is constant, else None."""
         expr = self.input(index)
-        return expr.value.numpy() if isinstance(expr, ir.GenericConst) else None
+        return expr.value.numpy() if isinstance(expr, GenericConst) else None
 
     def is_left_out(self, index: int) -> bool:
         """Whether an optional input is absent or empty."""
@@ -65,9 +64,16 @@ class OnnxNode:
         """An input's dimensions: int where static, else an expression. Raises if unknown."""
         expr = self.inputs[index]
         ty = expr.ty if expr is not None else None
-        if not isinstance(ty, relax.TensorType) or not isinstance(ty.shape, relax.ShapeExpr):
+        if not isinstance(ty, TensorType) or not isinstance(ty.shape, relax.ShapeExpr):
             raise self.unsupported("the shape of its input is not known")
         return [int(dim) if isinstance(dim, tirx.IntImm) else dim for dim in ty.shape.values]
+
+    def is_tensor(self, index: int) -> bool:
+        """Whether an input is a computed tensor: not a constant, not a shape."""
+        expr = self.input(index)
+        if expr is None or isinstance(expr, GenericConst):
+            return False
+        return isinstance(expr.ty, TensorType)
 
     def is_2d(self, index: int = 0) -> bool:
         """Whether an input is a batch of maps: four axes."""
@@ -77,31 +83,6 @@ class OnnxNode:
     def unsupported(self, reason: str) -> UnsupportedOperatorError:
         """The error for a case of this operator that nothing here can run."""
         return unsupported(self.op_type, self.name, reason)
-
-
-def unsupported(op_type: str, name: str, reason: str) -> UnsupportedOperatorError:
-    """An error naming the operator, its node and why it cannot be imported."""
-    return UnsupportedOperatorError(
-        f"Operator {op_type} (node '{name}') cannot be imported: {reason}."
-    )
-
-
-def product(dims: Sequence[Any]) -> Any:
-    """The product of dimensions, an int where all of them are."""
-    static = math.prod(dim for dim in dims if isinstance(dim, int))
-    result: Any = static
-    for dim in dims:
-        if not isinstance(dim, int):
-            result = dim if isinstance(result, int) and result == 1 else dim * result
-    return result
-
-
-def quotient(total: Any, divisor: Any) -> Any:
-    """``total // divisor`` simplified: exact for shapes such as ``(N * 64) // 64``."""
-    if isinstance(total, int) and isinstance(divisor, int):
-        return total // divisor
-    value = sym.Analyzer().simplify(tirx.floordiv(total, divisor))
-    return int(value) if isinstance(value, tirx.IntImm) else value
 
 
 def spatial_padding(
@@ -127,8 +108,3 @@ def spatial_padding(
         before.append(small if mode == "SAME_UPPER" else large)
         after.append(large if mode == "SAME_UPPER" else small)
     return before + after
-
-
-def float_constant(value: NDArray[Any] | float) -> relax.Expr:
-    """A float32 constant."""
-    return relax.const(np.ascontiguousarray(value, dtype=np.float32), "float32")

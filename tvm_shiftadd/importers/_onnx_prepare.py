@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import onnx
+import onnx.inliner
 import onnx_ir as ir
 from onnxscript.optimizer import constant_folding
 
@@ -106,7 +107,8 @@ def _set_shape(value: onnx.ValueInfoProto, dims: tuple[int, ...]) -> None:
         )
     if any(dim < 1 for dim in dims[1:]) or not dims or dims[0] < -1 or dims[0] == 0:
         raise ModelError(
-            f"Expected positive dimensions (-1 for an open batch) for '{value.name}', but got {dims}."
+            f"Expected positive dimensions (-1 for an open batch) for '{value.name}', but got "
+            f"{dims}."
         )
     batch = present[0].dim_param if present else ""
     del present[:]

@@ -1,4 +1,4 @@
-"""QuantizeLinear and DequantizeLinear: a quantised model is imported as the float one it stands for.
+"""QuantizeLinear and DequantizeLinear: import a quantised model as the float one it stands for.
 
 Constants that pass through them were folded before. On activations a pair rounds and saturates;
 this compiler chooses its own scales, so only the saturation is kept, as a clip to the range that
@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from tvm import ir, relax
 
+from tvm_shiftadd._compat import GenericConst, relax
 from tvm_shiftadd.importers._onnx_node import OnnxNode
 
 #: Operators that give the same on integers as on the floats they stand for.
@@ -92,7 +92,7 @@ class QuantizedTensors:
 
     def _dequantize(self, node: OnnxNode, source: str) -> relax.Expr:
         expr = node.inputs[0]
-        if isinstance(expr, ir.GenericConst):
+        if isinstance(expr, GenericConst):
             raise node.unsupported("this form of it on a constant is not handled")
         if source not in self._scales:
             raise node.unsupported("its input does not come from a QuantizeLinear")

@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tvm import ir, relax, tirx
 
+from tvm_shiftadd._compat import relax, tirx
+from tvm_shiftadd.importers._common import product, quotient
 from tvm_shiftadd.importers._onnx_layers import Converter
-from tvm_shiftadd.importers._onnx_node import OnnxNode, product, quotient
+from tvm_shiftadd.importers._onnx_node import OnnxNode
 
 
 def flatten(node: OnnxNode) -> relax.Expr | None:
@@ -24,9 +25,7 @@ def flatten(node: OnnxNode) -> relax.Expr | None:
 def reshape(node: OnnxNode) -> relax.Expr | None:
     """Reshape to a constant shape, its 0 and -1 resolved, so that a symbolic batch stays one."""
     target = node.constant(1)
-    if target is None or isinstance(node.inputs[0], ir.GenericConst):
-        return None
-    if not isinstance(node.inputs[0].ty, relax.TensorType):
+    if target is None or not node.is_tensor(0):
         return None
     shape = node.shape()
     keep_zero = bool(node.attrs.get("allowzero", 0))
@@ -41,8 +40,8 @@ def reshape(node: OnnxNode) -> relax.Expr | None:
 
 
 def slice_(node: OnnxNode) -> relax.Expr | None:
-    """Slice with constant bounds, clamped to the axis; a slice of nothing less than all is kept."""
-    if node.input(0) is None or not isinstance(node.inputs[0].ty, relax.TensorType):
+    """Slice with constant bounds, clamped to the axis; one that takes all of it is nothing."""
+    if not node.is_tensor(0):
         return None
     arguments = _slice_arguments(node)
     if arguments is None:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tvm.relax.expr_functor import PyExprMutator, mutator
 
-if TYPE_CHECKING:
-    from tvm import relax
+from tvm_shiftadd._compat import relax
 
 
 class UniqueNames:
@@ -37,7 +36,7 @@ def rename_variables(function: relax.Function, names: Mapping[str, str]) -> rela
 
 
 @mutator
-class _Renamer(PyExprMutator):  # type: ignore[misc]
+class _Renamer(PyExprMutator):
     def __init__(self, names: Mapping[str, str]) -> None:
         super().__init__()
         self._new_names = dict(names)

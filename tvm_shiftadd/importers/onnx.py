@@ -7,12 +7,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import onnx
-from tvm import IRModule, ir, relax, tirx
 from tvm.relax.frontend.onnx import onnx_frontend
 
+from tvm_shiftadd._compat import GenericConst, TensorType, TupleType, ir, relax, tirx
 from tvm_shiftadd.errors import ModelError, ShiftAddError
+from tvm_shiftadd.importers._common import closed_on_error, tvm_reason, unsupported
 from tvm_shiftadd.importers._onnx_layers import LAYER_CONVERTERS, Converter
-from tvm_shiftadd.importers._onnx_node import OnnxNode, unsupported
+from tvm_shiftadd.importers._onnx_node import OnnxNode
 from tvm_shiftadd.importers._onnx_prepare import PreparedGraph, prepare
 from tvm_shiftadd.importers._onnx_quantize import QuantizedTensors
 from tvm_shiftadd.importers._onnx_reader import read_model
@@ -27,7 +28,7 @@ _CONTROL_FLOW = frozenset({"If", "Loop", "Scan"})
 
 def load_onnx(
     source: Any, *, shape: Mapping[str, Sequence[int]] | Sequence[int] | None = None
-) -> IRModule:
+) -> ir.IRModule:
     """Import an ONNX model; see :func:`tvm_shiftadd.importers.load`.
 
     Args:
@@ -64,7 +65,7 @@ def _check_operators(model: onnx.ModelProto) -> None:
             raise unsupported(node.op_type, name, "neither this project nor TVM knows it")
 
 
-class _Importer(onnx_frontend.ONNXGraphImporter):  # type: ignore[misc]
+class _Importer(onnx_frontend.ONNXGraphImporter):
     """Walks the nodes in order and binds each one's result under the node's name."""
 
     def __init__(self, prepared: PreparedGraph, opset: int) -> None:
@@ -78,12 +79,13 @@ class _Importer(onnx_frontend.ONNXGraphImporter):  # type: ignore[misc]
         self._quantized = QuantizedTensors(self._notes)
         self._graph_outputs = [value.name for value in prepared.graph.output]
 
-    def run(self) -> IRModule:
+    def run(self) -> ir.IRModule:
         """Build the module."""
         graph = self._prepared.graph
         self._parse_graph_initializers(graph)
-        params = [self._parameter(value, {}) for value in graph.input]
-        with self.bb.function("main", params=params):
+        symbols: dict[str, Any] = {}
+        params = [self._parameter(value, symbols) for value in graph.input]
+        with closed_on_error(self.bb), self.bb.function("main", params=params):
             with self.bb.dataflow():
                 for node in graph.node:
                     self._add_node(node)
@@ -109,7 +111,7 @@ class _Importer(onnx_frontend.ONNXGraphImporter):  # type: ignore[misc]
                 dims.append(dim.dim_value)
             else:
                 dims.append(symbols.setdefault(dim.dim_param, tirx.Var(dim.dim_param, "int64")))
-        param = relax.Var(value.name, relax.TensorType(dims, "float32"))
+        param = relax.Var(value.name, TensorType(dims, "float32"))
         self._unique(value.name)
         self._nodes[value.name] = param
         return param
@@ -136,10 +138,7 @@ class _Importer(onnx_frontend.ONNXGraphImporter):  # type: ignore[misc]
         except ShiftAddError:
             raise
         except Exception as error:  # TVM's converters raise what they like
-            lines = str(error).strip().splitlines() or [type(error).__name__]
-            raise node.unsupported(
-                f"TVM's importer says '{lines[-1].strip().rstrip('.')}'"
-            ) from error
+            raise node.unsupported(tvm_reason(error)) from error
         self._keep(node, result)
 
     def _convert(self, node: OnnxNode) -> relax.Expr:
@@ -157,7 +156,7 @@ class _Importer(onnx_frontend.ONNXGraphImporter):  # type: ignore[misc]
         if isinstance(result, relax.Call):
             result = self.bb.normalize(result)  # gives it a type
         is_tuple = isinstance(result, relax.Tuple) or isinstance(
-            getattr(result, "ty", None), relax.TupleType
+            getattr(result, "ty", None), TupleType
         )
         if not is_tuple:
             self._nodes[node.outputs[0]] = self._bind_result(
@@ -177,9 +176,9 @@ class _Importer(onnx_frontend.ONNXGraphImporter):  # type: ignore[misc]
 
     def _bind_result(self, node: OnnxNode, result: Any, output: str, suffix: str) -> Any:
         """Bind a result unless it is a constant, a shape or a variable with a name of its own."""
-        if isinstance(result, ir.GenericConst | relax.ShapeExpr):
+        if isinstance(result, GenericConst | relax.ShapeExpr):
             return result
-        if not isinstance(getattr(result, "ty", None), relax.TensorType):
+        if not isinstance(getattr(result, "ty", None), TensorType):
             return result
         self._operators.setdefault(node.name, node.op_type)
         if isinstance(result, relax.Var):

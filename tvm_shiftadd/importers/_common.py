@@ -1,0 +1,61 @@
+"""What the importers share: errors, constants, arithmetic on dimensions, closing a builder."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from tvm_shiftadd._compat import Analyzer, relax, tirx
+from tvm_shiftadd.errors import UnsupportedOperatorError
+
+
+def unsupported(op_type: str, name: str, reason: str) -> UnsupportedOperatorError:
+    """An error naming the operator, its node and why it cannot be imported."""
+    return UnsupportedOperatorError(
+        f"Operator {op_type} (node '{name}') cannot be imported: {reason}."
+    )
+
+
+def product(dims: Sequence[Any]) -> Any:
+    """The product of dimensions, an int where all of them are."""
+    static = math.prod(dim for dim in dims if isinstance(dim, int))
+    result: Any = static
+    for dim in dims:
+        if not isinstance(dim, int):
+            result = dim if isinstance(result, int) and result == 1 else dim * result
+    return result
+
+
+def quotient(total: Any, divisor: Any) -> Any:
+    """``total // divisor`` simplified: exact for shapes such as ``(N * 64) // 64``."""
+    if isinstance(total, int) and isinstance(divisor, int):
+        return total // divisor
+    value = Analyzer().simplify(tirx.floordiv(total, divisor))
+    return int(value) if isinstance(value, tirx.IntImm) else value
+
+
+def float_constant(value: ArrayLike) -> relax.Expr:
+    """A float32 constant."""
+    return relax.const(np.ascontiguousarray(value, dtype=np.float32), "float32")
+
+
+def tvm_reason(error: Exception) -> str:
+    """What an exception of TVM's importer says, in half a sentence."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return f"TVM's importer says '{lines[-1].strip().rstrip('.')}'"
+
+
+@contextlib.contextmanager
+def closed_on_error(builder: relax.BlockBuilder) -> Iterator[None]:
+    """Close the block an exception leaves open, which TVM would complain about on stderr."""
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(Exception):
+            builder._end_block()
+        raise
