@@ -1,0 +1,111 @@
+"""``tvm-shiftadd compile``: a model becomes an artifact directory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from tvm_shiftadd.cli import options, output
+from tvm_shiftadd.errors import InputError
+
+if TYPE_CHECKING:
+    from tvm_shiftadd.artifact import Artifact
+
+HELP = "Convert a model and compile it into a directory."
+
+
+@dataclass(frozen=True)
+class Config:
+    """One call of ``compile``."""
+
+    model: Path
+    directory: Path
+    target: str
+    calib: Path | None
+    calib_limit: int | None
+    preprocess: str | None
+    terms: int
+    dump_ir: Path | None
+
+
+def command(
+    model: Annotated[Path, typer.Argument(help="The model: an ONNX file.")],
+    directory: Annotated[Path, typer.Option("-o", "--output", help="Where the artifact goes.")],
+    target: options.Target = "cpu",
+    calib: options.Calib = None,
+    calib_limit: options.CalibLimit = None,
+    preprocess: options.Spec = None,
+    terms: options.Terms = "2",
+    dump_ir: Annotated[
+        Path | None, typer.Option("--dump-ir", help="Write the module after each phase here.")
+    ] = None,
+    json: options.Json = False,
+    debug: options.Debug = False,
+) -> None:
+    """Parse, compile, save, print."""
+    config = Config(
+        model,
+        directory,
+        target,
+        calib,
+        calib_limit,
+        preprocess,
+        options.terms_of(terms),
+        dump_ir,
+    )
+    with output.clean_stdout(json):
+        artifact = _compile(config)
+    summary = _summary(config, artifact)
+    if json:
+        output.print_json(summary)
+        return
+    output.print_table("Compiled", ["", ""], list(summary.items()))
+    output.console().print(
+        f"Next: tvm-shiftadd report {config.directory}", markup=False, soft_wrap=True
+    )
+
+
+def _compile(config: Config) -> Artifact:
+    from tvm_shiftadd.artifact import check_replaceable
+    from tvm_shiftadd.data import Preprocess, open_dataset
+
+    # Cheap checks first: a minute of calibration must not end in "that directory is taken".
+    check_replaceable(config.directory)
+    preprocess = Preprocess.parse(config.preprocess)
+    if config.calib is None:
+        raise InputError("compile needs images to calibrate on; pass --calib FILE")
+    calibration = open_dataset(config.calib, preprocess).subset(limit=config.calib_limit)
+    from tvm_shiftadd import api
+
+    with output.progress() as progress:
+        artifact = api.compile(
+            api.load(config.model),
+            target=config.target,
+            calibration=calibration,
+            terms=config.terms,
+            dump_ir=config.dump_ir,
+            progress=progress,
+        )
+        artifact.save(config.directory)
+    return artifact
+
+
+def _summary(config: Config, artifact: Artifact) -> dict[str, Any]:
+    costs = artifact.report.get("costs", {})
+    keys = (
+        "terms_per_weight",
+        "weight_bytes",
+        "weight_bytes_float32",
+        "multiplications",
+        "shift_add_share",
+    )
+    return {
+        "artifact": str(config.directory),
+        "source": artifact.manifest.source.name,
+        "target": artifact.manifest.target.kind,
+        "terms": config.terms,
+        **{key: costs.get(key) for key in keys},
+    }

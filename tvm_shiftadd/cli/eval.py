@@ -1,0 +1,101 @@
+"""``tvm-shiftadd eval``: accuracy in float and in shift-add form on the same images."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from tvm_shiftadd.cli import options, output
+
+HELP = "Measure a model, or an artifact, on labelled images."
+
+
+@dataclass(frozen=True)
+class Config:
+    """One call of ``eval``."""
+
+    model: Path
+    data: Path
+    preprocess: str | None
+    calib: Path | None
+    calib_limit: int | None
+    target: str
+    terms: int
+    skip: int
+    limit: int | None
+
+
+def command(
+    model: Annotated[Path, typer.Argument(help="An ONNX file or an artifact directory.")],
+    data: Annotated[Path, typer.Option("--data", help="Labelled images to measure.")],
+    preprocess: options.Spec = None,
+    calib: options.Calib = None,
+    calib_limit: options.CalibLimit = None,
+    target: options.Target = "cpu",
+    terms: options.Terms = "2",
+    skip: Annotated[int, typer.Option("--skip", help="Leave out the first N images.")] = 0,
+    limit: Annotated[
+        int | None, typer.Option("--limit", help="Measure N images only, in file order.")
+    ] = None,
+    json: options.Json = False,
+    debug: options.Debug = False,
+) -> None:
+    """Parse, evaluate, print."""
+    config = Config(
+        model,
+        data,
+        preprocess,
+        calib,
+        calib_limit,
+        target,
+        options.terms_of(terms),
+        skip,
+        limit,
+    )
+    with output.clean_stdout(json):
+        result = _evaluate(config)
+    if json:
+        output.print_json(result)
+    else:
+        _print(config, result)
+
+
+def _evaluate(config: Config) -> dict[str, Any]:
+    from tvm_shiftadd.data import Preprocess, open_dataset
+    from tvm_shiftadd.errors import ModelError
+
+    if not config.model.exists():
+        raise ModelError(f"{config.model} does not exist; give an ONNX file or an artifact")
+    preprocess = Preprocess.parse(config.preprocess)
+    data = open_dataset(config.data, preprocess).subset(config.skip, config.limit)
+    calibration = None
+    if config.calib is not None:
+        calibration = open_dataset(config.calib, preprocess).subset(limit=config.calib_limit)
+    from tvm_shiftadd import api
+
+    with output.progress() as progress:
+        evaluation = api.evaluate(
+            config.model,
+            data,
+            calibration=calibration,
+            target=config.target,
+            terms=config.terms,
+            progress=progress,
+        )
+    return evaluation.to_dict()
+
+
+def _print(config: Config, result: dict[str, Any]) -> None:
+    rows = [
+        ["top-1, float", result["float"]["top1"], "%"],
+        ["top-1, shift-add", result["shiftadd"]["top1"], "%"],
+        ["both name the same class", result.get("agreement"), "%"],
+        ["terms per weight", result.get("terms_per_weight"), ""],
+        ["weights, packed", result.get("weight_bytes"), "bytes"],
+        ["multiplications of data left", result.get("multiplications"), "per inference"],
+    ]
+    title = f"{config.model.name} on {result['n']:,} images"
+    output.print_table(title, ["", "value", "unit"], rows)

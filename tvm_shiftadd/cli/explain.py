@@ -1,0 +1,48 @@
+"""``tvm-shiftadd explain``: what becomes of every operator, and why."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from tvm_shiftadd.cli import options, output
+
+HELP = "List every operator: shift-add or host, and why."
+
+
+@dataclass(frozen=True)
+class Config:
+    """One call of ``explain``."""
+
+    model: Path
+
+
+def command(
+    model: Annotated[Path, typer.Argument(help="The model: an ONNX file.")],
+    json: options.Json = False,
+    debug: options.Debug = False,
+) -> None:
+    """Load, explain, print."""
+    config = Config(model)
+    with output.clean_stdout(json):
+        explanation = _explain(config)
+    if json:
+        output.print_json(explanation)
+        return
+    operators = explanation["operators"]
+    columns = list(operators[0]) if operators else ["name"]
+    rows = [[_plain(operator.get(column)) for column in columns] for operator in operators]
+    output.print_table(config.model.name, columns, rows, right=len(columns))
+
+
+def _explain(config: Config) -> dict[str, Any]:
+    from tvm_shiftadd import api
+
+    return api.explain(api.load(config.model)).to_dict()
+
+
+def _plain(value: Any) -> Any:
+    return ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else value

@@ -1,0 +1,115 @@
+"""``tvm-shiftadd report``: what an artifact's conversion did, and what it costs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from tvm_shiftadd.cli import options, output
+
+HELP = "Show an artifact's errors, operations, memory, energy."
+
+
+@dataclass(frozen=True)
+class Config:
+    """One call of ``report``."""
+
+    artifact: Path
+
+
+def command(
+    artifact: Annotated[Path, typer.Argument(help="An artifact directory.")],
+    json: options.Json = False,
+    debug: options.Debug = False,
+) -> None:
+    """Load, print."""
+    from tvm_shiftadd.artifact import Artifact
+
+    config = Config(artifact)
+    loaded = Artifact.load(config.artifact)
+    if json:
+        output.print_json(loaded.report)
+        return
+    source, target = loaded.manifest.source, loaded.manifest.target
+    output.console().print(
+        f"{source.name} ({source.format}) for {target.kind}", markup=False, soft_wrap=True
+    )
+    if "conversion" in loaded.report:
+        _print_layers(loaded.report["conversion"])
+    if "costs" in loaded.report:
+        print_costs(loaded.report["costs"])
+
+
+def _print_layers(conversion: dict[str, Any]) -> None:
+    columns = {
+        "name": "layer",
+        "op": "operator",
+        "terms": "K",
+        "terms_per_weight": "terms/weight",
+        "weight_snr_db": "weight SNR dB",
+        "output_snr_db": "output SNR dB",
+        "saturation": "saturated",
+    }
+    rows = [[layer.get(key) for key in columns] for layer in conversion["layers"]]
+    output.print_table("Layers", list(columns.values()), rows, right=2)
+
+
+def print_costs(costs: dict[str, Any]) -> None:
+    """Print the layers' costs, the totals, and what was assumed."""
+    rows = [
+        [
+            layer["name"],
+            "host" if layer["on_host"] else "shift-add",
+            layer["macs"],
+            *_counts(layer["float32"], "multiplies", "adds"),
+            *_counts(layer["shift_add"], "multiplies", "adds", "shifts"),
+            layer["float32_traffic"]["weights"] + layer["float32_traffic"]["activations"],
+            layer["shift_add_traffic"]["weights"] + layer["shift_add_traffic"]["activations"],
+        ]
+        for layer in costs["layers"]
+    ]
+    before, after = "float ", "then "
+    columns = ["operator", "where", "MACs", before + "multiplies", before + "adds"]
+    columns += [after + "multiplies", after + "adds", after + "shifts"]
+    columns += [before + "bytes", after + "bytes"]
+    output.print_table("Operations and memory traffic of one inference", columns, rows, right=2)
+    _print_totals(costs)
+    console = output.console()
+    for assumption in costs["assumptions"]:
+        console.print(f"- {assumption}", markup=False)
+    rows_of = (
+        costs["unit_energies"]["picojoules"] + costs["unit_energies"]["picojoules_per_16_bits"]
+    )
+    sources = dict.fromkeys(row["source"] for row in rows_of)
+    console.print(f"- Unit energies: {'; '.join(sources)}.", markup=False)
+
+
+def _print_totals(costs: dict[str, Any]) -> None:
+    energy = costs["energy_microjoules"]
+    forms = ("float32", "int8", "shift_add")
+    weights = (costs["weight_bytes_float32"], costs["weight_bytes_int8"], costs["weight_bytes"])
+    rows = [
+        ["weight bytes", *weights],
+        ["memory traffic, bytes", *(costs["traffic_bytes"][form] for form in forms)],
+        *(
+            [f"energy, {part}, microjoules", *(energy[form][part] for form in forms)]
+            for part in ("compute", "memory", "total")
+        ),
+    ]
+    output.print_table("Totals of one inference", ["", "float32", "int8", "shift-add"], rows)
+    share = 100 * costs["shift_add_share"]
+    output.console().print(
+        f"{share:.2f} % of the multiply-accumulates are shift-add; "
+        f"{costs['multiplications']:,} multiplications of data are left on the host.",
+        markup=False,
+    )
+    if costs["uncounted"]:
+        names = ", ".join(costs["uncounted"])
+        output.console().print(f"Not counted, operations unknown: {names}.", markup=False)
+
+
+def _counts(operations: dict[str, int] | None, *names: str) -> list[int | None]:
+    return [None if operations is None else operations[name] for name in names]

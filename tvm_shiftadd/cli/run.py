@@ -1,0 +1,60 @@
+"""``tvm-shiftadd run``: arrays through an artifact."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from tvm_shiftadd.cli import options, output
+
+HELP = "Run an artifact on the arrays of an .npz file."
+
+
+@dataclass(frozen=True)
+class Config:
+    """One call of ``run``."""
+
+    artifact: Path
+    inputs: Path
+    outputs: Path
+
+
+def command(
+    artifact: Annotated[Path, typer.Argument(help="An artifact directory.")],
+    inputs: Annotated[
+        Path, typer.Option("--input", help=".npz with an array for each input, by its name.")
+    ],
+    outputs: Annotated[Path, typer.Option("--output", help="The .npz that is written.")],
+    json: options.Json = False,
+    debug: options.Debug = False,
+) -> None:
+    """Load, run, write, print."""
+    config = Config(artifact, inputs, outputs)
+    with output.clean_stdout(json):
+        shapes = _run(config)
+    if json:
+        output.print_json({"output": str(config.outputs), "shapes": shapes})
+        return
+    output.print_table(f"Wrote {config.outputs}", ["output", "shape"], list(shapes.items()))
+
+
+def _run(config: Config) -> dict[str, list[int]]:
+    import numpy as np
+
+    from tvm_shiftadd.artifact import Artifact
+    from tvm_shiftadd.data import read_arrays
+    from tvm_shiftadd.data.writers import write_arrays
+
+    artifact = Artifact.load(config.artifact)
+    feeds: Any = read_arrays(config.inputs)
+    if len(feeds) == 1 and len(artifact.inputs) == 1:
+        # A single array needs no name.
+        feeds = next(iter(feeds.values()))
+    result = artifact.run(feeds)
+    if isinstance(result, np.ndarray):
+        result = {artifact.outputs[0].name: result}
+    write_arrays(config.outputs, result)
+    return {name: list(array.shape) for name, array in result.items()}
