@@ -24,12 +24,18 @@ LAYERS = (
     ("tvm_shiftadd.importers", "tvm_shiftadd.tune", "relay_passes"),
     (
         "tvm_shiftadd._directory",
+        "tvm_shiftadd._processor",
         "tvm_shiftadd.manifest",
         "tvm_shiftadd.artifact",
         "tvm_shiftadd.data",
         "tvm_shiftadd.costs",
     ),
-    ("tvm_shiftadd.api", "tvm_shiftadd.doctor"),
+    (
+        "tvm_shiftadd.api",
+        "tvm_shiftadd.doctor",
+        "tvm_shiftadd.evaluation",
+        "tvm_shiftadd.explanation",
+    ),
     ("tvm_shiftadd.demo",),
     ("tvm_shiftadd.cli",),
 )
