@@ -1,0 +1,274 @@
+"""Every operator, legalised and compiled for the CPU, against ``formats.reference``, bit for bit.
+
+Compiling costs more than running, so each Hypothesis example is a handful of random cases that
+are compiled together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tvm_shiftadd.dialect import ops
+from tvm_shiftadd.formats.codes import encode, representable
+from tvm_shiftadd.formats.packing import pack
+
+#: Cases compiled together, and how often that is done by default and in the slow test.
+TOGETHER, FEW, MANY = 8, 3, 12
+
+Parameters = dict[str, Any]
+Draw = Callable[[st.SearchStrategy[Any]], Any]
+
+
+def int8(rng: np.random.Generator, *shape: int) -> Any:
+    return rng.integers(-128, 128, shape).astype(np.int8)
+
+
+def weight(rng: np.random.Generator, reduction: int, outputs: int, terms: int) -> Any:
+    values = rng.choice(representable(terms), (reduction, outputs))
+    return pack(encode(values, terms))
+
+
+def bias(rng: np.random.Generator, outputs: int) -> Any:
+    return rng.integers(-(2**20), 2**20, outputs).astype(np.int32)
+
+
+def draw_window(draw: Draw, kernel: str = "kernel_size") -> tuple[Parameters, tuple[int, int]]:
+    """Attributes of a window, and a map size that it fits."""
+    pairs = {
+        name: (draw(st.integers(1, most)), draw(st.integers(1, most)))
+        for name, most in ((kernel, 3), ("strides", 3), ("dilation", 2))
+    }
+    reach = [(k - 1) * d + 1 for k, d in zip(pairs[kernel], pairs["dilation"], strict=True)]
+    padding = [draw(st.integers(0, min(2, reach[axis % 2] - 1))) for axis in range(4)]
+    size = tuple(
+        max(1, reach[axis] - padding[axis] - padding[axis + 2]) + draw(st.integers(0, 5))
+        for axis in (0, 1)
+    )
+    return {**pairs, "padding": tuple(padding)}, size  # type: ignore[return-value]
+
+
+@st.composite
+def conv2d_case(draw: Draw) -> Any:
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    attrs, (h, w) = draw_window(draw)
+    groups = draw(st.sampled_from([1, 1, 2, 3]))
+    depthwise = draw(st.booleans()) and groups > 1
+    channels = groups * (1 if depthwise else draw(st.integers(1, 5)))
+    outputs = groups * draw(st.integers(1, 5))
+    kh, kw = attrs["kernel_size"]
+    codes = weight(rng, kh * kw * channels // groups, outputs, draw(st.integers(1, 3)))
+    attrs["groups"] = groups
+    x = int8(rng, draw(st.integers(1, 2)), h, w, channels)
+    return (
+        lambda x, c, b: ops.conv2d(x, c, b, **attrs),
+        (x,),
+        (codes, bias(rng, outputs)),
+        attrs,
+    )
+
+
+@st.composite
+def conv2d_transpose_case(draw: Draw) -> Any:
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    attrs, (h, w) = draw_window(draw)
+    attrs["output_padding"] = tuple(
+        draw(st.integers(0, max(s, d) - 1))
+        for s, d in zip(attrs["strides"], attrs["dilation"], strict=True)
+    )
+    # Large enough that the padding leaves something.
+    h, w = h + 4, w + 4
+    channels, outputs = draw(st.integers(1, 5)), draw(st.integers(1, 5))
+    kh, kw = attrs["kernel_size"]
+    codes = weight(rng, kh * kw * channels, outputs, draw(st.integers(1, 3)))
+    x = int8(rng, draw(st.integers(1, 2)), h, w, channels)
+    return (
+        lambda x, c, b: ops.conv2d_transpose(x, c, b, **attrs),
+        (x,),
+        (codes, bias(rng, outputs)),
+        attrs,
+    )
+
+
+@st.composite
+def dense_case(draw: Draw) -> Any:
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    leading = draw(st.lists(st.integers(1, 4), min_size=1, max_size=3))
+    inputs, outputs = draw(st.integers(1, 33)), draw(st.integers(1, 9))
+    codes = weight(rng, inputs, outputs, draw(st.integers(1, 3)))
+    return ops.dense, (int8(rng, *leading, inputs),), (codes, bias(rng, outputs)), {}
+
+
+def draw_map(draw: Draw) -> tuple[Any, list[int]]:
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    return rng, [draw(st.integers(1, most)) for most in (2, 5, 5, 9)]
+
+
+def vector(draw: Draw, rng: np.random.Generator, channels: int, low: int, high: int) -> Any:
+    length = draw(st.sampled_from([1, channels]))
+    return rng.integers(low, high + 1, length).astype(np.int32)
+
+
+@st.composite
+def quantize_case(draw: Draw) -> Any:
+    rng, shape = draw_map(draw)
+    exponent = draw(st.integers(-64, 64) | st.integers(-4, 12))
+    x = (rng.standard_normal(shape) * 2.0 ** (5 - exponent)).astype(np.float32)
+    # Halves, both infinities, NaN, both zeros, subnormals and the largest float among them.
+    odd = np.array([np.nan, np.inf, -np.inf, 0.0, -0.0, 1e-45, -1e-40, 3.4e38], np.float32)
+    halves = np.ldexp(rng.integers(-300, 300, 8) + 0.5, -exponent).astype(np.float32)
+    where = rng.random(x.shape) < 0.5
+    x[where] = rng.choice(np.concatenate([odd, halves]), int(where.sum()))
+    return lambda x: ops.quantize(x, exponent), (x,), (), {"exponent": exponent}
+
+
+@st.composite
+def dequantize_case(draw: Draw) -> Any:
+    rng, shape = draw_map(draw)
+    if draw(st.booleans()):
+        x = int8(rng, *shape)
+    else:
+        info = np.iinfo(np.int32)
+        x = rng.integers(info.min, info.max, shape, endpoint=True).astype(np.int32)
+        x[rng.random(shape) < 0.2] = rng.choice([0, info.min, info.max, 2**24 + 1])
+    return ops.dequantize, (x,), (vector(draw, rng, shape[-1], -64, 64),), {}
+
+
+@st.composite
+def requantize_case(draw: Draw) -> Any:
+    rng, shape = draw_map(draw)
+    lo = draw(st.integers(-128, 127))
+    hi = draw(st.integers(lo, 127))
+    shift = vector(draw, rng, shape[-1], *draw(st.sampled_from([(-4, 31), (1, 12), (0, 0)])))
+    if draw(st.booleans()):
+        x = int8(rng, *shape)
+    else:
+        # Within the range that leaves the rounding addend and the left shift their room.
+        half = 1 << np.maximum(shift.astype(np.int64) - 1, 0)
+        most = np.broadcast_to(
+            np.where(shift > 0, 2**31 - 1 - half, (2**31 - 1) >> np.maximum(-shift, 0)), shape
+        )
+        x = (rng.uniform(-1, 1, shape) * most).astype(np.int64)
+        small = rng.random(shape) < 0.5
+        x[small] = rng.integers(-600, 600, int(small.sum()))
+        x = np.clip(x, -most, most).astype(np.int32)
+    attrs = {"lo": lo, "hi": hi}
+    return lambda x, s: ops.requantize(x, s, **attrs), (x,), (shift,), attrs
+
+
+@st.composite
+def add_case(draw: Draw) -> Any:
+    rng, shape = draw_map(draw)
+    operands = tuple(
+        int8(rng, *shape)
+        if draw(st.booleans())
+        else rng.integers(-(2**20), 2**20, shape).astype(np.int32)
+        for _ in range(2)
+    )
+    shifts = tuple(vector(draw, rng, shape[-1], 0, 9) for _ in range(2))
+    return ops.add, operands, shifts, {}
+
+
+@st.composite
+def clip_case(draw: Draw) -> Any:
+    rng, shape = draw_map(draw)
+    lo = draw(st.integers(-128, 127))
+    attrs = {"lo": lo, "hi": draw(st.integers(lo, 127))}
+    return lambda x: ops.clip(x, **attrs), (int8(rng, *shape),), (), attrs
+
+
+@st.composite
+def avg_pool2d_case(draw: Draw) -> Any:
+    return _pool_case(draw, ops.avg_pool2d, {"count_include_pad": draw(st.booleans())})
+
+
+@st.composite
+def max_pool2d_case(draw: Draw) -> Any:
+    return _pool_case(draw, ops.max_pool2d, {})
+
+
+def _pool_case(draw: Draw, build: Callable[..., Any], more: Parameters) -> Any:
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    attrs, (h, w) = draw_window(draw, "pool_size")
+    attrs |= {"ceil_mode": draw(st.booleans()), **more}
+    if draw(st.integers(0, 4)) == 0:
+        # Global pooling.
+        attrs |= {"pool_size": (h, w), "dilation": (1, 1), "padding": (0, 0, 0, 0)}
+    x = int8(rng, draw(st.integers(1, 2)), h, w, draw(st.integers(1, 9)))
+    return lambda x: build(x, **attrs), (x,), (), attrs
+
+
+@st.composite
+def concat_case(draw: Draw) -> Any:
+    rng, shape = draw_map(draw)
+    axis = draw(st.integers(1, 3))
+    parts = []
+    for _ in range(draw(st.integers(1, 3))):
+        shape[axis] = draw(st.integers(1, 5))
+        parts.append(int8(rng, *shape))
+    return lambda *x: ops.concat(x, axis=axis), tuple(parts), (), {"axis": axis}
+
+
+@st.composite
+def pad_case(draw: Draw) -> Any:
+    rng, shape = draw_map(draw)
+    width = [0, 0, *(draw(st.integers(0, 3)) for _ in range(6))]
+    return lambda x: ops.pad(x, pad_width=width), (int8(rng, *shape),), (), {"pad_width": width}
+
+
+@st.composite
+def upsample2d_case(draw: Draw) -> Any:
+    rng, shape = draw_map(draw)
+    scale = (draw(st.integers(1, 3)), draw(st.integers(1, 3)))
+    return lambda x: ops.upsample2d(x, scale=scale), (int8(rng, *shape),), (), {"scale": scale}
+
+
+CASES = {
+    "add": add_case,
+    "avg_pool2d": avg_pool2d_case,
+    "clip": clip_case,
+    "concat": concat_case,
+    "conv2d": conv2d_case,
+    "conv2d_transpose": conv2d_transpose_case,
+    "dense": dense_case,
+    "dequantize": dequantize_case,
+    "max_pool2d": max_pool2d_case,
+    "pad": pad_case,
+    "quantize": quantize_case,
+    "requantize": requantize_case,
+    "upsample2d": upsample2d_case,
+}
+
+
+def compare(name: str, examples: int, make_case: Any, check_cases: Any) -> None:
+    """Draw cases of one operator, ``TOGETHER`` at a time, and compare them."""
+    drawn = st.tuples(CASES[name](), st.booleans())
+
+    @settings(max_examples=examples, deadline=None, suppress_health_check=list(HealthCheck))
+    @given(st.lists(drawn, min_size=TOGETHER, max_size=TOGETHER))
+    def compare_drawn(batch: list[Any]) -> None:
+        cases = []
+        for (build, operands, constants, attrs), symbolic in batch:
+            shapes = [array.shape for array in (*operands, *constants)]
+            text = f"{name} {shapes} {attrs}"
+            cases.append(make_case(build, operands, constants, symbolic, text))
+        check_cases(cases)
+
+    compare_drawn()
+
+
+@pytest.mark.parametrize("name", sorted(CASES))
+def test_compiled_operator_equals_reference(name: str, make_case: Any, check_cases: Any) -> None:
+    compare(name, FEW, make_case, check_cases)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(CASES))
+def test_thousand_cases_equal_reference(name: str, make_case: Any, check_cases: Any) -> None:
+    # 13 operators * 12 * 8 = 1248 cases.
+    compare(name, MANY, make_case, check_cases)
