@@ -63,9 +63,7 @@ def command(
         output.print_json(summary)
         return
     output.print_table("Compiled", ["", ""], list(summary.items()))
-    output.console().print(
-        f"Next: tvm-shiftadd report {config.directory}", markup=False, soft_wrap=True
-    )
+    output.print_lines(f"Next: tvm-shiftadd report {config.directory}")
 
 
 def _compile(config: Config) -> Artifact:

@@ -32,17 +32,17 @@ def command(
     if json:
         output.print_json(explanation)
         return
-    operators = explanation["operators"]
-    columns = list(operators[0]) if operators else ["name"]
-    rows = [[_plain(operator.get(column)) for column in columns] for operator in operators]
-    output.print_table(config.model.name, columns, rows, right=len(columns))
+    columns = ("name", "operator", "placement", "reason", "macs")
+    rows = [[operator[column] for column in columns] for operator in explanation["operators"]]
+    titles = ("name", "operator", "becomes", "reason", "MACs")
+    output.print_table(config.model.name, titles, rows, right=4)
+    share = 100 * explanation["shift_add_share"]
+    output.print_lines(
+        f"{share:.2f} % of the multiply-accumulates become shift-add.", *explanation["notes"]
+    )
 
 
 def _explain(config: Config) -> dict[str, Any]:
     from tvm_shiftadd import api
 
     return api.explain(api.load(config.model)).to_dict()
-
-
-def _plain(value: Any) -> Any:
-    return ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else value

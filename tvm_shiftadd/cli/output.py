@@ -73,6 +73,13 @@ def print_table(
     console().print(table)
 
 
+def print_lines(*lines: str) -> None:
+    """Print text as it is: brackets in it are not rich's markup, and paths are not wrapped."""
+    shown = console()
+    for line in lines:
+        shown.print(line, markup=False, soft_wrap=True)
+
+
 def cell(value: object) -> str:
     """A value as a table shows it: thousands separated, a dash for nothing."""
     if value is None:

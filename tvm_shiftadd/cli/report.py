@@ -34,9 +34,7 @@ def command(
         output.print_json(loaded.report)
         return
     source, target = loaded.manifest.source, loaded.manifest.target
-    output.console().print(
-        f"{source.name} ({source.format}) for {target.kind}", markup=False, soft_wrap=True
-    )
+    output.print_lines(f"{source.name} ({source.format}) for {target.kind}")
     if "conversion" in loaded.report:
         _print_layers(loaded.report["conversion"])
     if "costs" in loaded.report:
@@ -77,14 +75,11 @@ def print_costs(costs: dict[str, Any]) -> None:
     columns += [before + "bytes", after + "bytes"]
     output.print_table("Operations and memory traffic of one inference", columns, rows, right=2)
     _print_totals(costs)
-    console = output.console()
-    for assumption in costs["assumptions"]:
-        console.print(f"- {assumption}", markup=False)
-    rows_of = (
-        costs["unit_energies"]["picojoules"] + costs["unit_energies"]["picojoules_per_16_bits"]
-    )
-    sources = dict.fromkeys(row["source"] for row in rows_of)
-    console.print(f"- Unit energies: {'; '.join(sources)}.", markup=False)
+    units = costs["unit_energies"]
+    table = units["picojoules"] + units["picojoules_per_16_bits"]
+    sources = "; ".join(dict.fromkeys(row["source"] for row in table))
+    assumed = [f"- {text}" for text in costs["assumptions"]]
+    output.print_lines("Assumed:", *assumed, f"- Unit energies: {sources}.")
 
 
 def _print_totals(costs: dict[str, Any]) -> None:
@@ -101,14 +96,12 @@ def _print_totals(costs: dict[str, Any]) -> None:
     ]
     output.print_table("Totals of one inference", ["", "float32", "int8", "shift-add"], rows)
     share = 100 * costs["shift_add_share"]
-    output.console().print(
+    output.print_lines(
         f"{share:.2f} % of the multiply-accumulates are shift-add; "
-        f"{costs['multiplications']:,} multiplications of data are left on the host.",
-        markup=False,
+        f"{costs['multiplications']:,} multiplications of data are left on the host."
     )
     if costs["uncounted"]:
-        names = ", ".join(costs["uncounted"])
-        output.console().print(f"Not counted, operations unknown: {names}.", markup=False)
+        output.print_lines(f"Not counted, operations unknown: {', '.join(costs['uncounted'])}.")
 
 
 def _counts(operations: dict[str, int] | None, *names: str) -> list[int | None]:
