@@ -42,8 +42,8 @@ def run(console: Console | None = None, *, directory: Path = DIRECTORY) -> dict[
         console,
         1,
         "The network",
-        f"Reads handwritten digits of 8 x 8 pixels; trained in float. Converting it needs "
-        f"{len(train):,} sample images without their labels, and no training.",
+        "It reads handwritten digits of 8 x 8 pixels and was trained in float. "
+        f"Converting it takes {len(train):,} sample images without their labels, and no training; some seconds.",
     )
     with console.status("importing the network") as status:
 
@@ -61,8 +61,7 @@ def run(console: Console | None = None, *, directory: Path = DIRECTORY) -> dict[
         console,
         2,
         "One weight, from float to shifts",
-        f"Layer {one.layer}, row {one.position[0]} of its weights, output channel "
-        f"{one.position[1]}. Every weight goes this way.",
+        f"Layer {one.layer}, {one.where()}. Every weight goes this way.",
     )
     show.weight(console, one)
     show.heading(

@@ -11,11 +11,14 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from tvm_shiftadd.demo.weight import Weight
+from tvm_shiftadd.demo.weight import Weight, power_of_two
 from tvm_shiftadd.evaluation import Evaluation
 
 #: An activation for the sum that is worked out; any int8 would do.
 EXAMPLE = 77
+
+#: Kinds of numbers in the table of unit energies that none of the three forms uses.
+_UNUSED = ("int16",)
 
 _OPERATORS = {
     "conv2d": "convolution",
@@ -49,8 +52,10 @@ def weight(console: Console, one: Weight) -> None:
     unit = 2.0**-one.exponent
     codes = " ".join(f"{code:04b}" for code in one.codes)
     table.add_row("float", f"{one.before:+.6f}", "as trained, batch norm folded in")
-    table.add_row("unit", f"{unit:g}", f"2 to the power {-one.exponent}, one for each channel")
-    table.add_row("float / unit", f"{one.before / unit:+.3f}", "what the shifts have to come near")
+    table.add_row("unit", power_of_two(-one.exponent), "one for each output channel")
+    table.add_row(
+        "float / unit", f"{one.before / unit:+.3f}", "what the shifts have to come close to"
+    )
     table.add_row("powers of two", one.as_powers(), "at most two for each weight here")
     table.add_row("stored", codes, "four bits a term: a sign, then 1 + the shift")
     table.add_row("integer", f"{one.integer:+d}", "what the powers of two add up to")
@@ -59,8 +64,8 @@ def weight(console: Console, one: Weight) -> None:
     product = one.times(EXAMPLE)
     console.print(
         Text(
-            f"A pixel x = {EXAMPLE} times this weight: {one.as_shifts(str(EXAMPLE))} = {product}, "
-            f"which is {EXAMPLE} * ({one.integer}) without a multiplier."
+            f"An activation of {EXAMPLE} times this weight: {one.as_shifts(str(EXAMPLE))} = "
+            f"{product}, which is {EXAMPLE} * ({one.integer}) without a multiplier."
         ),
         width=min(console.width, 88),
     )
@@ -97,7 +102,14 @@ def energy(console: Console, costs: Mapping[str, Any]) -> None:
     table.add_row("energy of arithmetic, µJ", *(f"{form['compute']:.3f}" for form in spent))
     table.add_row("energy of memory, µJ", *(f"{form['memory']:.3f}" for form in spent))
     console.print(table)
-    sources = sorted({row["source"] for rows in costs["unit_energies"].values() for row in rows})
+    sources = sorted(
+        {
+            row["source"]
+            for rows in costs["unit_energies"].values()
+            for row in rows
+            if row.get("number") not in _UNUSED
+        }
+    )
     console.print(
         Text(
             "Counted, not measured. Each operation and each byte moved is charged with a published "

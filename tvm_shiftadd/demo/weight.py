@@ -17,19 +17,20 @@ if TYPE_CHECKING:
     from tvm_shiftadd.artifact import Artifact
 
 _SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+_AXES = ("kernel row", "kernel column", "input channel", "output channel")
 
 
 @dataclass(frozen=True)
 class Weight:
     """One weight of one layer.
 
-    ``position`` is (row of the reduction, output channel); ``before`` the float weight with batch
-    norm folded in; ``exponent`` b of the channel's scale 2^-b; ``codes`` its 4-bit codes, one a
-    term; ``integer`` their sum.
+    ``position`` is its index in the layer's weights, ``[kh, kw, I, O]`` or ``[I, O]``; ``before``
+    the float weight with batch norm folded in; ``exponent`` b of the channel's scale 2^-b;
+    ``codes`` its 4-bit codes, one a term; ``integer`` their sum.
     """
 
     layer: str
-    position: tuple[int, int]
+    position: tuple[int, ...]
     before: float
     exponent: int
     codes: tuple[int, ...]
@@ -45,12 +46,14 @@ class Weight:
         """(sign, left shift) of each term that is not zero."""
         return tuple((-1 if code & 8 else 1, (code & 7) - 1) for code in self.codes if code & 7)
 
+    def where(self) -> str:
+        """For instance ``kernel row 0, kernel column 2, input channel 5, output channel 1``."""
+        axes = _AXES[-len(self.position) :]
+        return ", ".join(f"{axis} {i}" for axis, i in zip(axes, self.position, strict=True))
+
     def as_powers(self) -> str:
         """For instance ``+2⁵ -2²``."""
-        return " ".join(
-            f"{'+' if sign > 0 else '-'}2{str(shift).translate(_SUPERSCRIPT)}"
-            for sign, shift in self.terms
-        )
+        return " ".join(f"{'+' if sign > 0 else '-'}{power_of_two(s)}" for sign, s in self.terms)
 
     def as_shifts(self, x: str) -> str:
         """For instance ``+(x << 5) -(x << 2)``."""
@@ -59,6 +62,11 @@ class Weight:
     def times(self, x: int) -> int:
         """The product with an integer, by shifts."""
         return sum(sign * (x << shift) for sign, shift in self.terms)
+
+
+def power_of_two(exponent: int) -> str:
+    """For instance ``2⁻⁶``."""
+    return f"2{str(exponent).translate(_SUPERSCRIPT)}"
 
 
 def pick(model: Model, artifact: Artifact) -> Weight:
@@ -78,7 +86,8 @@ def pick(model: Model, artifact: Artifact) -> Weight:
         if best is None or rank[:2] > best[0][:2]:
             weight = Weight(
                 layer=name,
-                position=(row, channel),
+                position=tuple(int(i) for i in np.unravel_index(row, node.weight.shape[:-1]))
+                + (channel,),
                 before=float(floats[row, channel]),
                 exponent=_exponent(artifact, name, channel),
                 codes=tuple(int(code) for code in codes[:, row, channel]),
