@@ -43,7 +43,8 @@ def run(console: Console | None = None, *, directory: Path = DIRECTORY) -> dict[
         1,
         "The network",
         "It reads handwritten digits of 8 x 8 pixels and was trained in float. "
-        f"Converting it takes {len(train):,} sample images without their labels, and no training; some seconds.",
+        f"Converting it takes {len(train):,} sample images without their labels, no "
+        "training, and some seconds.",
     )
     with console.status("importing the network") as status:
 
