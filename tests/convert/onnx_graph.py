@@ -13,6 +13,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper, shape_inference
+from onnx.reference import ReferenceEvaluator
 from onnxscript import optimizer
 
 from tvm_shiftadd.convert.graph import Graph, Node
@@ -20,7 +21,7 @@ from tvm_shiftadd.convert.graph import Graph, Node
 
 def read_graph(path: Path) -> Graph:
     """The graph of the ONNX file at ``path``."""
-    model = optimizer.optimize(onnx.load(path))
+    model = optimizer.optimize(onnx.load(path), onnx_shape_inference=True)
     return _Reader(shape_inference.infer_shapes(model).graph).read()
 
 
@@ -41,6 +42,9 @@ class _Reader:
             if node.op_type == "Constant":
                 self.constants[node.output[0]] = numpy_helper.to_array(node.attribute[0].t)
                 continue
+            if all(name in self.constants for name in node.input if name):
+                self._fold(node)
+                continue
             attrs = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
             names = [self.alias.get(name, name) for name in node.input]
             getattr(self, "_" + node.op_type.lower())(node, names, attrs)
@@ -48,6 +52,11 @@ class _Reader:
         shapes = {name: shape for name, shape in self.shapes.items() if name in made}
         outputs = tuple(self.alias.get(o.name, o.name) for o in self.graph.output)
         return Graph(tuple(self.nodes), inputs, outputs, shapes)
+
+    def _fold(self, node: Any) -> None:
+        feeds = {name: self.constants[name] for name in node.input if name}
+        values = ReferenceEvaluator(node, {"": 17}).run(None, feeds)
+        self.constants.update(zip(node.output, values, strict=True))
 
     def _emit(self, node: Any, op: str, inputs: list[str], **rest: Any) -> None:
         name = node.name or node.output[0]
@@ -86,7 +95,7 @@ class _Reader:
         self._emit(node, "clip", names, lo=0.0, hi=math.inf)
 
     def _clip(self, node: Any, names: list[str], attrs: dict[str, Any]) -> None:
-        lo, hi = (float(self.constants[name]) for name in names[1:])
+        lo, hi = (float(self.constants[name].item()) for name in names[1:])
         self._emit(node, "clip", names[:1], lo=lo, hi=hi)
 
     def _add(self, node: Any, names: list[str], attrs: dict[str, Any]) -> None:

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from tvm_shiftadd.convert.calibrate import calibrate
+from tvm_shiftadd.convert.equalize import equalize
 from tvm_shiftadd.convert.execute import QTensor, run_float, run_integer
-from tvm_shiftadd.convert.feeds import Batches, Feeds, Progress, checked, silent
+from tvm_shiftadd.convert.feeds import Batches, Feeds, Progress, checked, count, silent
 from tvm_shiftadd.convert.graph import Graph, Node
 from tvm_shiftadd.convert.options import ConvertOptions
 from tvm_shiftadd.convert.plan import LayerPlan, Plan
@@ -63,9 +64,12 @@ def convert(
     """
     options = options or ConvertOptions()
     report = progress or silent
-    exponents, seen = calibrate(graph, stored(graph), batches, options.limit, report)
+    storage = stored(graph)
+    seen = count(graph, batches, options.limit)
     feeds = _held(graph, batches, options, seen)
-    sequence = SequentialConversion(graph, exponents, options, report)
+    scaled = equalize(graph, storage, feeds) if options.equalize else graph
+    exponents = calibrate(scaled, storage, batches, options.limit, report)
+    sequence = SequentialConversion(scaled, exponents, options, report)
     sequence.run(feeds)
     plan = Plan(dict(sequence.layers), exponents)
     prove_plan(graph, plan)
@@ -75,8 +79,8 @@ def convert(
 
 def _held(graph: Graph, batches: Batches, options: ConvertOptions, seen: int) -> Feeds:
     """The images that layers are fitted on, taken evenly from the whole calibration set."""
-    count = min(options.correction_images, images_in_memory(graph, options.memory), seen)
-    wanted = np.arange(count) * seen // count
+    held = min(options.correction_images, images_in_memory(graph, options.memory), seen)
+    wanted = np.arange(held) * seen // held
     pieces: list[Feeds] = []
     start = 0
     for batch in checked(graph, batches, options.limit):

@@ -71,8 +71,8 @@ def calibrate(
     batches: Batches,
     limit: int | None = None,
     progress: Progress = silent,
-) -> tuple[dict[str, int], int]:
-    """The exponent of every stored tensor, and how many images the pass saw.
+) -> dict[str, int]:
+    """The exponent of every stored tensor.
 
     Raises DataError for unusable calibration data and ModelError where the float network itself
     makes NaN or infinity of it.
@@ -90,7 +90,7 @@ def calibrate(
     for group, measured in zip(storage.groups, storage.measured, strict=True):
         exponent = _group_exponent({name: statistics[name] for name in measured})
         exponents.update({name: exponent for name in group})
-    return exponents, seen
+    return exponents
 
 
 def choose_exponent(maximum: float, sample: NDArray[np.float32]) -> int:

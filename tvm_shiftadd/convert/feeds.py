@@ -33,18 +33,23 @@ def checked(graph: Graph, batches: Batches, limit: int | None = None) -> Iterato
     left = limit
     seen = 0
     for batch in batches():
-        feeds, count = _check(graph, batch)
+        feeds, size = _check(graph, batch)
         if left is not None:
-            count = min(count, left)
-            left -= count
-            feeds = {name: array[:count] for name, array in feeds.items()}
-        if count:
-            seen += count
+            size = min(size, left)
+            left -= size
+            feeds = {name: array[:size] for name, array in feeds.items()}
+        if size:
+            seen += size
             yield feeds
         if left == 0:
             break
     if not seen:
         raise DataError("calibration needs at least one image, but the set is empty; add images")
+
+
+def count(graph: Graph, batches: Batches, limit: int | None = None) -> int:
+    """How many images one pass has. Raises DataError as :func:`checked` does."""
+    return sum(len(next(iter(feeds.values()))) for feeds in checked(graph, batches, limit))
 
 
 def _check(graph: Graph, batch: Mapping[str, NDArray[Any]]) -> tuple[dict[str, Any], int]:

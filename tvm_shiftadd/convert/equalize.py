@@ -1,0 +1,151 @@
+"""Channels of one tensor brought to similar ranges by powers of two, before anything is rounded.
+
+An int8 tensor has one scale, so a channel that stays far below the others is stored with few
+bits. Doubling such a channel where it is made, and halving the weights that read it, changes
+nothing in the network but the bits it gets. Both are exact, and free at run time: the doubling
+ends up in the weight exponent of its output channel.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tvm_shiftadd.convert.execute import run_float
+from tvm_shiftadd.convert.feeds import Feeds
+from tvm_shiftadd.convert.graph import WEIGHT_OPS, Graph, Node
+from tvm_shiftadd.convert.storage import Storage
+
+#: Operators that treat every channel alike: doubling commutes with them (a clip's finite bounds
+#: are heeded separately).
+_CHANNELWISE_OPS = frozenset({"add", "clip", "max_pool2d", "avg_pool2d", "upsample2d"})
+
+#: Doublings of a channel, at most: more would only serve channels that never carry anything.
+MAX_DOUBLINGS = 5
+
+#: Images that run at a time.
+_STEP = 16
+
+
+@dataclass(frozen=True)
+class _Family:
+    """Tensors whose channels must be scaled together, because channelwise operators join them."""
+
+    tensors: tuple[str, ...]
+    channels: int
+
+
+def equalize(graph: Graph, storage: Storage, feeds: Feeds) -> Graph:
+    """``graph`` with doubled channels where all their makers and readers are weight layers.
+
+    ``feeds`` are images the ranges are taken from. Names, shapes and clip bounds stay.
+    """
+    families = _families(graph)
+    measured = {name for names in storage.measured for name in names}
+    wanted = {name for family in families for name in family.tensors} & measured
+    if not wanted:
+        return graph
+    largest = _channel_maxima(graph, feeds, wanted)
+    producers = graph.producers()
+    doublings: dict[str, NDArray[np.int32]] = {}
+    for family in families:
+        known = [name for name in family.tensors if name in largest]
+        if known:
+            steps = _doublings({name: (largest[name], producers[name]) for name in known})
+            doublings.update({name: steps for name in family.tensors})
+    return replace(graph, nodes=tuple(_scaled(node, doublings) for node in graph.nodes))
+
+
+def _families(graph: Graph) -> list[_Family]:
+    root = {name: name for name in graph.shapes}
+
+    def find(name: str) -> str:
+        while root[name] != name:
+            name = root[name]
+        return name
+
+    fixed = {*graph.inputs, *graph.outputs}
+    for node in graph.nodes:
+        if node.op in WEIGHT_OPS:
+            continue
+        if _keeps_channels(node, graph.shapes):
+            for name in node.inputs:
+                root[find(name)] = find(node.output)
+        else:
+            fixed.update((*node.inputs, node.output))
+    members: dict[str, list[str]] = {}
+    for name in graph.shapes:
+        members.setdefault(find(name), []).append(name)
+    return [
+        _Family(tuple(names), graph.shapes[names[0]][-1])
+        for names in members.values()
+        if not fixed.intersection(names)
+    ]
+
+
+def _keeps_channels(node: Node, shapes: Mapping[str, tuple[int, ...]]) -> bool:
+    """Whether channel c of the result depends on channel c of the inputs alone, linearly enough."""
+    channels = shapes[node.output][-1]
+    if any(shapes[name][-1] != channels for name in node.inputs):
+        return False
+    if node.op == "pad":
+        return not np.any(np.reshape(np.asarray(node.attrs["pad_width"]), (-1, 2))[-1])
+    if node.op == "permute":
+        return bool(node.attrs["axes"][-1] == len(node.attrs["axes"]) - 1)
+    if node.op == "slice":
+        return len(shapes[node.output]) - 1 not in node.attrs["axes"]
+    if node.op == "concat":
+        return bool(node.attrs["axis"] not in (-1, len(shapes[node.output]) - 1))
+    # A reshape that leaves the last axis as it is only regroups positions.
+    return node.op in _CHANNELWISE_OPS or node.op == "reshape"
+
+
+def _channel_maxima(graph: Graph, feeds: Feeds, names: set[str]) -> dict[str, NDArray[np.float32]]:
+    """The largest magnitude of every channel of the named tensors, float32 ``[C]``."""
+    largest: dict[str, NDArray[np.float32]] = {}
+    count = len(next(iter(feeds.values())))
+    for start in range(0, count, _STEP):
+        piece = {name: array[start : start + _STEP] for name, array in feeds.items()}
+        for name, values in run_float(graph, piece, keep=names).items():
+            if name in names:
+                flat = np.abs(values.reshape(-1, values.shape[-1])).max(axis=0)
+                largest[name] = np.maximum(largest.get(name, flat), flat)
+    return largest
+
+
+def _doublings(tensors: Mapping[str, tuple[NDArray[np.float32], Node]]) -> NDArray[np.int32]:
+    """How often each channel can be doubled within the range that the tensors have anyway."""
+    steps = None
+    for largest, node in tensors.values():
+        limit = float(largest.max())
+        if node.op == "clip":
+            ends = (-float(node.attrs["lo"]), float(node.attrs["hi"]))
+            # Doubled values must not meet a clip that the original ones would pass.
+            limit = min([limit, *(end for end in ends if 0 < end < math.inf)])
+        with np.errstate(divide="ignore", invalid="ignore"):
+            own = np.floor(np.log2(limit / largest))
+        own = np.where(largest > 0, np.clip(own, 0, MAX_DOUBLINGS), 0)
+        steps = own if steps is None else np.minimum(steps, own)
+    assert steps is not None
+    return steps.astype(np.int32)
+
+
+def _scaled(node: Node, doublings: Mapping[str, NDArray[np.int32]]) -> Node:
+    """A weight layer with its output channels doubled and its inputs' doubling undone."""
+    if node.op not in WEIGHT_OPS or node.weight is None:
+        return node
+    weight, bias = node.weight, node.bias
+    before, after = doublings.get(node.inputs[0]), doublings.get(node.output)
+    if before is not None:
+        groups = int(node.attrs.get("groups", 1))
+        rows = np.ldexp(np.float32(1), -before).reshape(groups, -1)
+        split = weight.reshape(*weight.shape[:-1], groups, -1)
+        weight = (split * rows.T[:, :, None]).reshape(weight.shape)
+    if after is not None:
+        weight = np.ldexp(weight, after)
+        bias = None if bias is None else np.ldexp(bias, after)
+    return replace(node, weight=weight, bias=bias)
