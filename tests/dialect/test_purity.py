@@ -123,6 +123,35 @@ def test_statement_level_functions_are_walked() -> None:
     assert len(found) == 1 and "A[i * 2 + j] * A[i * 2 + j]" in found[0]
 
 
+def test_bound_address_counts_only_where_it_is_used_as_data() -> None:
+    @T.prim_func
+    def gather(
+        starts: T.Buffer((8,), "int32"), x: T.Buffer((64,), "int32"), y: T.Buffer((8,), "int32")
+    ) -> None:
+        for i in range(8):
+            at: T.let = starts[i] * 8
+            for j in range(T.max(at // 3, 1)):
+                y[i] = y[i] + x[at + j]
+
+    @T.prim_func
+    def scatter(starts: T.Buffer((8,), "int32"), y: T.Buffer((64,), "int32")) -> None:
+        for i in range(8):
+            at: T.let = starts[i] * 8
+            y[at] = at
+
+    assert multiplications(gather) == []
+    (found,) = multiplications(scatter)
+    assert "starts[i] * 8" in found
+
+
+def test_shared_expression_counts_where_it_is_used_as_data() -> None:
+    source, result = (tirx.decl_buffer((4,), "int32", name) for name in "AB")
+    shared = source[0] * 3
+    address = tirx.Var("at", "int32")
+    body = tirx.SeqStmt([tirx.Bind(address, shared), tirx.BufferStore(result, shared, [address])])
+    assert len(multiplications(tirx.PrimFunc([], body))) == 1
+
+
 def legalized() -> dict[str, Any]:
     """Every operator's TensorIR function, by name."""
     rng = np.random.default_rng(0)

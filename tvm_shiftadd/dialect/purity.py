@@ -1,16 +1,16 @@
 """The search for multiplications of data in TensorIR: what makes a region "multiplier-free".
 
 Data is what a buffer holds. Loop variables, shapes and constants are no data, and neither is what
-only says where to load or store (indices, loop bounds, block bindings): multiplications there
-are addressing. A quotient or remainder counts as a multiplication; so does an operation by a
-constant. A call counts unless it is known to be free of multiplication: code that cannot be seen
-into is not trusted.
+only says where to load or store (indices, loop bounds, block bindings): multiplications there are
+addressing, and a variable is data only where it is used as such. A quotient or remainder counts
+as a multiplication; so does an operation by a constant. A call counts unless it is known to be
+free of multiplication: code that cannot be seen into is not trusted.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from tvm_shiftadd._compat import (
@@ -105,80 +105,92 @@ _FOREIGN_PRAGMAS = ("pragma_import_llvm", "pragma_import_c")
 
 
 def multiplications(prim_func: Any) -> list[str]:
-    """Every multiplication of data in a TensorIR function, in order, as text.
+    """Every multiplication of data in a TensorIR function, as text.
 
     An entry reads ``block: expression``. Empty means that the function is free of them.
     """
     walker = _Walker()
     walker.visit(prim_func.body)
-    return walker.found
+    return list((walker.found | walker.calls).values())
 
 
 class _Walker:
-    """Walks statements and expressions; remembers which variables stand for data."""
+    """Walks statements and expressions of the computation, not of addresses.
+
+    Expressions are graphs with shared parts, and a variable may be bound to an address as well as
+    to data. What is found in an expression is therefore kept with it, and counts where the
+    expression, or the variable it is bound to, is used as data.
+    """
 
     def __init__(self) -> None:
-        self.found: list[str] = []
+        #: Multiplications by node, of what is being walked.
+        self.found: dict[int, str] = {}
+        #: Calls that are not trusted; they run whether or not their value is used.
+        self.calls: dict[int, str] = {}
         self._block = "root"
-        self._data_variables: set[int] = set()
-        # Expressions are graphs with shared parts; each part is looked at once.
-        self._known: dict[int, bool] = {}
+        self._known: dict[int, tuple[bool, dict[int, str]]] = {}
+        self._bound: dict[int, tuple[bool, dict[int, str]]] = {}
 
     def visit(self, node: Any) -> bool:
-        """Report what is found below ``node``; returns whether its value depends on data."""
+        """Collect what is found below ``node``; returns whether its value depends on data."""
         if isinstance(node, (list, tuple)) or type(node).__name__ == "Array":
             return self._visit_all(node)
+        if hasattr(node, "name_hint") and hasattr(node, "body"):
+            return self._visit_block(node)
         if not isinstance(node, (ir.Expr, tirx.Stmt)):
-            return self._visit_other(node)
+            return False
         key = handle(node)
         if key not in self._known:
-            self._known[key] = self._visit_node(node)
-        return self._known[key]
+            self._known[key] = self._collect(self._visit_node, node)
+        on_data, found = self._known[key]
+        self.found |= found
+        return on_data
 
-    def _visit_other(self, node: Any) -> bool:
-        """A block, an operator, a plain value."""
-        if hasattr(node, "name_hint") and hasattr(node, "body"):
-            outer, self._block = self._block, str(node.name_hint)
-            self._visit_fields(node)
-            self._block = outer
+    def _collect(self, visit: Callable[[Any], bool], node: Any) -> tuple[bool, dict[int, str]]:
+        outer, self.found = self.found, {}
+        on_data = visit(node)
+        found, self.found = self.found, outer
+        return on_data, found
+
+    def _visit_block(self, block: Any) -> bool:
+        outer, self._block = self._block, str(block.name_hint)
+        self._visit_fields(block)
+        self._block = outer
         return False
 
     def _visit_node(self, node: Any) -> bool:
         if isinstance(node, TensorLoad):
             return True
         if isinstance(node, tirx.Var):
-            return handle(node) in self._data_variables
+            on_data, found = self._bound.get(handle(node), (False, {}))
+            self.found |= found
+            return on_data
         if isinstance(node, (tirx.Bind, tirx.Let)):
-            return self._visit_binding(node)
-        if hasattr(node, "name_hint") and hasattr(node, "body"):
-            return self._visit_other(node)
+            self._bound[handle(node.var)] = self._collect(self.visit, node.value)
+            return self.visit(node.body) if isinstance(node, tirx.Let) else False
         if isinstance(node, tirx.AttrStmt) and node.attr_key in _FOREIGN_PRAGMAS:
-            self._report(f"{node.attr_key} brings in code that cannot be checked")
+            self._distrust(node, f"{node.attr_key} brings in code that cannot be checked")
         if isinstance(node, ir.Call):
             return self._visit_call(node)
         on_data = self._visit_fields(node)
         if isinstance(node, _MULTIPLYING) and on_data:
-            self._report(str(node))
+            self.found[handle(node)] = f"{self._block}: {node}"
         return on_data
-
-    def _visit_binding(self, node: Any) -> bool:
-        if self.visit(node.value):
-            self._data_variables.add(handle(node.var))
-        return self.visit(node.body) if isinstance(node, tirx.Let) else False
 
     def _visit_call(self, call: Any) -> bool:
         on_data = self._visit_all(call.args)
-        if isinstance(call.op, Op):
-            name = str(call.op.name)
-            if name in _LLVM_CALLS:
-                intrinsic = llvm_intrinsic_name(int(call.args[0]))
-                free = _is_free_intrinsic(intrinsic)
-                # A pure intrinsic that is given no data can only compute addresses.
-                if not free and (on_data or name == "tirx.call_llvm_intrin"):
-                    self._report(f"{intrinsic} in {call}")
-            elif name not in _ALLOWED_CALLS:
-                self._report(str(call))
-        # A call of another function of the module is checked where that function is.
+        if not isinstance(call.op, Op):
+            # Another function of the module, which is checked where it is.
+            return on_data
+        name = str(call.op.name)
+        if name in _LLVM_CALLS:
+            intrinsic = llvm_intrinsic_name(int(call.args[0]))
+            # A pure intrinsic that is given no data can only compute addresses.
+            harmless = not on_data and name == "tirx.call_llvm_pure_intrin"
+            if not harmless and not _is_free_intrinsic(intrinsic):
+                self._distrust(call, f"{intrinsic} in {call}")
+        elif name not in _ALLOWED_CALLS:
+            self._distrust(call, str(call))
         return on_data
 
     def _visit_fields(self, node: Any) -> bool:
@@ -193,8 +205,8 @@ class _Walker:
         on_data = [self.visit(node) for node in nodes]
         return any(on_data)
 
-    def _report(self, text: str) -> None:
-        self.found.append(f"{self._block}: {text}")
+    def _distrust(self, node: Any, text: str) -> None:
+        self.calls[handle(node)] = f"{self._block}: {text}"
 
 
 def _is_free_intrinsic(name: str) -> bool:
