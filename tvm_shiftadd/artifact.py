@@ -20,7 +20,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from tvm_shiftadd import __version__, _directory, manifest
+from tvm_shiftadd import __version__, _directory, _json, manifest
 from tvm_shiftadd._processor import vector_features
 from tvm_shiftadd.errors import ArtifactError, DataError, DependencyError
 from tvm_shiftadd.manifest import (
@@ -79,7 +79,8 @@ class Artifact:
             integer_specification=specification or IntegerSpecification(),
             files={},
         )
-        self._setup(executable, dict(parameters), dict(report or {}))
+        plain = {str(name): array for name, array in parameters.items()}
+        self._setup(executable, plain, dict(report or {}))
 
     def _setup(
         self,
@@ -139,8 +140,7 @@ class Artifact:
             files[manifest.LIBRARY] = _entry((folder / manifest.LIBRARY).read_bytes())
             contiguous = {k: np.ascontiguousarray(v) for k, v in self._parameters.items()}
             put(folder / manifest.WEIGHTS, save(contiguous))
-            report = msgspec.json.encode(self._report, enc_hook=_plain)
-            put(folder / manifest.REPORT, msgspec.json.format(report, indent=2) + b"\n")
+            put(folder / manifest.REPORT, _json.encode_indented(self._report))
             (folder / manifest.MANIFEST).write_bytes(manifest.encode(self._with_files(files)))
 
         _directory.write_directory(Path(directory), write, check_replaceable)
@@ -350,7 +350,7 @@ def _pinned(target: TargetInfo) -> TargetInfo:
 
 
 def _describe(name: str, array: Array) -> TensorInfo:
-    return TensorInfo(name, tuple(int(d) for d in array.shape), str(array.dtype))
+    return TensorInfo(str(name), tuple(int(d) for d in array.shape), str(array.dtype))
 
 
 def _entry(content: bytes) -> FileEntry:
@@ -398,15 +398,6 @@ def _read_report(content: bytes, folder: Path) -> dict[str, Any]:
         raise ArtifactError(
             f"{folder / manifest.REPORT} is damaged ({error}); compile the model again"
         ) from None
-
-
-def _plain(value: Any) -> Any:
-    """NumPy scalars and arrays as plain numbers and lists, for the report."""
-    if isinstance(value, np.generic):
-        return value.item()
-    if isinstance(value, np.ndarray):
-        return value.tolist()
-    raise NotImplementedError(f"{type(value).__name__} has no JSON form")
 
 
 def _release(version: str) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from tvm_shiftadd import _json
 from tvm_shiftadd.errors import ArtifactError
 
 if TYPE_CHECKING:
@@ -145,7 +146,7 @@ def seal(manifest: Manifest) -> Manifest:
 
 def encode(manifest: Manifest) -> bytes:
     """The manifest as indented JSON; the same fields always give the same bytes."""
-    return msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n"
+    return _json.encode_indented(manifest)
 
 
 def decode(text: bytes, where: str) -> Manifest:

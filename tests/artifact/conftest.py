@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tvm
+import tvm_ffi
 from tvm import relax, tirx
 
 from tvm_shiftadd.artifact import Artifact
@@ -18,6 +19,9 @@ from tvm_shiftadd.manifest import (
     TargetInfo,
     TensorInfo,
 )
+
+#: What names that came through TVM are.
+String = tvm_ffi.core.String
 
 
 def build(operator: Callable[..., relax.Call], outputs: int = 1) -> relax.VMExecutable:
@@ -40,10 +44,10 @@ def wrap(executable: relax.VMExecutable, outputs: int = 1) -> Artifact:
         {"w": np.arange(4, dtype=np.float32)},
         source=Source(name="tiny.onnx", sha256="0" * 64, format="onnx"),
         target=TargetInfo(kind="cpu", attributes={"mcpu": "host"}),
-        inputs=[TensorInfo("x", (-1, 4), "float32")],
+        inputs=[TensorInfo(String("x"), (-1, 4), "float32")],
         outputs=[TensorInfo(f"y{i}", (-1, 4), "float32") for i in range(outputs)],
         specification=IntegerSpecification(layers=(LayerInfo("fc", "dense", 2, (3,), 1, (5, 6)),)),
-        report={"layers": [{"name": "fc", "snr": np.float32(31.5)}]},
+        report={"layers": [{"name": String("fc"), "snr": np.float32(31.5)}]},
     )
 
 

@@ -20,9 +20,9 @@ _PIPE_WIDTH = 140
 
 def print_json(value: Mapping[str, Any]) -> None:
     """Write one JSON object and a line end to standard output."""
-    import msgspec
+    from tvm_shiftadd import _json
 
-    sys.stdout.write(msgspec.json.encode(value).decode() + "\n")
+    sys.stdout.write(_json.encode(value).decode() + "\n")
     sys.stdout.flush()
 
 
