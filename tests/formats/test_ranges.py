@@ -94,6 +94,25 @@ def test_layer_proof_counts_terms_that_cancel() -> None:
         ranges.prove_layer("wide", plain[:, :1], np.array([2**31 - 1], dtype=np.int32))
 
 
+def test_layer_proof_does_not_count_on_the_bias_coming_first() -> None:
+    # The terms alone reach -2154496000; the bias would lift that back into int32.
+    plain = np.full((1, 263_000, 1), 7, dtype=np.uint8)
+    bias = np.array([9_000_000], dtype=np.int32)
+    ranges.prove_int32("last", *ranges.accumulator_bounds(codes.decode(plain), bias))
+    with pytest.raises(RangeError, match="last"):
+        ranges.prove_layer("last", plain, bias)
+
+
+def test_requantise_proof_covers_the_rounding_addend() -> None:
+    top = 2**31 - 1
+    zero, shift = np.array([0]), np.array([4])
+    ranges.prove_requantize("round", zero, np.array([top - 8]), shift)
+    with pytest.raises(RangeError, match="round"):
+        ranges.prove_requantize("round", zero, np.array([top - 7]), shift)
+    low, high = ranges.prove_requantize("round", np.array([-24]), np.array([24]), shift)
+    assert (low[0], high[0]) == (-1, 2)
+
+
 @given(
     st.integers(-(2**31), 2**31 - 1),
     st.integers(0, 2**31 - 1),

@@ -82,7 +82,7 @@ def decode(codes: NDArray[np.uint8]) -> NDArray[np.int32]:
     total = DECODE_TABLE[codes[0]]
     for plane in codes[1:]:
         total = total + DECODE_TABLE[plane]
-    return total.astype(np.int32)
+    return np.asarray(total, dtype=np.int32)
 
 
 @cache
