@@ -93,9 +93,10 @@ def test_dev_refuses_an_unknown_verb_and_installs_nothing(tmp_path: Path) -> Non
 
 def test_dev_says_what_is_missing(tmp_path: Path) -> None:
     shutil.copy(ROOT / "dev", tmp_path / "dev")
+    shutil.copy(ROOT / "pyproject.toml", tmp_path / "pyproject.toml")
     tools = tmp_path / "bin"
     tools.mkdir()
-    for tool in ("dirname", "cat"):
+    for tool in ("dirname", "cat", "cksum"):
         (tools / tool).symlink_to(str(shutil.which(tool)))
     done = subprocess.run(
         [str(shutil.which("sh")), str(tmp_path / "dev"), "test"],
