@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -51,11 +51,11 @@ def tvm_reason(error: Exception) -> str:
 
 
 @contextlib.contextmanager
-def closed_on_error(builder: relax.BlockBuilder) -> Iterator[None]:
+def closed_on_error(builder: Callable[[], relax.BlockBuilder]) -> Iterator[None]:
     """Close the block an exception leaves open, which TVM would complain about on stderr."""
     try:
         yield
     except BaseException:
         with contextlib.suppress(Exception):
-            builder._end_block()
+            builder()._end_block()
         raise

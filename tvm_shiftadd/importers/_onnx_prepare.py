@@ -138,8 +138,12 @@ def _name_nodes(graph: onnx.GraphProto) -> dict[str, str]:
 
 def _fold(model: onnx.ModelProto) -> onnx.ModelProto:
     """Evaluate what does not depend on the inputs' values: constants and shape computations."""
+    inputs = {value.name: value for value in model.graph.input}
     for value in model.graph.output:
-        value.type.tensor_type.ClearField("shape")
+        if value.name in inputs:
+            value.CopyFrom(inputs[value.name])
+        else:
+            value.type.tensor_type.ClearField("shape")
     folded = ir.from_proto(model)
     with _quiet("onnxscript"):
         constant_folding.fold_constants(

@@ -1,6 +1,6 @@
 """QuantizeLinear and DequantizeLinear: import a quantised model as the float one it stands for.
 
-Constants that pass through them were folded before. On activations a pair rounds and saturates;
+Constants that pass through them are folded. On activations a pair rounds and saturates;
 this compiler chooses its own scales, so only the saturation is kept, as a clip to the range that
 the pair can represent. An absorbed ReLU lives on in that clip.
 """
@@ -13,7 +13,8 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from tvm_shiftadd._compat import GenericConst, relax
+from tvm_shiftadd._compat import relax
+from tvm_shiftadd.importers._common import float_constant
 from tvm_shiftadd.importers._onnx_node import OnnxNode
 
 #: Operators that give the same on integers as on the floats they stand for.
@@ -81,6 +82,11 @@ class QuantizedTensors:
         if zero.dtype.kind not in "iu":
             raise node.unsupported(f"it quantises to {zero.dtype}, not to integers")
         limits = np.iinfo(zero.dtype)
+        values = node.constant(0)
+        if values is not None:
+            factor, shift = _along_axis(node, values, scale), _along_axis(node, values, zero)
+            steps = np.rint(values / factor) + shift.astype(np.float32)
+            return relax.const(np.clip(steps, limits.min, limits.max).astype(zero.dtype))
         offset = zero.astype(np.float64)
         lo = float(np.min((limits.min - offset) * scale))
         hi = float(np.max((limits.max - offset) * scale))
@@ -92,17 +98,34 @@ class QuantizedTensors:
 
     def _dequantize(self, node: OnnxNode, source: str) -> relax.Expr:
         expr = node.inputs[0]
-        if isinstance(expr, GenericConst):
-            raise node.unsupported("this form of it on a constant is not handled")
+        scale = node.constant(1)
+        values = node.constant(0)
+        if values is not None and scale is not None:
+            zero = np.zeros(1, values.dtype) if node.input(2) is None else node.constant(2)
+            if zero is not None:
+                steps = values.astype(np.float32) - _along_axis(node, values, zero)
+                return float_constant(steps * _along_axis(node, values, scale))
         if source not in self._scales:
             raise node.unsupported("its input does not come from a QuantizeLinear")
-        scale, zero = node.constant(1), _zero_point(node)
+        zero = _zero_point(node)
         expected = self._scales[source]
         if scale is None or zero is None:
             raise node.unsupported("its scale or zero point depends on the input's values")
         if not (np.array_equal(scale, expected[0]) and np.array_equal(zero, expected[1])):
             raise node.unsupported("its scale differs from that of its QuantizeLinear")
         return expr
+
+
+def _along_axis(node: OnnxNode, values: NDArray[Any], factor: NDArray[Any]) -> NDArray[Any]:
+    """A scale or zero point of one value, or of one value a channel, ready to broadcast."""
+    factor = factor.astype(np.float32)
+    if factor.size == 1:
+        return factor.reshape(())
+    axis = int(node.attrs.get("axis", 1))
+    axis += values.ndim if axis < 0 else 0
+    if factor.ndim != 1 or axis >= values.ndim or factor.size != values.shape[axis]:
+        raise node.unsupported("scales of blocks are not handled, only one, or one a channel")
+    return factor.reshape([-1 if i == axis else 1 for i in range(values.ndim)])
 
 
 def _zero_point(node: OnnxNode) -> NDArray[Any] | None:

@@ -33,11 +33,12 @@ _BOUND_OPERATORS = frozenset({"Clip", "Max", "Min", "Where", "Pad", "ConstantOfS
 
 @dataclass(frozen=True)
 class OnnxSource:
-    """A model that passed the checks, its opset and the SHA-256 of its bytes."""
+    """A model that passed the checks, its opset, the SHA-256 of its bytes, a name for messages."""
 
     model: onnx.ModelProto
     opset: int
     sha256: str
+    label: str
 
 
 def read_model(source: Any) -> OnnxSource:
@@ -77,12 +78,25 @@ def read_model(source: Any) -> OnnxSource:
             digest.update(tensor.raw_data)
         _check_size(tensor)
     _check_finite(model)
+    return OnnxSource(model, opset, digest.hexdigest(), label)
+
+
+def check_valid(source: OnnxSource) -> None:
+    """Hold the model against the operators' definitions, as ONNX's own checker does.
+
+    Raises:
+        ModelError: with the checker's first line.
+    """
+    for value in source.model.graph.output:
+        # The checker insists on a shape; results are typed anew on import, so any will do.
+        value.type.tensor_type.shape.SetInParent()
     try:
-        onnx.checker.check_model(model)
+        onnx.checker.check_model(source.model)
     except Exception as error:  # the checker raises several unrelated types
         reason = str(error).strip().splitlines()[0] if str(error).strip() else "unknown reason"
-        raise ModelError(f"{label} is not a valid ONNX model: {reason.rstrip('.')}.") from None
-    return OnnxSource(model, opset, digest.hexdigest())
+        raise ModelError(
+            f"{source.label} is not a valid ONNX model: {reason.rstrip('.')}."
+        ) from None
 
 
 def _read_bytes(path: Path) -> bytes:

@@ -7,7 +7,7 @@ from typing import Any
 
 from tvm.relax.expr_functor import PyExprMutator, mutator
 
-from tvm_shiftadd._compat import relax
+from tvm_shiftadd._compat import ir, relax
 
 
 class UniqueNames:
@@ -23,6 +23,27 @@ class UniqueNames:
             candidate, number = f"{name}#{number}", number + 1
         self._taken.add(candidate)
         return candidate
+
+
+def name_variables(module: ir.IRModule, names: Mapping[str, str]) -> ir.IRModule:
+    """Give every variable of ``main`` its name, and drop the copies that only return a value.
+
+    Args:
+        module: as a block builder made it.
+        names: the names wanted, by the names the builder gave; what is not there is numbered
+            after the node that it belongs to.
+    """
+    wanted = dict(names)
+    for block in module["main"].body.blocks:
+        for binding in block.bindings:
+            if isinstance(binding.value, relax.Var) and binding.value.name in wanted:
+                wanted[binding.var.name] = wanted[binding.value.name]
+    module = relax.transform.CanonicalizeBindings()(module)
+    function = module["main"]
+    bound = {binding.var.name for block in function.body.blocks for binding in block.bindings}
+    present = {name: new for name, new in wanted.items() if name in bound}
+    module["main"] = rename_variables(function, number_intermediates(function, present))
+    return module
 
 
 def rename_variables(function: relax.Function, names: Mapping[str, str]) -> relax.Function:
@@ -61,9 +82,9 @@ def number_intermediates(function: relax.Function, named: Mapping[str, str]) -> 
     they become ``<node>.1``, ``<node>.2`` and so on.
     """
     unique = UniqueNames()
-    result = {name: unique(new) for name, new in named.items()}
-    for param in function.params:
-        result.setdefault(param.name, unique(param.name))
+    result = {param.name: unique(param.name) for param in function.params}
+    for name, new in named.items():
+        result[name] = unique(new)
     pending: list[str] = []
     owner = "constant"
     for block in function.body.blocks:

@@ -16,9 +16,9 @@ from tvm_shiftadd.importers._onnx_layers import LAYER_CONVERTERS, Converter
 from tvm_shiftadd.importers._onnx_node import OnnxNode
 from tvm_shiftadd.importers._onnx_prepare import PreparedGraph, prepare
 from tvm_shiftadd.importers._onnx_quantize import QuantizedTensors
-from tvm_shiftadd.importers._onnx_reader import read_model
+from tvm_shiftadd.importers._onnx_reader import check_valid, read_model
 from tvm_shiftadd.importers._onnx_shapes import SHAPE_CONVERTERS
-from tvm_shiftadd.importers.naming import UniqueNames, number_intermediates, rename_variables
+from tvm_shiftadd.importers.naming import name_variables
 
 _CONVERTERS: dict[str, Converter] = {**LAYER_CONVERTERS, **SHAPE_CONVERTERS}
 
@@ -41,6 +41,7 @@ def load_onnx(
     """
     read = read_model(source)
     _check_operators(read.model)
+    check_valid(read)
     prepared = prepare(read.model, shape)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -72,7 +73,6 @@ class _Importer(onnx_frontend.ONNXGraphImporter):
         super().__init__(shape_dict={}, dtype_dict="float32")
         self.opset = opset
         self._prepared = prepared
-        self._unique = UniqueNames()
         self._names: dict[str, str] = {}
         self._operators: dict[str, str] = {}
         self._notes: list[str] = []
@@ -85,17 +85,14 @@ class _Importer(onnx_frontend.ONNXGraphImporter):
         self._parse_graph_initializers(graph)
         symbols: dict[str, Any] = {}
         params = [self._parameter(value, symbols) for value in graph.input]
-        with closed_on_error(self.bb), self.bb.function("main", params=params):
+        with closed_on_error(lambda: self.bb), self.bb.function("main", params=params):
             with self.bb.dataflow():
                 for node in graph.node:
                     self._add_node(node)
                 outputs = [self._output(name) for name in self._graph_outputs]
             self.bb.emit_func_output(outputs[0] if len(outputs) == 1 else relax.Tuple(outputs))
-        module = self.bb.get()
-        function = module["main"]
-        names = number_intermediates(function, self._names)
-        function = rename_variables(function, names)
-        module["main"] = function.with_attrs(
+        module = name_variables(self.bb.get(), self._names)
+        module["main"] = module["main"].with_attrs(
             {
                 "shiftadd.outputs": self._graph_outputs,
                 "shiftadd.operators": self._operators,
@@ -112,7 +109,6 @@ class _Importer(onnx_frontend.ONNXGraphImporter):
             else:
                 dims.append(symbols.setdefault(dim.dim_param, tirx.Var(dim.dim_param, "int64")))
         param = relax.Var(value.name, TensorType(dims, "float32"))
-        self._unique(value.name)
         self._nodes[value.name] = param
         return param
 
@@ -183,20 +179,19 @@ class _Importer(onnx_frontend.ONNXGraphImporter):
         self._operators.setdefault(node.name, node.op_type)
         if isinstance(result, relax.Var):
             if result.name not in self._names and isinstance(result, relax.DataflowVar):
-                self._names[result.name] = self._unique(node.name + suffix)
+                self._names[result.name] = node.name + suffix
             return result
-        return self._bind(result, node.name + suffix, is_output=output in self._graph_outputs)
+        return self._bind(result, node.name + suffix)
 
-    def _bind(self, expr: relax.Expr, name: str, is_output: bool = False) -> relax.Var:
-        var = self.bb.emit_output(expr) if is_output else self.bb.emit(expr)
-        self._names[var.name] = self._unique(name)
+    def _bind(self, expr: relax.Expr, name: str) -> relax.Var:
+        var = self.bb.emit(expr)
+        self._names[var.name] = name
         return var
 
     def _output(self, name: str) -> relax.Var:
-        """The variable the function returns: a result, or a copy of an input or of a constant."""
-        value = self._nodes.get(name)
-        if value is None:
+        """The variable the function returns for an output."""
+        if name not in self._nodes:
             raise ModelError(f"The model's output '{name}' is made by none of its operators.")
-        if isinstance(value, relax.DataflowVar) or not isinstance(value, relax.Var):
-            return self._bind(value, name, is_output=True)
-        return value
+        var = self.bb.emit_output(self._nodes[name])
+        self._names[var.name] = name
+        return var

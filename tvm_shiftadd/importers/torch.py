@@ -20,7 +20,7 @@ from tvm_shiftadd._compat import ir, relax
 from tvm_shiftadd.errors import DependencyError, ModelError, ShiftAddError
 from tvm_shiftadd.importers._common import closed_on_error, tvm_reason, unsupported
 from tvm_shiftadd.importers._torch_layers import TORCH_CONVERTERS, Converter
-from tvm_shiftadd.importers.naming import number_intermediates, rename_variables
+from tvm_shiftadd.importers.naming import name_variables
 
 
 def load_exported_program(program: Any) -> ir.IRModule:
@@ -44,9 +44,9 @@ def load_exported_program(program: Any) -> ir.IRModule:
         )
     tensors = _weights(program)
     outputs = _check_signature(program, torch)
-    with warnings.catch_warnings():
+    importer = _Importer(tensors)
+    with warnings.catch_warnings(), closed_on_error(lambda: importer.block_builder):
         warnings.simplefilter("ignore")
-        importer = _Importer(tensors)
         module = importer.from_exported_program(
             program,
             keep_params_as_input=False,
@@ -54,7 +54,7 @@ def load_exported_program(program: Any) -> ir.IRModule:
             no_bind_return_tuple=len(outputs) > 1,
             custom_convert_map=None,
         )
-    module = _tidy(module, importer.names)
+    module = name_variables(module, importer.names)
     attributes = {
         "shiftadd.source": {
             "format": "torch",
@@ -118,22 +118,6 @@ def _digest(program: Any, tensors: Mapping[str, NDArray[Any]]) -> str:
     return digest.hexdigest()
 
 
-def _tidy(module: ir.IRModule, names: dict[str, str]) -> ir.IRModule:
-    """Drop the copies that return values, then give every variable its name."""
-    for block in module["main"].body.blocks:
-        for binding in block.bindings:
-            value = binding.value
-            if isinstance(value, relax.Var) and value.name in names:
-                names[binding.var.name] = names[value.name]
-    module = relax.transform.CanonicalizeBindings()(module)
-    function = module["main"]
-    bound = {binding.var.name for block in function.body.blocks for binding in block.bindings}
-    present = {name: new for name, new in names.items() if name in bound}
-    renamed = rename_variables(function, number_intermediates(function, present))
-    module["main"] = renamed
-    return module
-
-
 class _Importer(ExportedProgramImporter):
     """TVM's importer, told which variable belongs to which module."""
 
@@ -167,10 +151,6 @@ class _Importer(ExportedProgramImporter):
             return result
 
         return convert
-
-    def _translate_fx_graph(self, *args: Any, **kwargs: Any) -> Any:
-        with closed_on_error(self.block_builder):
-            return super()._translate_fx_graph(*args, **kwargs)
 
     def _check_unsupported_func_type(self, nodes: Any) -> None:
         for node in nodes:
