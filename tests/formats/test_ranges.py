@@ -94,10 +94,11 @@ def test_layer_proof_counts_terms_that_cancel() -> None:
         ranges.prove_layer("wide", plain[:, :1], np.array([2**31 - 1], dtype=np.int32))
 
 
-def test_layer_proof_does_not_count_on_the_bias_coming_first() -> None:
-    # The terms alone reach -2154496000; the bias would lift that back into int32.
-    plain = np.full((1, 263_000, 1), 7, dtype=np.uint8)
-    bias = np.array([9_000_000], dtype=np.int32)
+@pytest.mark.parametrize(("code", "offset"), [(7, 9_000_000), (15, -9_000_000)])
+def test_layer_proof_does_not_count_on_the_bias_coming_first(code: int, offset: int) -> None:
+    # The terms alone reach -+2154496000; the bias would bring that back into int32.
+    plain = np.full((1, 263_000, 1), code, dtype=np.uint8)
+    bias = np.array([offset], dtype=np.int32)
     ranges.prove_int32("last", *ranges.accumulator_bounds(codes.decode(plain), bias))
     with pytest.raises(RangeError, match="last"):
         ranges.prove_layer("last", plain, bias)
