@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import struct
 from fractions import Fraction
+from functools import cache
 from itertools import pairwise, product
 
 import numpy as np
@@ -185,6 +186,7 @@ def reciprocals(counts) -> tuple[int, dict[int, list[tuple[int, int]]]]:
     }
 
 
+@cache
 def _reciprocal(count: int) -> tuple[int, list[tuple[int, int]]]:
     for length in range(1, 9):
         for shift in range(24):
