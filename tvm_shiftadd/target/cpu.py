@@ -10,7 +10,8 @@ from tvm.target import codegen
 from tvm_shiftadd._compat import ir, relax, tirx
 from tvm_shiftadd.errors import CompileError
 from tvm_shiftadd.target import CPUTarget
-from tvm_shiftadd.topi.schedules.cpu.spatial import schedule_function
+from tvm_shiftadd.topi.schedules.cpu import schedule_function
+from tvm_shiftadd.topi.schedules.cpu.legalize import legalize_map
 
 _BASELINES = {"x86_64": "x86-64", "aarch64": "generic", "arm64": "generic"}
 
@@ -38,10 +39,27 @@ def build(mod: tvm.IRModule, target: CPUTarget) -> Any:
     resolved = tvm_target(target)
     try:
         with resolved, tvm.transform.PassContext(opt_level=3):
-            return relax.build(mod, resolved, relax_pipeline=_pipeline())
+            return relax.build(mod, resolved, relax_pipeline=_pipeline(vector_lanes(resolved)))
     except tvm.TVMError as error:
         reason = str(error).strip().splitlines()[-1]
         raise CompileError(f"TVM could not compile for {target.mcpu}: {reason}") from error
+
+
+def assembly(executable: Any) -> str:
+    """The generated assembly of an executable that ``build`` returned."""
+    modules = [executable.mod]
+    text = []
+    while modules:
+        module = modules.pop()
+        modules.extend(module.imports)
+        if module.kind == "llvm":
+            text.append(str(module.inspect_source("asm")))
+    return "\n".join(text)
+
+
+def vector_lanes(target: tvm.target.Target) -> int:
+    """The 16-bit elements of one of the processor's vector registers."""
+    return max(8, int(codegen.llvm_get_vector_width(target)) // 16)
 
 
 def _processor(mcpu: str) -> str:
@@ -53,12 +71,12 @@ def _processor(mcpu: str) -> str:
     return mcpu
 
 
-def _pipeline() -> Any:
+def _pipeline(lanes: int) -> Any:
     """From Relax operators to what the virtual machine's code generator takes."""
     transform = relax.transform
     return tvm.transform.Sequential(
         [
-            transform.LegalizeOps(),
+            transform.LegalizeOps(legalize_map(lanes)),
             transform.AnnotateTIROpPattern(),
             transform.FuseOps(),
             transform.FuseTIR(),
@@ -88,6 +106,6 @@ class ScheduleFunctions:
         scheduled = {}
         for var, func in mod.functions.items():
             if isinstance(func, tirx.PrimFunc) and "tirx.is_scheduled" not in (func.attrs or {}):
-                func = schedule_function(func).with_attr("tirx.noalias", True)
+                func = schedule_function(func)
             scheduled[var] = func
         return ir.IRModule(scheduled, attrs=mod.attrs)

@@ -26,7 +26,7 @@ def unpack_code(codes: te.Tensor, term: Expr, row: Expr, output: Expr) -> Expr:
 
 
 def shift_term(x: Expr, code: Expr) -> Expr:
-    """x times one term, by a shift: 0 if the magnitude m is 0, else +-(x << (m - 1)); int32.
+    """Value x times one term, by a shift: 0 if the magnitude m is 0, else +-(x << (m - 1)); int32.
 
     Written as ``(x << m) >> 1``, which is exact and needs no shift by -1 for m = 0.
     """

@@ -18,17 +18,15 @@ MIN_LANES = 4
 MIN_PARALLEL_WORK = 4096
 
 
-def schedule_function(func: tirx.PrimFunc) -> tirx.PrimFunc:
-    """A PrimFunc of structured blocks, inlined, vectorised and parallel.
+def schedule_spatial(sch: s_tir.Schedule) -> None:
+    """Inline, vectorise and parallelise the structured blocks of a function.
 
     Blocks it does not understand are left as they are, which is correct and slow.
     """
-    sch = s_tir.Schedule(func)
     root = sch.get_sblock("root")
     _inline_producers(sch, root)
     for block in sch.get_child_blocks(root):
         _schedule_block(sch, block)
-    return sch.mod["main"]
 
 
 def _inline_producers(sch: Any, root: Any) -> None:
@@ -51,7 +49,7 @@ def _schedule_block(sch: Any, block: Any) -> None:
     if not spatial or any(kind not in (0, 2) for kind in kinds):
         return
     *outer, inner = spatial
-    lanes = _lanes(sch.get(inner).extent)
+    lanes = useful_lanes(sch.get(inner).extent)
     vector = None
     if lanes > 1:
         blocks, vector = sch.split(inner, [None, lanes])
@@ -72,13 +70,15 @@ def _schedule_block(sch: Any, block: Any) -> None:
             sch.vectorize(sch.get_loops(init)[-1])
 
 
-def _lanes(extent: Any) -> int:
+def useful_lanes(extent: Any) -> int:
     """The largest divisor of a constant extent that is a useful vector length, else 1."""
     if not isinstance(extent, tirx.IntImm):
         return 1
-    size = int(extent)
-    best = max(lane for lane in range(1, MAX_LANES + 1) if size % lane == 0)
-    return best if best >= MIN_LANES else 1
+    divisors = [lane for lane in range(MIN_LANES, MAX_LANES + 1) if int(extent) % lane == 0]
+    whole = [lane for lane in divisors if lane & (lane - 1) == 0]
+    # A power of two fills registers; take another length only where it is much longer.
+    best, even = max(divisors, default=1), max(whole, default=1)
+    return even if 2 * even >= best else best
 
 
 def _constant_product(extents: list[Any]) -> int | None:

@@ -1,0 +1,223 @@
+"""Layers compiled for CPUs equal the NumPy reference, bit for bit."""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+
+import numpy as np
+import pytest
+import tvm
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tvm import relax
+
+from tvm_shiftadd.dialect import ops
+from tvm_shiftadd.formats import codes, packing, reference
+from tvm_shiftadd.target import cpu, parse
+
+TARGETS = ["cpu", "cpu:generic"]
+
+
+def random_codes(rng, terms, reduction, outputs):
+    """Unpacked codes [K, R, O] of random weights, about a third of them zero."""
+    values = rng.choice(codes.representable(terms), (reduction, outputs))
+    values[rng.random(values.shape) < 0.3] = 0
+    return codes.encode(values, terms)
+
+
+def compile_layer(build_call, shapes, target):
+    """Executable of one dialect call; shapes maps names to (shape, dtype)."""
+    batch = tvm.tirx.Var("n", "int64")
+    params = []
+    for name, (shape, dtype) in shapes.items():
+        sizes = tuple(batch if size is None else size for size in shape)
+        params.append(relax.Var(name, relax.TensorType(sizes, dtype)))
+    builder = relax.BlockBuilder()
+    with builder.function("main", params):
+        with builder.dataflow():
+            result = builder.emit_output(builder.emit(build_call(builder, *params)))
+        builder.emit_func_output(result)
+    return cpu.build(builder.get(), parse(target))
+
+
+def run(executable, *arrays):
+    machine = relax.VirtualMachine(executable, tvm.cpu())
+    arguments = [tvm.runtime.tensor(np.ascontiguousarray(array)) for array in arrays]
+    return machine["main"](*arguments).numpy()
+
+
+def check_conv(rng, target, batch, hw, channels, outputs, terms, kernel, attrs, fused=False):
+    """Compile, run and compare one convolution, alone or with what follows it."""
+    groups = attrs.get("groups", 1)
+    transposed = "output_padding" in attrs
+    reduction = kernel[0] * kernel[1] * (channels // groups)
+    weight_codes = random_codes(rng, terms, reduction, outputs)
+    packed = packing.pack(weight_codes)
+    bias = rng.integers(-5000, 5000, outputs).astype(np.int32)
+    x = rng.integers(-128, 128, (batch, *hw, channels)).astype(np.int8)
+    shift = rng.integers(4, 12, outputs).astype(np.int32)
+    zero, six = np.zeros(1, np.int32), np.full(1, 6, np.int32)
+    weight = codes.decode(weight_codes).reshape(*kernel, channels // groups, outputs)
+    if transposed:
+        expected = reference.conv2d_transpose(x, weight, bias, **attrs)
+    else:
+        expected = reference.conv2d(x, weight, bias, **attrs)
+    residual = rng.integers(-128, 128, expected.shape).astype(np.int8)
+
+    def call(builder, x, packed, bias, residual):
+        layer = ops.conv2d_transpose if transposed else ops.conv2d
+        result = layer(x, packed, bias, kernel_size=kernel, **attrs)
+        if fused:
+            total = builder.emit(
+                ops.add(builder.emit(result), residual, *map(relax.const, (zero, six)))
+            )
+            result = ops.requantize(total, relax.const(shift), lo=0, hi=100)
+        return result
+
+    if fused:
+        expected = reference.add(expected, residual, zero, six)
+        expected = reference.requantize(expected, shift, 0, 100)
+    shapes = {
+        "x": ((None, *x.shape[1:]), "int8"),
+        "packed": (packed.shape, "uint8"),
+        "bias": (bias.shape, "int32"),
+        "residual": ((None, *residual.shape[1:]), "int8"),
+    }
+    got = run(compile_layer(call, shapes, target), x, packed, bias, residual)
+    assert got.dtype == expected.dtype
+    np.testing.assert_array_equal(got, expected)
+
+
+CONVS = {
+    "3x3": ((6, 8), 16, 16, (3, 3), {"padding": (1, 1, 1, 1)}),
+    "1x1": ((5, 5), 24, 40, (1, 1), {}),
+    "1x1 map": ((1, 1), 9, 5, (1, 1), {}),
+    "3x3 on a 1x1 map": ((1, 1), 4, 3, (3, 3), {"padding": (1, 1, 1, 1)}),
+    "stride 2": ((9, 7), 5, 18, (3, 3), {"strides": (2, 2), "padding": (0, 1, 1, 0)}),
+    "stride 2, even": ((8, 8), 3, 17, (3, 3), {"strides": (2, 2), "padding": (0, 0, 1, 1)}),
+    "stride 3 by 2, 1x1": ((10, 9), 7, 3, (1, 1), {"strides": (3, 2)}),
+    "dilation": ((9, 8), 4, 6, (3, 2), {"dilation": (2, 3), "padding": (2, 1, 1, 2)}),
+    "dilation and stride": ((11, 9), 4, 6, (3, 3), {"dilation": (2, 2), "strides": (3, 2)}),
+    "groups": ((5, 6), 12, 9, (3, 3), {"groups": 3, "padding": (1, 1, 1, 1)}),
+    "depthwise": ((7, 6), 24, 24, (3, 3), {"groups": 24, "padding": (1, 1, 1, 1)}),
+    "depthwise, odd": ((6, 7), 13, 26, (3, 3), {"groups": 13, "strides": (2, 2)}),
+    "large kernel": ((12, 12), 3, 4, (9, 9), {"padding": (4, 4, 4, 4)}),
+    "wide map": ((3, 70), 2, 3, (3, 3), {"padding": (1, 1, 1, 1)}),
+}
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("name", CONVS)
+def test_conv2d(name, target):
+    hw, channels, outputs, kernel, attrs = CONVS[name]
+    attrs = {"strides": (1, 1), "padding": (0, 0, 0, 0), "dilation": (1, 1), "groups": 1} | attrs
+    rng = np.random.default_rng(len(name))
+    terms = 1 + len(name) % 3
+    check_conv(rng, target, 2, hw, channels, outputs, terms, kernel, attrs)
+    check_conv(rng, target, 3, hw, channels, outputs, terms, kernel, attrs, fused=True)
+
+
+def test_conv2d_sums_beyond_sixteen_bits():
+    # More than 127 equal terms of one sign, at the extreme inputs: a 16-bit sum would wrap.
+    channels, outputs = 300, 17
+    values = np.full((channels, outputs), 64)
+    values[:, 1], values[:, 2] = -64, 96
+    weight_codes = codes.encode(values, 2)
+    x = np.full((1, 2, 2, channels), -128, np.int8)
+    bias = np.zeros(outputs, np.int32)
+
+    def call(_builder, x, packed, bias):
+        return ops.conv2d(x, packed, bias, kernel_size=(1, 1))
+
+    packed = packing.pack(weight_codes)
+    shapes = {
+        "x": (x.shape, "int8"),
+        "packed": (packed.shape, "uint8"),
+        "bias": (bias.shape, "int32"),
+    }
+    got = run(compile_layer(call, shapes, "cpu"), x, packed, bias)
+    np.testing.assert_array_equal(got[0, 0, 0], -128 * values.sum(0))
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize(
+    ("hw", "kernel", "attrs"),
+    [
+        ((4, 5), (3, 3), {"strides": (2, 2), "padding": (1, 1, 1, 1), "output_padding": (1, 1)}),
+        ((3, 4), (2, 2), {"strides": (2, 2)}),
+        ((5, 3), (3, 2), {"strides": (1, 3), "dilation": (2, 2), "output_padding": (0, 1)}),
+    ],
+)
+def test_conv2d_transpose(hw, kernel, attrs, target):
+    defaults = {"strides": (1, 1), "padding": (0, 0, 0, 0), "dilation": (1, 1)}
+    attrs = defaults | {"output_padding": (0, 0)} | attrs
+    rng = np.random.default_rng(7)
+    check_conv(rng, target, 2, hw, 5, 18, 2, kernel, attrs)
+    check_conv(rng, target, 1, hw, 5, 18, 3, kernel, attrs, fused=True)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("shape", [(3, 9), (40, 64), (2, 5, 7)])
+@pytest.mark.parametrize(("outputs", "terms"), [(10, 2), (33, 1), (64, 3)])
+def test_dense(shape, outputs, terms, target):
+    rng = np.random.default_rng(outputs)
+    weight_codes = random_codes(rng, terms, shape[-1], outputs)
+    packed = packing.pack(weight_codes)
+    bias = rng.integers(-99, 99, outputs).astype(np.int32)
+    x = rng.integers(-128, 128, shape).astype(np.int8)
+    shapes = {
+        "x": ((None, *shape[1:]), "int8"),
+        "packed": (packed.shape, "uint8"),
+        "bias": (bias.shape, "int32"),
+    }
+    executable = compile_layer(lambda _b, *args: ops.dense(*args), shapes, target)
+    expected = reference.dense(x, codes.decode(weight_codes), bias)
+    np.testing.assert_array_equal(run(executable, x, packed, bias), expected)
+
+
+@settings(deadline=None, max_examples=15)
+@given(st.data())
+def test_conv2d_of_any_shape(data):
+    def draw(low, high):
+        return data.draw(st.integers(low, high))
+
+    kernel = (draw(1, 4), draw(1, 4))
+    groups = draw(1, 3)
+    attrs = {
+        "strides": (draw(1, 3), draw(1, 3)),
+        "padding": tuple(draw(0, 2) for _ in range(4)),
+        "dilation": (draw(1, 2), draw(1, 2)),
+        "groups": groups,
+    }
+    hw = tuple(draw((kernel[i] - 1) * attrs["dilation"][i] + 1, 20) for i in range(2))
+    rng = np.random.default_rng(draw(0, 2**32 - 1))
+    channels, outputs = groups * draw(1, 20), groups * draw(1, 20)
+    target = data.draw(st.sampled_from(TARGETS))
+    fused = data.draw(st.booleans())
+    check_conv(rng, target, draw(1, 3), hw, channels, outputs, draw(1, 3), kernel, attrs, fused)
+
+
+@lru_cache
+def conv_assembly(target):
+    def call(builder, x, packed, bias):
+        total = builder.emit(ops.conv2d(x, packed, bias, kernel_size=(3, 3), padding=(1, 1, 1, 1)))
+        return ops.requantize(total, relax.const(np.full(1, 5, np.int32)), lo=0, hi=127)
+
+    shapes = {
+        "x": ((None, 8, 8, 16), "int8"),
+        "packed": ((2, 72, 32), "uint8"),
+        "bias": ((32,), "int32"),
+    }
+    return cpu.assembly(compile_layer(call, shapes, target))
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_assembly_has_no_vector_multiply(target):
+    text = conv_assembly(target)
+    adds = re.findall(r"^\s+v?paddw\b", text, re.M)
+    multiplies = re.findall(
+        r"^\s+(v?p(?:mul|madd|dp)\w*|v?f\w*m(?:add|sub|ul)\w*|v?mul[ps][sd])\b", text, re.M
+    )
+    assert adds, "the assembly of the kernel was not found"
+    assert not multiplies

@@ -1,0 +1,241 @@
+"""Sizes of the planar convolution kernel: what one tile reads, holds and computes.
+
+All sizes are plain integers except the batch, which may be symbolic. See ``planar`` for what the
+names mean in the kernel.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from tvm_shiftadd.formats.windows import conv_size, transpose_size
+
+#: Pixels and channels of one transposed block.
+BLOCK = 16
+#: Exponents a term may have, 0..6; each has a positive and a negative list of inputs.
+EXPONENTS = 7
+#: Vectors of 16-bit sums a sub-tile keeps in registers.
+MAX_VECTORS = 8
+#: Bytes of planes that stay in a first-level cache of 32 to 48 KiB.
+CACHE_BYTES = 40_000
+
+
+def round_up(value: int, step: int) -> int:
+    """The least multiple of ``step`` that is not below ``value``."""
+    return -(-value // step) * step
+
+
+@dataclass(frozen=True)
+class ConvShape:
+    """One convolution over ``height x width x channels`` maps with ``outputs`` channels.
+
+    ``spread`` puts that many minus one zeros between input pixels and ``flip`` turns the kernel
+    round: with both, and ``origin`` the padding before the map, a transposed convolution is a
+    plain one.
+    """
+
+    height: int
+    width: int
+    channels: int
+    outputs: int
+    out_height: int
+    out_width: int
+    kernel: tuple[int, int]
+    strides: tuple[int, int]
+    dilation: tuple[int, int]
+    origin: tuple[int, int]
+    terms: int
+    groups: int = 1
+    spread: tuple[int, int] = (1, 1)
+    flip: bool = False
+
+    @property
+    def group_channels(self) -> int:
+        """Input channels that one output channel reads."""
+        return self.channels // self.groups
+
+    @property
+    def reduction(self) -> int:
+        """R, the weights of one output channel."""
+        return self.kernel[0] * self.kernel[1] * self.group_channels
+
+
+def conv_shape(
+    map_shape: tuple[int, int, int],
+    outputs: int,
+    terms: int,
+    kernel: tuple[int, int],
+    strides: tuple[int, int],
+    padding: tuple[int, int, int, int],
+    dilation: tuple[int, int],
+    groups: int,
+) -> ConvShape:
+    """The convolution of ``map_shape`` (H, W, C); padding is (top, left, bottom, right)."""
+    height, width, channels = map_shape
+    top, left, bottom, right = padding
+    return ConvShape(
+        height,
+        width,
+        channels,
+        outputs,
+        conv_size(height, kernel[0], strides[0], top, bottom, dilation[0]),
+        conv_size(width, kernel[1], strides[1], left, right, dilation[1]),
+        kernel,
+        strides,
+        dilation,
+        (top, left),
+        terms,
+        groups,
+    )
+
+
+def transposed_shape(
+    map_shape: tuple[int, int, int],
+    outputs: int,
+    terms: int,
+    kernel: tuple[int, int],
+    strides: tuple[int, int],
+    padding: tuple[int, int, int, int],
+    output_padding: tuple[int, int],
+    dilation: tuple[int, int],
+) -> ConvShape:
+    """A transposed convolution as a convolution with stride 1 over the spread input."""
+    extents, origin = [], []
+    for axis in range(2):
+        before, after = padding[axis], padding[axis + 2]
+        extents.append(
+            transpose_size(
+                map_shape[axis],
+                kernel[axis],
+                strides[axis],
+                before,
+                after,
+                dilation[axis],
+                output_padding[axis],
+            )
+        )
+        origin.append((kernel[axis] - 1) * dilation[axis] - before)
+    height, width, channels = map_shape
+    return ConvShape(
+        height,
+        width,
+        channels,
+        outputs,
+        extents[0],
+        extents[1],
+        kernel,
+        (1, 1),
+        dilation,
+        (origin[0], origin[1]),
+        terms,
+        1,
+        strides,
+        True,
+    )
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A tile of ``rows`` output rows of one image, computed with vectors of ``lanes`` pixels."""
+
+    shape: ConvShape
+    rows: int
+    lanes: int
+
+    @property
+    def count(self) -> int:
+        """Tiles of an image; the last may reach below it."""
+        return -(-self.shape.out_height // self.rows)
+
+    @property
+    def pixels(self) -> int:
+        """Output pixels of a tile."""
+        return self.rows * self.shape.out_width
+
+    @property
+    def sub_tiles(self) -> int:
+        """Passes over a tile, each with its sums in registers."""
+        return -(-self.pixels // (self.lanes * MAX_VECTORS))
+
+    @property
+    def vectors(self) -> int:
+        """Vectors of a sub-tile."""
+        return -(-self.pixels // (self.lanes * self.sub_tiles))
+
+    @property
+    def padded_pixels(self) -> int:
+        """Pixels that are computed, those past the tile's end included."""
+        return self.sub_tiles * self.vectors * self.lanes
+
+    @property
+    def phases(self) -> int:
+        """Row phases kept apart: rows y, y + stride, ... of the input are neighbours."""
+        shape = self.shape
+        return 1 + max(
+            (tap * shape.dilation[0]) % shape.strides[0] for tap in range(shape.kernel[0])
+        )
+
+    @property
+    def plane_rows(self) -> int:
+        """Rows of one phase that a tile reads."""
+        shape = self.shape
+        return self.rows + (shape.kernel[0] - 1) * shape.dilation[0] // shape.strides[0]
+
+    @property
+    def plane(self) -> int:
+        """Elements from one plane to the next; a last block may write past the last row."""
+        return round_up(self.plane_rows * self.shape.out_width + BLOCK - 1, 32)
+
+    @property
+    def channels(self) -> int:
+        """Input channels, rounded up to whole blocks."""
+        return round_up(self.shape.channels, BLOCK)
+
+    @property
+    def outputs(self) -> int:
+        """Output channels, rounded up to whole blocks."""
+        return round_up(self.shape.outputs, BLOCK)
+
+    @property
+    def column_blocks(self) -> int:
+        """Blocks of pixels in an output row."""
+        return -(-self.shape.out_width // BLOCK)
+
+    @property
+    def planes_size(self) -> int:
+        """Elements of all planes, and room for the last vector to read past them."""
+        used = self.shape.kernel[1] * self.channels * self.phases * self.plane
+        return used + self.padded_pixels + 64
+
+    @property
+    def input_rows(self) -> int:
+        """Rows of the padded input copied for a tile."""
+        return (self.plane_rows - 1) * self.shape.strides[0] + self.phases
+
+    @property
+    def input_columns(self) -> int:
+        """Columns of the padded input copied for a tile."""
+        shape = self.shape
+        last = (self.column_blocks * BLOCK - 1) * shape.strides[1]
+        return last + (shape.kernel[1] - 1) * shape.dilation[1] + 1
+
+    @cached_property
+    def cost(self) -> float:
+        """Estimated cycles an image takes; the constants were fitted on AVX-512 machines."""
+        shape = self.shape
+        adds = self.vectors * (0.85 * shape.terms * shape.reduction + 8 * EXPONENTS)
+        if 2 * self.planes_size > CACHE_BYTES:
+            adds *= 1.3
+        sums = shape.outputs * self.sub_tiles * (adds + 15 * 2 * EXPONENTS)
+        blocks = self.plane_rows * self.phases * self.column_blocks * self.channels // BLOCK
+        pack = 100 * blocks * shape.kernel[1] + self.input_rows * self.input_columns * 2
+        unpack = 250 * -(-self.pixels // BLOCK) * self.outputs // BLOCK
+        return self.count * (sums + pack + unpack)
+
+
+def choose_tile(shape: ConvShape, lanes: int) -> Tile:
+    """The tile height with the least estimated cost."""
+    most = max(1, 4 * MAX_VECTORS * lanes // shape.out_width)
+    heights = range(1, min(most, shape.out_height) + 1)
+    return min((Tile(shape, rows, lanes) for rows in heights), key=lambda tile: tile.cost)

@@ -1,0 +1,91 @@
+"""How the CPU computes the dialect's layers: calls of its own kernels.
+
+These replace the compute definitions of ``topi`` when a module is compiled for the CPU; every
+other operator keeps its definition.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from tvm_shiftadd._compat import TensorType, relax, tirx
+
+from .geometry import ConvShape, choose_tile, conv_shape, transposed_shape
+from .planar import planar_conv
+from .term_lists import STARTS, term_lists
+
+Legalize = Callable[[Any, Any], Any]
+
+
+def legalize_map(lanes: int) -> dict[str, Legalize]:
+    """Legalisation by operator name; ``lanes`` is the 16-bit elements of a vector register."""
+
+    def conv2d(builder: Any, call: Any) -> Any:
+        return _emit(builder, call, _conv2d_shape(call), lanes)
+
+    def conv2d_transpose(builder: Any, call: Any) -> Any:
+        return _emit(builder, call, _transposed_shape(call), lanes)
+
+    return {"shiftadd.conv2d": conv2d, "shiftadd.conv2d_transpose": conv2d_transpose}
+
+
+def _emit(builder: Any, call: Any, shape: ConvShape, lanes: int) -> Any:
+    """Sort the codes, then convolve: two calls, so that the first can be done ahead of time."""
+    x, codes, bias = call.args
+    tile = choose_tile(shape, lanes)
+    batch = _batch(x)
+    sort = builder.add_func(term_lists(tile), "shiftadd_term_lists")
+    kernel = builder.add_func(planar_conv(tile, batch), "shiftadd_conv2d")
+    outputs = shape.outputs
+    rows = shape.terms * shape.reduction
+    types = [TensorType((outputs, rows), "int32"), TensorType((outputs, STARTS), "int32")]
+    lists = builder.emit(relax.call_tir(sort, [codes], types))
+    return relax.call_tir(kernel, [x, lists[0], lists[1], bias], call.ty)
+
+
+def _batch(x: Any) -> Any:
+    """The batch size: an int, or a fresh variable so that equal layers give equal functions."""
+    size = x.ty.shape[0]
+    return int(size) if isinstance(size, tirx.IntImm) else tirx.Var("n", "int64")
+
+
+def _sizes(expr: Any) -> tuple[int, ...]:
+    return tuple(int(size) for size in expr.ty.shape)
+
+
+def _map(x: Any) -> tuple[int, int, int]:
+    _, height, width, channels = x.ty.shape
+    return int(height), int(width), int(channels)
+
+
+def _attr(call: Any, name: str) -> tuple[int, ...]:
+    return tuple(int(value) for value in call.attrs[name])
+
+
+def _conv2d_shape(call: Any) -> ConvShape:
+    terms, _, outputs = _sizes(call.args[1])
+    return conv_shape(
+        _map(call.args[0]),
+        outputs,
+        terms,
+        _attr(call, "kernel_size"),  # type: ignore[arg-type]
+        _attr(call, "strides"),  # type: ignore[arg-type]
+        _attr(call, "padding"),  # type: ignore[arg-type]
+        _attr(call, "dilation"),  # type: ignore[arg-type]
+        int(call.attrs["groups"]),
+    )
+
+
+def _transposed_shape(call: Any) -> ConvShape:
+    terms, _, outputs = _sizes(call.args[1])
+    return transposed_shape(
+        _map(call.args[0]),
+        outputs,
+        terms,
+        _attr(call, "kernel_size"),  # type: ignore[arg-type]
+        _attr(call, "strides"),  # type: ignore[arg-type]
+        _attr(call, "padding"),  # type: ignore[arg-type]
+        _attr(call, "output_padding"),  # type: ignore[arg-type]
+        _attr(call, "dilation"),  # type: ignore[arg-type]
+    )

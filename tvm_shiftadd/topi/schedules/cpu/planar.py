@@ -1,0 +1,191 @@
+# mypy: ignore-errors  (TVMScript has the syntax of Python, not its types)
+"""The planar convolution kernel: adds of vectors of pixels, and seven shifts an output.
+
+A tile's input is first copied into planes of 16-bit integers, one plane for each input channel
+and column of the window, whose neighbours in memory are the pixels that neighbouring outputs
+read. A term of a weight is then one vector addition or subtraction: sum over the terms with the
+same exponent first, shift that sum once, and add up over the exponents:
+
+    sum_r w[r] x[r] = sum_e (sum_{terms + 2^e} x - sum_{terms - 2^e} x) << e
+
+Sums of 254 int8 inputs fit 16 bits, so 16-bit additions suffice between two shifts whatever the
+weights are. The planes are turned back into channels-last order when they are stored.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tvm.script import tirx as T
+
+from tvm_shiftadd._compat import s_tir, tirx
+
+from .geometry import BLOCK, EXPONENTS, Tile, round_up
+from .spatial import useful_lanes
+from .term_lists import STARTS
+from .transpose import row_of, transpose_rows
+
+#: Inputs of one sign added before a 16-bit sum is widened: 2 * 127 * 128 < 2^15.
+CHUNK = 127
+
+_TILE_BLOCK = "planar_tile"
+
+
+def _int64(*sizes: int) -> tuple[Any, ...]:
+    return tuple(tirx.IntImm("int64", size) for size in sizes)
+
+
+def planar_conv(tile: Tile, batch: Any) -> tirx.PrimFunc:
+    """PrimFunc (x, offsets, starts, bias) -> int32 ``[batch, OH, OW, O]``, not yet scheduled.
+
+    x is int8 ``[batch, H, W, C]``; ``offsets`` and ``starts`` come from ``term_lists`` of the
+    same tile. ``batch`` is an int or a symbolic int64 variable.
+    """
+    shape = tile.shape
+    (H, W, C, O), (OH, OW) = (  # noqa: E741
+        (shape.height, shape.width, shape.channels, shape.outputs),
+        (shape.out_height, shape.out_width),
+    )
+    (stride_y, stride_x), (spread_y, spread_x) = shape.strides, shape.spread
+    top, left = shape.origin
+    LISTS = shape.terms * shape.reduction
+    KW, ROWS, TILES = shape.kernel[1], tile.rows, tile.count
+    OUTPUTS, PIXELS = tile.outputs, round_up(tile.pixels, BLOCK)
+    # Rows of results: the last block of pixels may reach past those of the tile.
+    STORED = -(-PIXELS // OW)
+    V, P, SUBS = tile.lanes, tile.vectors, tile.sub_tiles
+    SPAN = P * V
+    N = tirx.IntImm("int64", batch) if isinstance(batch, int) else batch
+
+    def to_planes(window, planes, kx, ci, phase, q, xb):
+        """Sixteen pixels of sixteen channels: a row of each of sixteen planes."""
+        columns = [(xb * BLOCK + j) * stride_x + kx * shape.dilation[1] for j in range(BLOCK)]
+        y = q * stride_y + phase
+        pixels = [window.vload([y, x, ci * BLOCK], dtype="int8x16") for x in columns]
+        block = T.bind(transpose_rows(pixels))
+        for j in range(BLOCK):
+            plane = (kx * tile.channels + ci * BLOCK + j) * tile.phases + phase
+            start = plane * tile.plane + q * OW + xb * BLOCK
+            T.buffer_store(planes, row_of(block, j).astype("int16x16"), [T.ramp(start, 1, BLOCK)])
+
+    def to_channels(sums, total, b, t, pixel, ob):
+        """Sixteen pixels of sixteen output channels, from planes to channels last."""
+        rows = [sums.vload([j, pixel * BLOCK], dtype="int32x16") for j in range(BLOCK)]
+        block = T.bind(transpose_rows(rows))
+        for j in range(BLOCK):
+            at = pixel * BLOCK + j
+            where = [b, t, at // OW, at % OW, T.ramp(ob * BLOCK, 1, BLOCK)]
+            T.buffer_store(total, row_of(block, j), where)
+
+    @T.prim_func(s_tir=True)
+    def shiftadd_conv2d(
+        x: T.Buffer((N, *_int64(H, W, C)), "int8"),
+        offsets: T.Buffer(_int64(O, LISTS), "int32"),
+        starts: T.Buffer(_int64(O, STARTS), "int32"),
+        bias: T.Buffer(_int64(O), "int32"),
+        out: T.Buffer((N, *_int64(OH, OW, O)), "int32"),
+    ):
+        # Pattern 4: element-wise consumers are fused behind it.
+        T.func_attr({"tirx.noalias": True, "op_pattern": 4})
+        total = T.sblock_alloc_buffer((N, *_int64(TILES, STORED, OW, OUTPUTS)), "int32")
+        for b, t in T.grid(N, TILES):
+            with T.sblock(_TILE_BLOCK):
+                vb = T.axis.spatial(N, b)
+                vt = T.axis.spatial(TILES, t)
+                T.reads(x[vb, 0:H, 0:W, 0:C], offsets[0:O, 0:LISTS], starts[0:O, 0:STARTS])
+                T.writes(total[vb, vt, 0:ROWS, 0:OW, 0:OUTPUTS])
+                window = T.sblock_alloc_buffer(
+                    (tile.input_rows, tile.input_columns, tile.channels), "int8"
+                )
+                planes = T.sblock_alloc_buffer((tile.planes_size,), "int16")
+                sums = T.sblock_alloc_buffer((BLOCK, tile.padded_pixels), "int32")
+                for r, c in T.grid(tile.input_rows, tile.input_columns):
+                    y: T.let = vt * (ROWS * stride_y) + r - top
+                    col: T.let = c - left
+                    for i in T.vectorized(C):
+                        window[r, c, i] = T.if_then_else(
+                            y >= 0
+                            and y <= (H - 1) * spread_y
+                            and y % spread_y == 0
+                            and col >= 0
+                            and col <= (W - 1) * spread_x
+                            and col % spread_x == 0,
+                            x[vb, y // spread_y, col // spread_x, i],
+                            T.int8(0),
+                        )
+                for kx in T.unroll(KW):
+                    for ci, phase, q, xb in T.grid(
+                        tile.channels // BLOCK, tile.phases, tile.plane_rows, tile.column_blocks
+                    ):
+                        to_planes(window, planes, kx, ci, phase, q, xb)
+                for ob in range(OUTPUTS // BLOCK):
+                    for oi, sub in T.grid(T.min(BLOCK, O - ob * BLOCK), SUBS):
+                        narrow = T.sblock_alloc_buffer((SPAN,), "int16", scope="local")
+                        wide = T.sblock_alloc_buffer((SPAN,), "int32", scope="local")
+                        o: T.let = ob * BLOCK + oi
+                        for p in T.unroll(P):
+                            for v in T.vectorized(V):
+                                wide[p * V + v] = 0
+                        for e in range(EXPONENTS):
+                            plus: T.let = starts[o, e * 2]
+                            minus: T.let = starts[o, e * 2 + 1]
+                            end: T.let = starts[o, e * 2 + 2]
+                            chunks: T.let = (T.max(minus - plus, end - minus) + CHUNK - 1) // CHUNK
+                            for c in range(chunks):
+                                first: T.let = plus + c * CHUNK
+                                second: T.let = minus + c * CHUNK
+                                for p in T.unroll(P):
+                                    for v in T.vectorized(V):
+                                        narrow[p * V + v] = T.int16(0)
+                                for j in range(first, T.min(minus, first + CHUNK)):
+                                    at: T.let = offsets[o, j] + sub * SPAN
+                                    for p in T.unroll(P):
+                                        for v in T.vectorized(V):
+                                            narrow[p * V + v] = (
+                                                narrow[p * V + v] + planes[at + p * V + v]
+                                            )
+                                for j in range(second, T.min(end, second + CHUNK)):
+                                    at: T.let = offsets[o, j] + sub * SPAN
+                                    for p in T.unroll(P):
+                                        for v in T.vectorized(V):
+                                            narrow[p * V + v] = (
+                                                narrow[p * V + v] - planes[at + p * V + v]
+                                            )
+                                for p in T.unroll(P):
+                                    for v in T.vectorized(V):
+                                        wide[p * V + v] = wide[p * V + v] + (
+                                            T.cast(narrow[p * V + v], "int32")
+                                            << (EXPONENTS - 1 - e)
+                                        )
+                        for p in T.unroll(P):
+                            for v in T.vectorized(V):
+                                sums[oi, sub * SPAN + p * V + v] = wide[p * V + v]
+                    for pixel in range(PIXELS // BLOCK):
+                        to_channels(sums, total, vb, vt, pixel, ob)
+        for b, y, xo, o in T.grid(N, OH, OW, O):
+            with T.sblock("biased"):
+                vb, vy, vx, vo = T.axis.remap("SSSS", [b, y, xo, o])
+                out[vb, vy, vx, vo] = total[vb, vy // ROWS, vy % ROWS, vx, vo] + bias[vo]
+
+    return shiftadd_conv2d
+
+
+def is_planar(sch: s_tir.Schedule) -> bool:
+    """Whether the scheduled function holds the planar kernel."""
+    root = sch.get_sblock("root")
+    return any(sch.get(b).name_hint == _TILE_BLOCK for b in sch.get_child_blocks(root))
+
+
+def schedule_planar(sch: s_tir.Schedule) -> None:
+    """Compute what follows the convolution tile by tile, tiles in parallel."""
+    tile, *epilogue = sch.get_child_blocks(sch.get_sblock("root"))
+    batch, index = sch.get_loops(tile)
+    *inner, last = epilogue
+    for block in inner:
+        sch.compute_inline(block)
+    sch.reverse_compute_at(last, index)
+    channels = sch.get_loops(last)[-1]
+    lanes = useful_lanes(sch.get(channels).extent)
+    if lanes > 1:
+        sch.vectorize(sch.split(channels, [None, lanes])[1])
+    sch.parallel(sch.fuse(batch, index))

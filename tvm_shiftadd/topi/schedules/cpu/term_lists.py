@@ -1,0 +1,87 @@
+# mypy: ignore-errors  (TVMScript has the syntax of Python, not its types)
+"""Weight codes sorted by exponent and sign: the form the planar kernel reads.
+
+Output channel o owns row o of ``offsets``: the addresses, in the planes of a tile, of the inputs
+of its non-zero terms, first those with exponent 6 and sign +, then 6 and -, 5 and +, and so on.
+``starts[o, s]`` is where segment s = 2 * (6 - exponent) + sign begins, ``starts[o, 14]`` the end.
+Zero terms are in no segment, so they cost nothing.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tvm.script import tirx as T
+
+from tvm_shiftadd._compat import tirx
+
+from .geometry import EXPONENTS, Tile
+
+#: Columns of ``starts``: fourteen segments, their end, and one unused for alignment.
+STARTS = 2 * EXPONENTS + 2
+
+
+def _int64(*sizes: int) -> tuple[Any, ...]:
+    return tuple(tirx.IntImm("int64", size) for size in sizes)
+
+
+def plane_offset(tile: Tile, row: Any, output: Any) -> Any:
+    """Address, in the planes of a tile, of reduction index ``row`` for one output channel."""
+    shape = tile.shape
+    (kh, kw), group = shape.kernel, shape.group_channels
+    ci = tirx.floormod(row, group)
+    kx = tirx.floormod(tirx.floordiv(row, group), kw)
+    ky = tirx.floordiv(row, group * kw)
+    if shape.flip:
+        kx, ky = kw - 1 - kx, kh - 1 - ky
+    if shape.groups > 1:
+        ci = tirx.floordiv(output, shape.outputs // shape.groups) * group + ci
+    y = ky * shape.dilation[0]
+    phase, step = tirx.floormod(y, shape.strides[0]), tirx.floordiv(y, shape.strides[0])
+    plane = (kx * tile.channels + ci) * tile.phases + phase
+    return plane * tile.plane + step * shape.out_width
+
+
+def term_lists(tile: Tile) -> tirx.PrimFunc:
+    """PrimFunc from packed codes uint8 ``[K, ceil(R/2), O]`` to int32 offsets and starts.
+
+    A counting sort for each output channel: count the segments, then fill them.
+    """
+    K, R, O = tile.shape.terms, tile.shape.reduction, tile.shape.outputs  # noqa: E741
+    packed = (R + 1) // 2
+
+    def segment(code):
+        return ((EXPONENTS - (code & 7)) << 1) | (code >> 3)
+
+    @T.prim_func(s_tir=True)
+    def shiftadd_term_lists(
+        codes: T.Buffer(_int64(K, packed, O), "uint8"),
+        offsets: T.Buffer(_int64(O, K * R), "int32"),
+        starts: T.Buffer(_int64(O, STARTS), "int32"),
+    ):
+        # Opaque (8): must not be fused into the convolution, which runs far more often.
+        T.func_attr({"tirx.noalias": True, "op_pattern": 8, "tirx.is_scheduled": True})
+        for o in T.parallel(O):
+            with T.sblock("sort"):
+                vo = T.axis.spatial(O, o)
+                T.reads(codes[0:K, 0:packed, vo])
+                T.writes(offsets[vo, 0 : K * R], starts[vo, 0:STARTS])
+                fill = T.sblock_alloc_buffer((STARTS,), "int32", scope="local")
+                for s in range(STARTS):
+                    fill[s] = 0
+                for k, r in T.grid(K, R):
+                    code: T.let = (T.cast(codes[k, r // 2, vo], "int32") >> ((r % 2) << 2)) & 15
+                    if (code & 7) != 0:
+                        fill[segment(code)] = fill[segment(code)] + 1
+                starts[vo, 0] = 0
+                for s in range(STARTS - 1):
+                    starts[vo, s + 1] = starts[vo, s] + fill[s]
+                for s in range(STARTS):
+                    fill[s] = starts[vo, s]
+                for k, r in T.grid(K, R):
+                    code: T.let = (T.cast(codes[k, r // 2, vo], "int32") >> ((r % 2) << 2)) & 15
+                    if (code & 7) != 0:
+                        offsets[vo, fill[segment(code)]] = plane_offset(tile, r, vo)
+                        fill[segment(code)] = fill[segment(code)] + 1
+
+    return shiftadd_term_lists
