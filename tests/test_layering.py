@@ -24,6 +24,7 @@ LAYERS = (
     ("tvm_shiftadd.importers", "tvm_shiftadd.tune", "relay_passes"),
     (
         "tvm_shiftadd._directory",
+        "tvm_shiftadd._json",
         "tvm_shiftadd._processor",
         "tvm_shiftadd.manifest",
         "tvm_shiftadd.artifact",

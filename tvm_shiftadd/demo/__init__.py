@@ -69,7 +69,7 @@ def run(console: Console | None = None, *, directory: Path = DIRECTORY) -> dict[
         console,
         3,
         "Does it still read?",
-        f"{result.n} images that neither the training nor the conversion has seen:",
+        f"{result.n} images, used neither to train the network nor to convert it:",
     )
     show.accuracy(console, result)
     show.heading(

@@ -114,7 +114,8 @@ def energy(console: Console, costs: Mapping[str, Any]) -> None:
         Text(
             "Counted, not measured. Each operation and each byte moved is charged with a published "
             "figure for 45 nm silicon; int8 is the same network with ordinary 8-bit "
-            "multiplications. Sources: " + "; ".join(sources) + "."
+            "multiplications. Most of what is saved against float32 any 8-bit network saves; "
+            "beyond that, no multiplier is needed. Sources: " + "; ".join(sources) + "."
         ),
         width=min(console.width, 88),
     )
