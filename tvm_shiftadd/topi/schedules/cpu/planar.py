@@ -1,4 +1,5 @@
-# mypy: ignore-errors  (TVMScript has the syntax of Python, not its types)
+# TVMScript has the syntax of Python but not its types.
+# mypy: ignore-errors
 """The planar convolution kernel: adds of vectors of pixels, and seven shifts an output.
 
 A tile's input is first copied into planes of 16-bit integers, one plane for each input channel

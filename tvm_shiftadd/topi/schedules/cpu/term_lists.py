@@ -1,4 +1,5 @@
-# mypy: ignore-errors  (TVMScript has the syntax of Python, not its types)
+# TVMScript has the syntax of Python but not its types.
+# mypy: ignore-errors
 """Weight codes sorted by exponent and sign: the form the planar kernel reads.
 
 Output channel o owns row o of ``offsets``: the addresses, in the planes of a tile, of the inputs
