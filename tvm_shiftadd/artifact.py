@@ -9,8 +9,6 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-import sys
-import tempfile
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,9 +18,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from tvm_shiftadd import __version__, _directory, _json, manifest
-from tvm_shiftadd._processor import vector_features
-from tvm_shiftadd.errors import ArtifactError, DataError, DependencyError
+from tvm_shiftadd import __version__, _directory, _json, _runtime, manifest
+from tvm_shiftadd.errors import ArtifactError, DependencyError
 from tvm_shiftadd.manifest import (
     FileEntry,
     IntegerSpecification,
@@ -37,14 +34,7 @@ if TYPE_CHECKING:
 
 Array = NDArray[Any]
 
-#: Attribute of a target: what the processor must have to run the library.
-_FEATURES = "features"
-
 _MANIFEST_LIMIT = 64 << 20
-
-#: Libraries this process has opened: path -> SHA-256. The dynamic loader gives the old library
-#: back when a path is opened twice, even if the file was replaced in between.
-_opened: dict[str, str] = {}
 
 
 class Artifact:
@@ -72,7 +62,7 @@ class Artifact:
             project_version=__version__,
             tvm_version=manifest.installed_tvm(),
             source=source,
-            target=_pinned(target),
+            target=_runtime.pinned(target),
             inputs=tuple(inputs),
             outputs=tuple(outputs),
             parameters=tuple(_describe(name, array) for name, array in parameters.items()),
@@ -91,9 +81,7 @@ class Artifact:
         self._library = library
         self._parameters = parameters
         self._report = report
-        self._machine: Any = None
-        self._constants: list[Any] = []
-        # A virtual machine keeps its call frames in itself: one caller at a time.
+        self._machine: _runtime.Machine | None = None
         self._lock = threading.Lock()
 
     @property
@@ -202,100 +190,23 @@ class Artifact:
         Raises :class:`DataError` for a wrong name, shape or dtype, and :class:`ArtifactError` if
         the library cannot be used on this machine.
         """
-        arrays = self._check_inputs(x)
+        arrays = _runtime.check_inputs(self.inputs, x)
         with self._lock:
             if self._machine is None:
-                self._start()
-            import tvm
-
-            device = tvm.cpu()
-            arguments = [tvm.runtime.tensor(array, device) for array in arrays]
-            result = self._machine["main"](*arguments, *self._constants)
-            if len(self.outputs) == 1 and hasattr(result, "numpy"):
-                return cast(Array, result.numpy())
-            values = [item.numpy() for item in result]
+                self._machine = _runtime.Machine(self._open(), self._parameters)
+        values = self._machine(arrays)
         if len(values) == 1:
-            return cast(Array, values[0])
+            return values[0]
         return dict(zip((output.name for output in self.outputs), values, strict=True))
 
-    def _check_inputs(self, x: Array | Mapping[str, Array]) -> list[Array]:
-        if isinstance(x, Mapping):
-            feeds = dict(x)
-        elif len(self.inputs) == 1:
-            feeds = {self.inputs[0].name: x}
-        else:
-            names = ", ".join(i.name for i in self.inputs)
-            raise DataError(f"expected a mapping with the inputs {names}, got one array")
-        expected = {i.name for i in self.inputs}
-        if set(feeds) != expected:
-            raise DataError(
-                f"expected the inputs {', '.join(sorted(expected))}, "
-                f"got {', '.join(sorted(map(str, feeds))) or 'none'}"
-            )
-        arrays = [_check_input(info, feeds[info.name]) for info in self.inputs]
-        free = [a for a, i in zip(arrays, self.inputs, strict=True) if i.shape[:1] == (-1,)]
-        sizes = {array.shape[0] for array in free}
-        if len(sizes) > 1:
-            raise DataError(f"expected one batch size for all inputs, got {sorted(sizes)}")
-        return arrays
-
-    def _start(self) -> None:
-        """Open the library and copy the parameters to the device."""
-        import tvm
-        from tvm import relax
-
-        library: Any = self._library
-        if isinstance(library, Path):
-            library = self._open_library()
-        self._machine = relax.VirtualMachine(library, tvm.cpu())
-        self._constants = [
-            tvm.runtime.tensor(np.ascontiguousarray(array), tvm.cpu())
-            for array in self._parameters.values()
-        ]
+    def _open(self) -> Any:
+        if isinstance(self._library, Path):
+            return _runtime.open_library(self._library, self._read_library(), self._manifest)
+        return self._library
 
     def _read_library(self) -> bytes:
         path = cast(Path, self._library)
         return _read_checked(path.parent, path.name, self._manifest.files[path.name])
-
-    def _open_library(self) -> Any:
-        import tvm
-
-        self._check_tvm(tvm.__version__)
-        self._check_processor()
-        content = self._read_library()
-        path, digest = str(self._library), self._manifest.files[manifest.LIBRARY].sha256
-        try:
-            if _opened.setdefault(path, digest) == digest:
-                return tvm.runtime.load_module(path)
-            with tempfile.TemporaryDirectory(prefix="tvm-shiftadd-") as folder:
-                copy = Path(folder) / manifest.LIBRARY
-                copy.write_bytes(content)
-                return tvm.runtime.load_module(str(copy))
-        except (OSError, RuntimeError) as error:
-            raise ArtifactError(
-                f"{path} cannot be opened on this machine ({_first_line(error)}); "
-                f"compile the model here (this is {sys.platform})"
-            ) from error
-
-    def _check_tvm(self, running: str) -> None:
-        made_with = self._manifest.tvm_version
-        if _release(made_with) != _release(running):
-            raise ArtifactError(
-                f"the artifact was compiled by TVM {made_with} but TVM {running} is installed; "
-                f"compile the model again or install apache-tvm=={made_with}"
-            )
-
-    def _check_processor(self) -> None:
-        """Refuse code with instructions that this processor lacks: it would end the process."""
-        needed, present = self._manifest.target.attributes.get(_FEATURES), vector_features()
-        if not isinstance(needed, list) or present is None:
-            return
-        missing = sorted(set(needed) - present)
-        if missing:
-            raise ArtifactError(
-                f"the artifact needs a processor with {', '.join(missing)}, which this one lacks; "
-                "compile the model here or with --target cpu:generic"
-            )
 
 
 def check_replaceable(directory: Path) -> None:
@@ -319,34 +230,6 @@ def check_replaceable(directory: Path) -> None:
     raise ArtifactError(
         f"{directory} exists and is not an artifact (it holds {found}); choose another output"
     )
-
-
-def _check_input(info: TensorInfo, array: Any) -> Array:
-    if not isinstance(array, np.ndarray):
-        raise DataError(f"input {info.name}: expected a NumPy array, got {type(array).__name__}")
-    shape = ", ".join("any" if d < 0 else str(d) for d in info.shape)
-    if array.dtype != np.dtype(info.dtype):
-        raise DataError(
-            f"input {info.name}: expected {info.dtype} [{shape}], got dtype {array.dtype}; "
-            f"convert it with .astype({info.dtype!r})"
-        )
-    fits = array.ndim == len(info.shape) and all(
-        have == want or (want < 0 and have > 0)
-        for have, want in zip(array.shape, info.shape, strict=True)
-    )
-    if not fits:
-        raise DataError(
-            f"input {info.name}: expected {info.dtype} [{shape}], got shape {list(array.shape)}"
-        )
-    return np.ascontiguousarray(array)
-
-
-def _pinned(target: TargetInfo) -> TargetInfo:
-    """With the features of this machine written down, where the code was made for "host"."""
-    features = vector_features()
-    if target.attributes.get("mcpu") != "host" or features is None:
-        return target
-    return TargetInfo(target.kind, {**target.attributes, _FEATURES: sorted(features)})
 
 
 def _describe(name: str, array: Array) -> TensorInfo:
@@ -398,12 +281,3 @@ def _read_report(content: bytes, folder: Path) -> dict[str, Any]:
         raise ArtifactError(
             f"{folder / manifest.REPORT} is damaged ({error}); compile the model again"
         ) from None
-
-
-def _release(version: str) -> tuple[str, ...]:
-    return tuple(version.split(".")[:2])
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[-1] if lines else type(error).__name__

@@ -114,6 +114,33 @@ def test_linker_on_a_full_disk(
     assert os.listdir(tmp_path) == ["out"]
 
 
+LIMITED_SAVE = """
+import resource, sys
+from tvm_shiftadd.artifact import Artifact
+from tvm_shiftadd.errors import ArtifactError
+artifact = Artifact.load(sys.argv[1])
+resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+try:
+    artifact.save(sys.argv[2])
+except ArtifactError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize("name", ["out", "fresh"])
+def test_file_system_that_really_refuses(saved: Path, tmp_path: Path, name: str) -> None:
+    before = snapshot(tmp_path)
+    done = subprocess.run(
+        [sys.executable, "-c", LIMITED_SAVE, str(saved), str(tmp_path / name)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "File too large" in done.stdout
+    assert snapshot(tmp_path) == before
+    assert os.listdir(tmp_path) == ["out"]
+
+
 SLOW_SAVE = """
 import sys, time
 from pathlib import Path

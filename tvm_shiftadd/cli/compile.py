@@ -62,7 +62,8 @@ def command(
     if json:
         output.print_json(summary)
         return
-    output.print_table("Compiled", ["", ""], list(summary.items()))
+    rows = [[key.replace("_", " "), value] for key, value in summary.items()]
+    output.print_table("Compiled", ["", ""], rows)
     output.print_lines(f"Next: tvm-shiftadd report {config.directory}")
 
 

@@ -12,6 +12,8 @@ from tvm_shiftadd.cli import options, output
 
 HELP = "Show an artifact's errors, operations, memory, energy."
 
+_TRAFFIC = ("float32_traffic", "shift_add_traffic")
+
 
 @dataclass(frozen=True)
 class Config:
@@ -62,17 +64,14 @@ def print_costs(costs: dict[str, Any]) -> None:
             layer["name"],
             "host" if layer["on_host"] else "shift-add",
             layer["macs"],
-            *_counts(layer["float32"], "multiplies", "adds"),
+            *_counts(layer["float32"], "multiplies"),
             *_counts(layer["shift_add"], "multiplies", "adds", "shifts"),
-            layer["float32_traffic"]["weights"] + layer["float32_traffic"]["activations"],
-            layer["shift_add_traffic"]["weights"] + layer["shift_add_traffic"]["activations"],
+            *(layer[form]["weights"] + layer[form]["activations"] for form in _TRAFFIC),
         ]
         for layer in costs["layers"]
     ]
-    before, after = "float ", "then "
-    columns = ["operator", "where", "MACs", before + "multiplies", before + "adds"]
-    columns += [after + "multiplies", after + "adds", after + "shifts"]
-    columns += [before + "bytes", after + "bytes"]
+    columns = ["operator", "where", "MACs", "multiplies\nin float"]
+    columns += ["multiplies\nleft", "adds", "shifts", "bytes moved\nin float", "bytes moved\nnow"]
     output.print_table("Operations and memory traffic of one inference", columns, rows, right=2)
     _print_totals(costs)
     units = costs["unit_energies"]

@@ -31,8 +31,10 @@ ASSUMPTIONS = (
     "through DRAM, global buffer, on-chip network and register file.",
     "A tensor that only passes from one operator of a region to the next as an accumulator is not "
     "charged, in float and in int8 neither: every network is taken as fused alike.",
-    "Energies are for 45 nm: float32 as such; int8 multiplies and shifts at 8 bits, the sums of "
-    "int8 and of shift-add networks at 32 bits.",
+    "Energies are for 45 nm. Shifts of activations and int8 products are charged at 8 bits, all "
+    "integer sums and the shifts of accumulators at 32 bits.",
+    "The int8 network differs from the shift-add network in its layers' products alone: one "
+    "multiply and one add each.",
     "Shift-add weights are charged as stored: 4 bits for each term that the layer allows, zero or "
     "not.",
 )
@@ -71,6 +73,20 @@ class LayerCost:
     float32_traffic: Traffic
     int8_traffic: Traffic
     shift_add_traffic: Traffic
+
+    @property
+    def term_shifts(self) -> int:
+        """Shifts of an activation by a weight's term; the other shifts are of accumulators."""
+        return self.terms * (self.macs or 0) // self.weights if self.weights else 0
+
+    @property
+    def int8(self) -> Operations | None:
+        """The layer with ordinary 8-bit products; the rest as in shift-add form."""
+        if self.shift_add is None or not self.weights:
+            return self.shift_add
+        products, terms = self.macs or 0, self.term_shifts
+        adds = self.shift_add.adds - terms + products
+        return Operations(products, adds, self.shift_add.shifts - terms)
 
 
 @dataclass(frozen=True)
@@ -125,25 +141,26 @@ class CostReport:
         return sum(c.weight_bytes for c in self.layers)
 
     def operations(self) -> dict[str, Operations]:
-        """Totals before (``float32``) and after (``shift_add``), as far as known."""
+        """Totals of the three forms of the network, as far as known."""
         return {
             "float32": _sum(c.float32 for c in self.layers),
+            "int8": _sum(c.int8 for c in self.layers),
             "shift_add": _sum(c.shift_add for c in self.layers),
         }
 
     def energy(self) -> dict[str, Energy]:
         """Energy of the three forms of the network; see :data:`ASSUMPTIONS`."""
-        host = _sum(c.shift_add for c in self.layers if c.on_host)
-        region = _sum(c.shift_add for c in self.layers if not c.on_host)
-        before = _sum(c.float32 for c in self.layers)
-        products = _sum(c.float32 for c in self.layers if not c.on_host)
-        on_host = _compute(host, "float32")
+        operations, region = self.operations(), [c for c in self.layers if not c.on_host]
+        host = _float_energy(_sum(c.shift_add for c in self.layers if c.on_host))
+        int8, shift_add = _sum(c.int8 for c in region), _sum(c.shift_add for c in region)
+        terms = sum(c.term_shifts for c in region)
+        compute = {
+            "float32": _float_energy(operations["float32"]),
+            "int8": _integer_energy(int8, 0) + host,
+            "shift_add": _integer_energy(shift_add, terms) + host,
+        }
         return {
-            "float32": Energy(_compute(before, "float32"), _memory(self._bytes("float32"))),
-            "int8": Energy(_compute(products, "int8") + on_host, _memory(self._bytes("int8"))),
-            "shift_add": Energy(
-                _compute(region, "int8") + on_host, _memory(self._bytes("shift_add"))
-            ),
+            form: Energy(energy, _memory(self._bytes(form))) for form, energy in compute.items()
         }
 
     def _bytes(self, form: str) -> int:
@@ -261,16 +278,20 @@ def _sum(counts: Iterable[Operations | None]) -> Operations:
     return sum((c for c in counts if c is not None), Operations())
 
 
-def _compute(operations: Operations, number: str) -> float:
-    """Microjoules; integers are summed at 32 bits."""
-    sums = "float32" if number == "float32" else "int32"
-    shifts = "int32" if number == "float32" else "int8"
-    picojoules = (
-        operations.multiplies * operation_energy("multiply", number)
-        + operations.adds * operation_energy("add", sums)
-        + operations.shifts * operation_energy("shift", shifts)
+def _float_energy(operations: Operations) -> float:
+    """Microjoules in float32."""
+    picojoules = operations.multiplies * operation_energy("multiply", "float32")
+    return 1e-6 * (picojoules + operations.adds * operation_energy("add", "float32"))
+
+
+def _integer_energy(operations: Operations, narrow: int) -> float:
+    """Microjoules of a region; ``narrow`` of the shifts are of int8 activations."""
+    return 1e-6 * (
+        operations.multiplies * operation_energy("multiply", "int8")
+        + operations.adds * operation_energy("add", "int32")
+        + narrow * operation_energy("shift", "int8")
+        + (operations.shifts - narrow) * operation_energy("shift", "int32")
     )
-    return picojoules * 1e-6
 
 
 def _memory(moved: int) -> float:

@@ -1,0 +1,163 @@
+"""Running a library in TVM's virtual machine: opening it, checking inputs, calling ``main``."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tvm_shiftadd._processor import vector_features
+from tvm_shiftadd.errors import ArtifactError, DataError
+from tvm_shiftadd.manifest import LIBRARY, Manifest, TargetInfo, TensorInfo
+
+Array = NDArray[Any]
+
+#: Attribute of a target: what the processor must have to run the library.
+_FEATURES = "features"
+
+#: Libraries this process has opened: path -> SHA-256. The dynamic loader gives the old library
+#: back when a path is opened twice, even if the file was replaced in between.
+_opened: dict[str, str] = {}
+
+
+class Machine:
+    """A library with its parameters, ready to be called; one caller at a time.
+
+    ``library`` is a compiled Relax module or an opened library. ``parameters`` are handed to
+    ``main`` after the inputs, in their order.
+    """
+
+    def __init__(self, library: Any, parameters: Mapping[str, Array]) -> None:
+        import tvm
+        from tvm import relax
+
+        self._device = tvm.cpu()
+        self._machine = relax.VirtualMachine(library, self._device)
+        self._constants = [
+            tvm.runtime.tensor(np.ascontiguousarray(array), self._device)
+            for array in parameters.values()
+        ]
+        # A virtual machine keeps its call frames in itself.
+        self._lock = threading.Lock()
+
+    def __call__(self, arrays: Sequence[Array]) -> list[Array]:
+        """The outputs of ``main``, in its order."""
+        import tvm
+
+        with self._lock:
+            arguments = [tvm.runtime.tensor(array, self._device) for array in arrays]
+            result = self._machine["main"](*arguments, *self._constants)
+            outputs = [result] if hasattr(result, "numpy") else list(result)
+            return [output.numpy() for output in outputs]
+
+
+def check_inputs(infos: Sequence[TensorInfo], x: Array | Mapping[str, Array]) -> list[Array]:
+    """The arrays in the order of ``infos``, contiguous.
+
+    Raises :class:`DataError` for a wrong name, shape or dtype, or batch sizes that differ.
+    """
+    if isinstance(x, Mapping):
+        feeds = dict(x)
+    elif len(infos) == 1:
+        feeds = {infos[0].name: x}
+    else:
+        names = ", ".join(info.name for info in infos)
+        raise DataError(f"expected a mapping with the inputs {names}, got one array")
+    expected = {info.name for info in infos}
+    if set(feeds) != expected:
+        raise DataError(
+            f"expected the inputs {', '.join(sorted(expected))}, "
+            f"got {', '.join(sorted(map(str, feeds))) or 'none'}"
+        )
+    arrays = [_check_input(info, feeds[info.name]) for info in infos]
+    free = [a for a, info in zip(arrays, infos, strict=True) if info.shape[:1] == (-1,)]
+    sizes = {array.shape[0] for array in free}
+    if len(sizes) > 1:
+        raise DataError(f"expected one batch size for all inputs, got {sorted(sizes)}")
+    return arrays
+
+
+def _check_input(info: TensorInfo, array: Any) -> Array:
+    if not isinstance(array, np.ndarray):
+        raise DataError(f"input {info.name}: expected a NumPy array, got {type(array).__name__}")
+    shape = ", ".join("any" if d < 0 else str(d) for d in info.shape)
+    if array.dtype != np.dtype(info.dtype):
+        raise DataError(
+            f"input {info.name}: expected {info.dtype} [{shape}], got dtype {array.dtype}; "
+            f"convert it with .astype({info.dtype!r})"
+        )
+    fits = array.ndim == len(info.shape) and all(
+        have == want or (want < 0 and have > 0)
+        for have, want in zip(array.shape, info.shape, strict=True)
+    )
+    if not fits:
+        raise DataError(
+            f"input {info.name}: expected {info.dtype} [{shape}], got shape {list(array.shape)}"
+        )
+    return np.ascontiguousarray(array)
+
+
+def pinned(target: TargetInfo) -> TargetInfo:
+    """With the features of this machine written down, where the code was made for "host"."""
+    features = vector_features()
+    if target.attributes.get("mcpu") != "host" or features is None:
+        return target
+    return TargetInfo(target.kind, {**target.attributes, _FEATURES: sorted(features)})
+
+
+def open_library(path: Path, content: bytes, described: Manifest) -> Any:
+    """Open the library at ``path``, whose ``content`` was just checked against ``described``.
+
+    Raises :class:`ArtifactError` for another TVM, a processor that lacks instructions, or a file
+    that the dynamic loader refuses.
+    """
+    import tvm
+
+    _check_tvm(described, tvm.__version__)
+    _check_processor(described)
+    digest = described.files[LIBRARY].sha256
+    try:
+        if _opened.setdefault(str(path), digest) == digest:
+            return tvm.runtime.load_module(str(path))
+        with tempfile.TemporaryDirectory(prefix="tvm-shiftadd-") as folder:
+            copy = Path(folder) / LIBRARY
+            copy.write_bytes(content)
+            return tvm.runtime.load_module(str(copy))
+    except (OSError, RuntimeError) as error:
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise ArtifactError(
+            f"{path} cannot be opened on this machine ({lines[-1]}); "
+            f"compile the model here (this is {sys.platform})"
+        ) from error
+
+
+def _check_tvm(described: Manifest, running: str) -> None:
+    made_with = described.tvm_version
+    if _release(made_with) != _release(running):
+        raise ArtifactError(
+            f"the artifact was compiled by TVM {made_with} but TVM {running} is installed; "
+            f"compile the model again or install apache-tvm=={made_with}"
+        )
+
+
+def _release(version: str) -> list[str]:
+    return version.split(".")[:2]
+
+
+def _check_processor(described: Manifest) -> None:
+    """Refuse code with instructions that this processor lacks: it would end the process."""
+    needed, present = described.target.attributes.get(_FEATURES), vector_features()
+    if not isinstance(needed, list) or present is None:
+        return
+    missing = sorted(set(needed) - present)
+    if missing:
+        raise ArtifactError(
+            f"the artifact needs a processor with {', '.join(missing)}, which this one lacks; "
+            "compile the model here or with --target cpu:generic"
+        )
