@@ -11,7 +11,8 @@ from tvm_shiftadd.formats.codes import MAX_TERMS
 @dataclass(frozen=True)
 class ConvertOptions:
     """terms: K, the most terms a weight may have, 1 to 3; bias_correction: fit the biases to the
-    float network; equalize: bring
+    float network; compensation: round
+    weights so that the errors of a channel cancel; equalize: bring
     the channels of a tensor to similar ranges by powers of two first; limit: calibration images used for the activation scales, None for all;
     correction_images: images held in memory to fit layers on, at most; memory: bytes these may
     take. Raises InputError for values that make no sense.
@@ -19,6 +20,7 @@ class ConvertOptions:
 
     terms: int = 2
     bias_correction: bool = True
+    compensation: bool = True
     equalize: bool = True
     limit: int | None = None
     correction_images: int = 512

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tvm_shiftadd.convert.bias import channel_mean, corrected_bias, float_bias, integer_bias
+from tvm_shiftadd.convert.compensate import compensated_search, descend
 from tvm_shiftadd.convert.execute import (
     QTensor,
     clip,
@@ -25,6 +26,7 @@ from tvm_shiftadd.convert.execute import (
 )
 from tvm_shiftadd.convert.feeds import Feeds, Progress
 from tvm_shiftadd.convert.graph import WEIGHT_OPS, Graph, Node
+from tvm_shiftadd.convert.moments import measure
 from tvm_shiftadd.convert.operators import run_node
 from tvm_shiftadd.convert.options import ConvertOptions
 from tvm_shiftadd.convert.plan import LayerPlan, Plan
@@ -107,9 +109,7 @@ class SequentialConversion:
         limits = Limits(
             int(x.exponent[0]), float_bias(node), self._requantized_to(node), self._size(addend)
         )
-        weight = group_weight(node)
-        search = nearest_search(weight, _mean_squares(node, x, weight), self.options.terms)
-        values, exponent = choose_scales(node.name, weight, self.options.terms, search, limits)
+        values, exponent = self._integers(node, x, target, limits)
         assert node.weight is not None
         acc = run_layer(node, x.values, values.reshape(node.weight.shape), None)
         scale = x.exponent + exponent
@@ -124,6 +124,20 @@ class SequentialConversion:
         result = store(wide, node.output, self.plan)
         self.reports.append(self._report(node, layer, values, wide))
         return result
+
+    def _integers(
+        self, node: Node, x: QTensor, target: NDArray[np.float32], limits: Limits
+    ) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+        """The weights ``[R, O]`` and their exponents ``[O]``."""
+        weight, terms = group_weight(node), self.options.terms
+        if not self.options.compensation or node.op == "conv2d_transpose":
+            # Which weights of a transposed convolution meet depends on the output position.
+            search = nearest_search(weight, _mean_squares(x, weight), terms)
+            return choose_scales(node.name, weight, terms, search, limits)
+        moments = measure(node, x.values, int(x.exponent[0]), target, weight)
+        search = compensated_search(moments, terms)
+        values, exponent = choose_scales(node.name, moments.ideal, terms, search, limits)
+        return descend(values, exponent, moments, terms), exponent
 
     def _target(self, node: Node) -> tuple[NDArray[np.float32], str | None]:
         """What the layer should give, and the tensor its result is added to, if that is known.
@@ -204,7 +218,7 @@ class SequentialConversion:
         return float(np.mean((stored.values == -128) | (stored.values == 127)))
 
 
-def _mean_squares(node: Node, x: QTensor, weight: NDArray[np.float64]) -> NDArray[np.float64]:
+def _mean_squares(x: QTensor, weight: NDArray[np.float64]) -> NDArray[np.float64]:
     """How much an error of each weight matters: its input's mean square, ``[G, n]``."""
     square = channel_mean(np.square(x.values.astype(np.float32)))
     groups, reduction, _ = weight.shape

@@ -1,0 +1,106 @@
+"""Rounding that makes up for its own errors: column by column, then coordinate descent.
+
+The error of a channel is ``(v - w)' H (v - w)``, H the covariance of its inputs. Rounding one
+weight moves the others that are not rounded yet to where that error is least (GPTQ, Frantar et
+al. 2023, without its fixed grid); afterwards single weights are moved while that still helps.
+Both work on scaled weights, where a channel's representable values are integers.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tvm_shiftadd.convert.moments import Moments
+from tvm_shiftadd.convert.terms import Float64, Int32, Search, nearest
+
+#: Columns whose updates are gathered before the rest of the matrix is touched.
+BLOCK = 64
+
+#: Passes of coordinate descent, at most.
+SWEEPS = 6
+
+
+def compensated_search(moments: Moments, terms: int) -> Search:
+    """Candidates rounded with compensation; the error is that of the layer's output."""
+    hessian, ideal = moments.hessian, moments.ideal
+    groups, reduction, made = ideal.shape
+
+    def search(exponent: Int32) -> tuple[Float64, Float64]:
+        steps = exponent.shape[0]
+        scaled = np.ldexp(ideal, exponent[:, :, None, :])
+        rows = scaled.transpose(1, 2, 0, 3).reshape(groups, reduction, steps * made)
+        values = _compensate(rows, hessian, terms)
+        error = _error(values - rows, hessian).reshape(groups, steps, made).transpose(1, 0, 2)
+        values = values.reshape(groups, reduction, steps, made).transpose(2, 0, 1, 3)
+        return values, np.ldexp(error, -2 * exponent)
+
+    return search
+
+
+def descend(values: Int32, exponent: Int32, moments: Moments, terms: int) -> Int32:
+    """Coordinate descent from ``values`` ``[R, G * O]`` at the given exponents ``[G * O]``."""
+    hessian, ideal = moments.hessian, moments.ideal
+    groups, reduction, made = ideal.shape
+    target = np.ldexp(ideal, exponent.reshape(groups, 1, made))
+    current = values.reshape(reduction, groups, made).transpose(1, 0, 2).astype(np.float64)
+    gradient = hessian @ (current - target)
+    diagonal = np.einsum("gnn->gn", hessian)
+    for _ in range(SWEEPS):
+        changed = False
+        for start in range(0, reduction, BLOCK):
+            part = slice(start, min(start + BLOCK, reduction))
+            moved = _descend_block(
+                current[:, part], gradient[:, part], hessian[:, part, part], diagonal[:, part], terms
+            )
+            if moved is not None:
+                changed = True
+                gradient += hessian[:, :, part] @ moved
+        if not changed:
+            break
+    return current.transpose(1, 0, 2).reshape(reduction, groups * made).astype(np.int32)
+
+
+def _descend_block(
+    current: Float64, gradient: Float64, hessian: Float64, diagonal: Float64, terms: int
+) -> Float64 | None:
+    """Improve one block of rows of ``current`` in place; what was added, None for nothing."""
+    before = current.copy()
+    local = gradient.copy()
+    for row in range(current.shape[1]):
+        best = nearest(current[:, row] - local[:, row] / diagonal[:, row, None], terms)
+        step = best - current[:, row]
+        if step.any():
+            current[:, row] = best
+            local += hessian[:, :, row, None] * step[:, None, :]
+    moved = current - before
+    return moved if moved.any() else None
+
+
+def _compensate(scaled: Float64, hessian: Float64, terms: int) -> Float64:
+    """Representable values for ``scaled`` ``[G, n, P]``, rounded in order of importance."""
+    order = np.argsort(-np.einsum("gnn->gn", hessian), axis=1, kind="stable")
+    sorted_rows = np.take_along_axis(hessian, order[:, :, None], axis=1)
+    inverse = np.linalg.inv(np.take_along_axis(sorted_rows, order[:, None, :], axis=2))
+    spread = np.linalg.cholesky((inverse + inverse.transpose(0, 2, 1)) / 2).transpose(0, 2, 1)
+    rest = np.take_along_axis(scaled, order[:, :, None], axis=1)
+    reduction = rest.shape[1]
+    values = np.empty_like(rest)
+    for start in range(0, reduction, BLOCK):
+        stop = min(start + BLOCK, reduction)
+        errors = np.empty_like(rest[:, start:stop])
+        for row in range(start, stop):
+            values[:, row] = nearest(rest[:, row], terms)
+            error = (rest[:, row] - values[:, row]) / spread[:, row, row, None]
+            errors[:, row - start] = error
+            tail = spread[:, row, row + 1 : stop]
+            rest[:, row + 1 : stop] -= tail[:, :, None] * error[:, None, :]
+        rest[:, stop:] -= spread[:, start:stop, stop:].transpose(0, 2, 1) @ errors
+    result = np.empty_like(values)
+    np.put_along_axis(result, order[:, :, None], values, axis=1)
+    return result
+
+
+def _error(difference: Float64, hessian: Float64) -> NDArray[np.float64]:
+    """The quadratic form of every column, ``[G, P]``."""
+    return np.einsum("gnp,gnp->gp", difference, hessian @ difference)
