@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,8 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
 from tests.importers.onnx_models import build, random
@@ -21,6 +24,16 @@ PNG = b"\x89PNG\r\n\x1a\n" + bytes(range(256))
 
 def conv_model() -> onnx.ModelProto:
     return build(CONV, {"w": random(4, 3, 3, 3)})
+
+
+FLIPPED = build(
+    [
+        helper.make_node("Conv", ["x", "w"], ["c"], name="conv", pads=[1, 1, 1, 1]),
+        helper.make_node("Clip", ["c", "lo", "hi"], ["r"], name="clip"),
+        helper.make_node("Flatten", ["r"], ["y"]),
+    ],
+    {"w": random(2, 3, 1, 1), "lo": np.float32(0), "hi": np.float32(6)},
+).SerializeToString()
 
 
 def weight(model: onnx.ModelProto) -> onnx.TensorProto:
@@ -117,6 +130,10 @@ def _integer_input(model: onnx.ModelProto) -> None:
     model.graph.input[0].type.tensor_type.elem_type = TensorProto.INT64
 
 
+def _unknown_input_type(model: onnx.ModelProto) -> None:
+    model.graph.input[0].type.tensor_type.elem_type = 71
+
+
 def _old_opset(model: onnx.ModelProto) -> None:
     model.opset_import[0].version = 6
 
@@ -141,6 +158,21 @@ def _wrong_attribute(model: onnx.ModelProto) -> None:
     model.graph.node[0].attribute.append(helper.make_attribute("colour", "red"))
 
 
+@settings(max_examples=40)
+@given(st.data())
+def test_flipped_bytes_load_or_fail_in_one_sentence(data: st.DataObject) -> None:
+    content = bytearray(FLIPPED)
+    for _ in range(data.draw(st.integers(1, 3))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "m.onnx"
+        path.write_bytes(content)
+        try:
+            load(path)
+        except ModelError as error:
+            assert str(error).isprintable()
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
@@ -152,6 +184,7 @@ def _wrong_attribute(model: onnx.ModelProto) -> None:
         (_infinite, "Tensor 'w' holds infinite values"),
         (_no_inputs, "has no inputs"),
         (_integer_input, "input 'x' is int64"),
+        (_unknown_input_type, "input 'x' is of the unknown type 71"),
         (_old_opset, "opset 6, but 7 to 22"),
         (_new_opset, "opset 23, but 7 to 22"),
         (_no_opset, "names no ONNX operator set"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from tvm_shiftadd._compat import Analyzer, relax, tirx
-from tvm_shiftadd.errors import UnsupportedOperatorError
+from tvm_shiftadd.errors import ModelError, ShiftAddError, UnsupportedOperatorError
 
 
 def unsupported(op_type: str, name: str, reason: str) -> UnsupportedOperatorError:
@@ -46,8 +47,9 @@ def float_constant(value: ArrayLike) -> relax.Expr:
 
 def tvm_reason(error: Exception) -> str:
     """What an exception of TVM's importer says, in half a sentence."""
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return f"TVM's importer says '{lines[-1].strip().rstrip('.')}'"
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = lines[0] if lines else type(error).__name__
+    return f"TVM's importer says '{textwrap.shorten(text, 200).rstrip('.')}'"
 
 
 @contextlib.contextmanager
@@ -59,3 +61,27 @@ def closed_on_error(builder: Callable[[], relax.BlockBuilder]) -> Iterator[None]
         with contextlib.suppress(Exception):
             builder()._end_block()
         raise
+
+
+@contextlib.contextmanager
+def one_line_errors(subject: str) -> Iterator[None]:
+    """Make every failure a project error whose message is one printable line.
+
+    A damaged file can hold anything, line breaks in names included, and the libraries that read
+    it raise whatever they meet.
+    """
+    try:
+        yield
+    except ShiftAddError as error:
+        error.args = (_printable(str(error)),)
+        raise
+    except Exception as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        reason = textwrap.shorten(lines[0], 200) if lines else type(error).__name__
+        raise ModelError(
+            f"{subject} is damaged and cannot be imported: {_printable(reason).rstrip('.')}."
+        ) from error
+
+
+def _printable(text: str) -> str:
+    return "".join(char if char.isprintable() else "?" for char in text)

@@ -27,6 +27,8 @@ _FOUR_BIT_TYPES = frozenset(
     if hasattr(onnx.TensorProto, name)
 )
 
+_TYPE_NAMES = {number: name.lower() for name, number in onnx.TensorProto.DataType.items()}
+
 #: Operators for which an infinite constant is an open bound, not a broken weight.
 _BOUND_OPERATORS = frozenset({"Clip", "Max", "Min", "Where", "Pad", "ConstantOfShape"})
 
@@ -134,7 +136,7 @@ def _check_graph(model: onnx.ModelProto, label: str) -> None:
     for value in inputs:
         kind = value.type.tensor_type.elem_type
         if kind != onnx.TensorProto.FLOAT:
-            got = onnx.TensorProto.DataType.Name(kind).lower() if kind else "no tensor"
+            got = _TYPE_NAMES.get(kind, f"of the unknown type {kind}") if kind else "no tensor"
             raise ModelError(f"Expected float32 inputs, but input '{value.name}' is {got}.")
 
 

@@ -11,7 +11,12 @@ from tvm.relax.frontend.onnx import onnx_frontend
 
 from tvm_shiftadd._compat import GenericConst, TensorType, TupleType, ir, relax, tirx
 from tvm_shiftadd.errors import ModelError, ShiftAddError
-from tvm_shiftadd.importers._common import closed_on_error, tvm_reason, unsupported
+from tvm_shiftadd.importers._common import (
+    closed_on_error,
+    one_line_errors,
+    tvm_reason,
+    unsupported,
+)
 from tvm_shiftadd.importers._onnx_layers import LAYER_CONVERTERS, Converter
 from tvm_shiftadd.importers._onnx_node import OnnxNode
 from tvm_shiftadd.importers._onnx_prepare import PreparedGraph, prepare
@@ -39,13 +44,13 @@ def load_onnx(
         ModelError: the file or the model is unusable.
         UnsupportedOperatorError: an operator that TVM cannot import either.
     """
-    read = read_model(source)
-    _check_operators(read.model)
-    check_valid(read)
-    prepared = prepare(read.model, shape)
-    with warnings.catch_warnings():
+    subject = "The ONNX model" if isinstance(source, onnx.ModelProto) else f"'{source}'"
+    with one_line_errors(subject), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        module = _Importer(prepared, read.opset).run()
+        read = read_model(source)
+        _check_operators(read.model)
+        check_valid(read)
+        module = _Importer(prepare(read.model, shape), read.opset).run()
     attributes = {"format": "onnx", "opset": str(read.opset), "sha256": read.sha256}
     module["main"] = module["main"].with_attr("shiftadd.source", attributes)
     return module
@@ -131,11 +136,11 @@ class _Importer(onnx_frontend.ONNXGraphImporter):
             result = self._quantized.convert(node, proto)
             if result is None:
                 result = self._convert(node)
+            self._keep(node, result)
         except ShiftAddError:
             raise
         except Exception as error:  # TVM's converters raise what they like
             raise node.unsupported(tvm_reason(error)) from error
-        self._keep(node, result)
 
     def _convert(self, node: OnnxNode) -> relax.Expr:
         converter = _CONVERTERS.get(node.op_type)

@@ -18,7 +18,12 @@ from tvm.relax.frontend.torch.exported_program_translator import ExportedProgram
 
 from tvm_shiftadd._compat import ir, relax
 from tvm_shiftadd.errors import DependencyError, ModelError, ShiftAddError
-from tvm_shiftadd.importers._common import closed_on_error, tvm_reason, unsupported
+from tvm_shiftadd.importers._common import (
+    closed_on_error,
+    one_line_errors,
+    tvm_reason,
+    unsupported,
+)
 from tvm_shiftadd.importers._torch_layers import TORCH_CONVERTERS, Converter
 from tvm_shiftadd.importers.naming import name_variables
 
@@ -45,7 +50,11 @@ def load_exported_program(program: Any) -> ir.IRModule:
     tensors = _weights(program)
     outputs = _check_signature(program, torch)
     importer = _Importer(tensors)
-    with warnings.catch_warnings(), closed_on_error(lambda: importer.block_builder):
+    with (
+        one_line_errors("The exported program"),
+        warnings.catch_warnings(),
+        closed_on_error(lambda: importer.block_builder),
+    ):
         warnings.simplefilter("ignore")
         module = importer.from_exported_program(
             program,
