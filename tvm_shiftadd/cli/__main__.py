@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from tvm_shiftadd.cli.app import main
+from tvm_shiftadd.cli import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import sys
+import threading
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
 from typing import Annotated, Any
 
 import typer
@@ -52,37 +56,63 @@ for _module in (compile, run, eval, explain, report, doctor, demo):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns 0 done, 1 failed, 2 wrong usage or input, 130 interrupted.
-
-    Messages go to standard error, one sentence each; a traceback only with ``--debug``.
-    """
+    """Run one command and return its exit code; see :func:`tvm_shiftadd.cli.main`."""
     options.reset()
-    given = list(sys.argv[1:] if arguments is None else arguments)
+    with _noticed_interrupt() as interrupted:
+        try:
+            return _invoke(list(sys.argv[1:] if arguments is None else arguments))
+        except typer.Exit as done:
+            return int(done.exit_code)
+        except BaseException as error:
+            if interrupted or isinstance(error, (KeyboardInterrupt, typer.Abort)):
+                return _say("interrupted", INTERRUPTED)
+            if not isinstance(error, Exception):
+                raise
+            return _explain(error)
+
+
+@contextmanager
+def _noticed_interrupt() -> Iterator[list[int]]:
+    """Note Ctrl-C in the list besides raising it.
+
+    An exception that crosses TVM's native code may come back as another one, or without a word.
+    """
+    seen: list[int] = []
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        seen.append(number)
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield seen
+        return
+    before = signal.signal(signal.SIGINT, handle)
     try:
-        return _invoke(given)
-    except typer.Exit as done:
-        return int(done.exit_code)
-    except _UsageError as error:
-        text = error.format_message().rstrip(".").replace("\n", " ")
-        return _say(f"{text}; see {_NAME} --help", WRONG_INPUT)
-    except (KeyboardInterrupt, typer.Abort):
-        return _say("interrupted", INTERRUPTED)
-    except BrokenPipeError:
+        yield seen
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _explain(error: Exception) -> int:
+    """Print one sentence and return the exit code."""
+    if isinstance(error, _UsageError):
+        text: str = error.format_message()
+        return _say(f"{text.rstrip('.')}; see {_NAME} --help", WRONG_INPUT)
+    if isinstance(error, ShiftAddError):
+        return _say(str(error), WRONG_INPUT if isinstance(error, InputError) else FAILED)
+    if isinstance(error, BrokenPipeError):
         # The reader went away, as head does; Python would complain once more when it exits.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
-    except ShiftAddError as error:
-        return _say(str(error), WRONG_INPUT if isinstance(error, InputError) else FAILED)
-    except MemoryError:
+    if isinstance(error, MemoryError):
         return _say("not enough memory; use a smaller model, fewer images or batches", FAILED)
-    except OSError as error:
+    if isinstance(error, OSError):
         place = f" ({error.filename})" if error.filename else ""
         code = WRONG_INPUT if error.errno == errno.ENOSPC else FAILED
         return _say(f"{error.strerror or error}{place}", code)
-    except Exception as error:
-        words = str(error).strip().splitlines() or ["no message"]
-        hint = "run again with --debug and report it"
-        return _say(f"internal error, {type(error).__name__}: {words[0]}; {hint}", FAILED)
+    words = str(error).strip().splitlines() or ["no message"]
+    hint = "run again with --debug and report it"
+    return _say(f"internal error, {type(error).__name__}: {words[0]}; {hint}", FAILED)
 
 
 def _invoke(arguments: list[str]) -> int:
