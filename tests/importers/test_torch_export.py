@@ -152,3 +152,26 @@ def test_unknown_operator_is_named_with_its_module() -> None:
 
     with pytest.raises(UnsupportedOperatorError, match="matrix_exp"):
         load(export(nn.Sequential(Odd()), 1, 4, 4))
+
+
+def test_forms_that_tvm_alone_does_not_import() -> None:
+    """Padding given as a word, and an operator that only PyTorch can break up."""
+
+    class Words(nn.Module):  # type: ignore[misc, name-defined]
+        def __init__(self) -> None:
+            super().__init__()
+            self.same = nn.Conv2d(3, 4, (5, 3), padding="same", dilation=(1, 2))
+            self.valid = nn.Conv2d(4, 4, 3, padding="valid", groups=4)
+            self.norm = nn.BatchNorm2d(4, eps=0.1)
+            self.shuffle = nn.ChannelShuffle(2)
+
+        def forward(self, x: Any) -> Any:
+            return self.shuffle(self.norm(self.valid(self.same(x))))
+
+    model = Words().eval()
+    mod = load(export(model, 1, 3, 8, 8))
+    assert names(mod)[:4] == ["same", "same.bias", "valid", "valid.bias"]
+    x = np.random.default_rng(1).normal(size=(1, 3, 8, 8)).astype(np.float32)
+    with torch.no_grad():
+        want = model(torch.from_numpy(x)).numpy()
+    assert_same(run_tvm(mod, x), [want])

@@ -58,13 +58,21 @@ def _conv2d(importer: Importer, node: Any, name: str) -> relax.Expr | None:
             data,
             float_constant(kernel),
             strides=_pair(stride),
-            padding=_pair(padding),
+            padding=_padding(padding, kernel.shape[2:], _pair(dilation)),
             dilation=_pair(dilation),
             groups=groups,
         ),
         name,
     )
     return _with_bias(importer, layer, bias, name, (1, -1, 1, 1))
+
+
+def _padding(padding: Any, kernel: tuple[int, ...], dilation: list[int]) -> list[int]:
+    """(top, left, bottom, right); ``same`` puts the odd element behind, ``valid`` pads nothing."""
+    if padding == "same":
+        totals = [(size - 1) * step for size, step in zip(kernel, dilation, strict=True)]
+        return [total // 2 for total in totals] + [total - total // 2 for total in totals]
+    return [0] * 4 if padding == "valid" else _pair(padding) * 2
 
 
 def _conv_transpose2d(importer: Importer, node: Any, name: str) -> relax.Expr | None:
@@ -153,6 +161,7 @@ def _relu6(importer: Importer, node: Any, name: str) -> relax.Expr:
 
 TORCH_CONVERTERS: dict[str, Converter] = {
     "conv2d.default": _conv2d,
+    "conv2d.padding": _conv2d,
     "conv_transpose2d.input": _conv_transpose2d,
     "linear.default": _linear,
     "batch_norm.default": _batch_norm,

@@ -27,6 +27,9 @@ from tvm_shiftadd.importers._common import (
 from tvm_shiftadd.importers._torch_layers import TORCH_CONVERTERS, Converter
 from tvm_shiftadd.importers.naming import name_variables
 
+#: The parts of an operator may be unknown in turn; deeper nesting than this has not been seen.
+_DECOMPOSITION_ROUNDS = 4
+
 
 def load_exported_program(program: Any) -> ir.IRModule:
     """Import a ``torch.export.ExportedProgram``; see :func:`tvm_shiftadd.importers.load`.
@@ -50,6 +53,7 @@ def load_exported_program(program: Any) -> ir.IRModule:
     tensors = _weights(program)
     outputs = _check_signature(program, torch)
     importer = _Importer(tensors)
+    program = _decompose_unknown(program, importer.convert_map, torch)
     with (
         one_line_errors("The exported program"),
         warnings.catch_warnings(),
@@ -118,6 +122,22 @@ def _check_signature(program: Any, torch: Any) -> list[str]:
     return [str(name) for name in program.graph_signature.user_outputs]
 
 
+def _decompose_unknown(program: Any, known: Mapping[str, Any], torch: Any) -> Any:
+    """Break up operators that nobody converts, and only those, where PyTorch knows how."""
+    for _ in range(_DECOMPOSITION_ROUNDS):
+        unknown = {
+            node.target
+            for node in program.graph.nodes
+            if node.op == "call_function" and node.target.__name__ not in known
+        }
+        rules = torch.export.default_decompositions() if unknown else {}
+        table = {target: rules[target] for target in unknown if target in rules}
+        if not table:
+            break
+        program = program.run_decompositions(table)
+    return program
+
+
 def _digest(program: Any, tensors: Mapping[str, NDArray[Any]]) -> str:
     """SHA-256 of the graph's text and of the weights: a program has no file of its own."""
     digest = hashlib.sha256(str(program.graph).encode())
@@ -135,18 +155,23 @@ class _Importer(ExportedProgramImporter):
         self.tensors = tensors
         self.names: dict[str, str] = {}
         self.operators: dict[str, str] = {}
-        own = TORCH_CONVERTERS
         originals: dict[str, Callable[[Any], Any]] = self.create_convert_map()
+        originals.setdefault("_unsafe_view.default", originals["view.default"])
         self.convert_map = {
-            target: self._named(own.get(target), original) for target, original in originals.items()
+            target: self._named(TORCH_CONVERTERS.get(target), originals.get(target))
+            for target in (*originals, *TORCH_CONVERTERS)
         }
 
-    def _named(self, own: Converter | None, original: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    def _named(
+        self, own: Converter | None, original: Callable[[Any], Any] | None
+    ) -> Callable[[Any], Any]:
         def convert(node: Any) -> Any:
             name = _module_name(node)
             try:
                 result = own(self, node, name) if own is not None else None
                 if result is None:
+                    if original is None:
+                        raise unsupported(str(node.target), name, "its weight is not constant")
                     result = original(node)
             except ShiftAddError:
                 raise
