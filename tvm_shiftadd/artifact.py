@@ -212,9 +212,13 @@ class Artifact:
 def check_replaceable(directory: Path) -> None:
     """Raise :class:`ArtifactError` unless ``directory`` is absent, empty or an artifact.
 
-    A directory with anything else in it is never replaced: that would delete a user's files.
+    A directory with anything else in it is never replaced: that would delete a user's files. One
+    that is absent must have a place where it can be made.
     """
     if not os.path.lexists(directory):
+        parent = next(p for p in Path(directory).resolve().parents if p.exists())
+        if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+            raise ArtifactError(f"{directory} cannot be made in {parent}; choose another output")
         return
     if not directory.is_dir():
         raise ArtifactError(f"{directory} exists and is not a directory; choose another output")

@@ -70,6 +70,13 @@ def test_what_is_no_artifact_is_never_replaced(
     assert os.listdir(tmp_path) == ["out"]
 
 
+def test_a_place_where_nothing_can_be_made(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ArtifactError, match="cannot be made"):
+        check_replaceable(tmp_path / "file" / "a" / "out")
+    assert os.listdir(tmp_path) == ["file"]
+
+
 @pytest.mark.parametrize("failing", ["write", "flush", "rename"])
 def test_full_disk_leaves_the_old_artifact(
     saved: Path,
