@@ -13,6 +13,9 @@ from tvm_shiftadd.target import CPUTarget
 from tvm_shiftadd.topi.schedules.cpu import schedule_function
 from tvm_shiftadd.topi.schedules.cpu.legalize import legalize_map
 
+#: 16-bit elements of a vector register, by the feature that brings it, widest first.
+_LANES = {"avx512bw": 32, "avx2": 16}
+_BASELINE_LANES = 8
 _BASELINES = {"x86_64": "x86-64", "aarch64": "generic", "arm64": "generic"}
 
 
@@ -29,14 +32,22 @@ def tvm_target(target: CPUTarget) -> tvm.target.Target:
     return tvm.target.Target(fields)
 
 
-def build(mod: tvm.IRModule, target: CPUTarget) -> Any:
+def build(mod: tvm.IRModule, target: CPUTarget, *, data_inputs: int | None = None) -> Any:
     """Compile a module whose functions call dialect and float Relax operators.
 
     Returns a ``relax.VMExecutable``: run it in a ``relax.VirtualMachine``, or write a shared
-    library with its ``export_library``. Weight codes may be constants or parameters. Raises
-    CompileError where TVM or LLVM cannot build for the target.
+    library with its ``export_library``. Weight codes may be constants or parameters.
+
+    With ``data_inputs``, the first so many parameters of ``main`` are data and the rest weights.
+    What depends on weights alone (sorting their codes) is then not done in each run: ``main``
+    takes the arrays that ``runtime.prepare_parameters`` makes of the weights once.
+
+    Raises CompileError where TVM or LLVM cannot build for the target.
     """
     resolved = tvm_target(target)
+    if data_inputs is not None:
+        mod = mod.clone()
+        mod["main"] = mod["main"].with_attr("num_input", data_inputs)
     try:
         with resolved, tvm.transform.PassContext(opt_level=3):
             return relax.build(mod, resolved, relax_pipeline=_pipeline(vector_lanes(resolved)))
@@ -59,7 +70,12 @@ def assembly(executable: Any) -> str:
 
 def vector_lanes(target: tvm.target.Target) -> int:
     """The 16-bit elements of one of the processor's vector registers."""
-    return max(8, int(codegen.llvm_get_vector_width(target)) // 16)
+    # LLVM's own answer is about the machine that compiles, not about the target.
+    return next((n for feature, n in _LANES.items() if _has(feature, target)), _BASELINE_LANES)
+
+
+def _has(feature: str, target: tvm.target.Target) -> bool:
+    return bool(codegen.target_has_features(feature, target))
 
 
 def _processor(mcpu: str) -> str:
@@ -77,6 +93,8 @@ def _pipeline(lanes: int) -> Any:
     return tvm.transform.Sequential(
         [
             transform.LegalizeOps(legalize_map(lanes)),
+            # Only of functions that say, by num_input, which of their parameters are data.
+            transform.LiftTransformParams(),
             transform.AnnotateTIROpPattern(),
             transform.FuseOps(),
             transform.FuseTIR(),

@@ -1,0 +1,182 @@
+"""Target descriptions, and compiling whole modules for them."""
+
+from __future__ import annotations
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import tvm
+from tvm import relax
+
+from tvm_shiftadd.dialect import ops
+from tvm_shiftadd.errors import CompileError, InputError
+from tvm_shiftadd.formats import codes, packing, reference
+from tvm_shiftadd.target import CPUTarget, cpu, names, parse, runtime
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("cpu", CPUTarget()),
+        ("cpu:generic", CPUTarget(mcpu="generic")),
+        ({"kind": "llvm", "mcpu": "znver4"}, CPUTarget(mcpu="znver4")),
+        ('{"kind": "llvm", "num_threads": 3}', CPUTarget(num_threads=3)),
+        (CPUTarget(mattr=("+avx2",)), CPUTarget(mattr=("+avx2",))),
+    ],
+)
+def test_parse(text, expected):
+    target = parse(text)
+    assert target == expected
+    assert parse(target.as_dict()) == expected
+
+
+def test_parse_file(tmp_path):
+    file = tmp_path / "target.json"
+    file.write_text(json.dumps({"kind": "llvm", "mcpu": "x86-64-v3", "mattr": ["+avx2"]}))
+    assert parse(str(file)) == parse(file) == CPUTarget("llvm", "x86-64-v3", ("+avx2",))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "gpu",
+        "",
+        "missing.json",
+        "{",
+        "[1]",
+        {},
+        {"kind": "cuda"},
+        {"kind": "llvm", "cpu": "znver4"},
+        {"kind": "llvm", "mcpu": 3},
+        {"kind": "llvm", "mattr": "+avx2"},
+        {"kind": "llvm", "num_threads": 0},
+        {"kind": "llvm", "num_threads": True},
+    ],
+)
+def test_parse_refuses(text):
+    with pytest.raises(InputError):
+        parse(text)
+
+
+def test_unknown_target_lists_the_known_ones():
+    with pytest.raises(InputError) as error:
+        parse("tpu")
+    assert all(repr(name) in str(error.value) for name in names())
+
+
+def test_unknown_processor():
+    with pytest.raises(CompileError, match="nonesuch"):
+        cpu.tvm_target(CPUTarget(mcpu="nonesuch"))
+
+
+def test_vector_lanes_follow_the_processor():
+    lanes = {
+        mcpu: cpu.vector_lanes(cpu.tvm_target(CPUTarget(mcpu=mcpu)))
+        for mcpu in ("x86-64", "x86-64-v3", "znver4")
+    }
+    assert lanes == {"x86-64": 8, "x86-64-v3": 16, "znver4": 32}
+
+
+def small_network(rng):
+    """A residual network of two layers; the module, its weights, and a NumPy function."""
+    batch = tvm.tirx.Var("n", "int64")
+    values = [rng.choice(codes.representable(2), size) for size in ((27, 16), (144, 16))]
+    packed = [packing.pack(codes.encode(value, 2)) for value in values]
+    biases = [rng.integers(-999, 999, 16).astype(np.int32) for _ in values]
+    shift, zero, six = (np.full(1, v, np.int32) for v in (8, 0, 6))
+    arrays = [packed[0], biases[0], packed[1], biases[1]]
+    x = relax.Var("x", relax.TensorType((batch, 8, 8, 3), "float32"))
+    weights = [
+        relax.Var(f"w{i}", relax.TensorType(a.shape, str(a.dtype))) for i, a in enumerate(arrays)
+    ]
+    window = {"kernel_size": (3, 3), "padding": (1, 1, 1, 1)}
+    builder = relax.BlockBuilder()
+    with builder.function("main", [x, *weights]):
+        with builder.dataflow():
+            q = builder.emit(ops.quantize(x, 5))
+            y = builder.emit(ops.conv2d(q, *weights[:2], **window))
+            y = builder.emit(ops.requantize(y, relax.const(shift), lo=0, hi=127))
+            z = builder.emit(ops.conv2d(y, *weights[2:], **window))
+            z = builder.emit(ops.add(z, y, relax.const(zero), relax.const(six)))
+            z = builder.emit(ops.requantize(z, relax.const(shift), lo=-128, hi=127))
+            z = builder.emit(relax.op.permute_dims(z, (0, 3, 1, 2)))
+            result = builder.emit_output(builder.emit(ops.dequantize(z, relax.const(six))))
+        builder.emit_func_output(result)
+
+    def expected(x):
+        q = reference.quantize(x, 5)
+        w = [value.reshape(3, 3, -1, 16).astype(np.int32) for value in values]
+        y = reference.conv2d(q, w[0], biases[0], padding=window["padding"])
+        y = reference.requantize(y, shift, 0, 127)
+        z = reference.conv2d(y, w[1], biases[1], padding=window["padding"])
+        z = reference.requantize(reference.add(z, y, zero, six), shift)
+        return reference.dequantize(z.transpose(0, 3, 1, 2), six)
+
+    return builder.get(), arrays, expected
+
+
+@pytest.mark.parametrize("data_inputs", [None, 1])
+def test_network_with_any_batch(data_inputs):
+    rng = np.random.default_rng(3)
+    module, arrays, expected = small_network(rng)
+    executable = cpu.build(module, parse("cpu"), data_inputs=data_inputs)
+    machine = relax.VirtualMachine(executable, tvm.cpu())
+    weights = runtime.prepare_parameters(machine, [tvm.runtime.tensor(a) for a in arrays])
+    for batch in (1, 3, 8):
+        x = rng.normal(size=(batch, 8, 8, 3)).astype(np.float32)
+        got = machine["main"](tvm.runtime.tensor(x), *weights).numpy()
+        np.testing.assert_array_equal(got, expected(x))
+
+
+def test_codes_are_sorted_ahead_of_the_runs_only_on_request():
+    module, arrays, _ = small_network(np.random.default_rng(3))
+    before = cpu.build(module, parse("cpu"))
+    machine = relax.VirtualMachine(before, tvm.cpu())
+    tensors = [tvm.runtime.tensor(a) for a in arrays]
+    assert all(
+        ours is theirs
+        for ours, theirs in zip(runtime.prepare_parameters(machine, tensors), tensors, strict=True)
+    )
+    assert "num_input" not in module["main"].attrs
+
+
+def test_exported_library_runs(tmp_path):
+    rng = np.random.default_rng(5)
+    module, arrays, expected = small_network(rng)
+    path = tmp_path / "library.so"
+    cpu.build(module, parse("cpu:generic"), data_inputs=1).export_library(str(path))
+    machine = relax.VirtualMachine(tvm.runtime.load_module(str(path)), tvm.cpu())
+    weights = runtime.prepare_parameters(machine, [tvm.runtime.tensor(a) for a in arrays])
+    x = rng.normal(size=(2, 8, 8, 3)).astype(np.float32)
+    np.testing.assert_array_equal(
+        machine["main"](tvm.runtime.tensor(x), *weights).numpy(), expected(x)
+    )
+
+
+def test_threads_can_be_set():
+    # The pool belongs to a Python thread, so a fresh one does not disturb the other tests.
+    def use(count):
+        runtime.set_num_threads(count)
+        return runtime.num_threads()
+
+    for count in range(1, len(runtime._processors()) + 1):
+        with ThreadPoolExecutor(1) as pool:
+            assert pool.submit(use, count).result() == count
+            assert pool.submit(use, 1).result() == 1
+    with pytest.raises(InputError, match="threads"):
+        runtime.set_num_threads(0)
+
+
+def test_threads_follow_the_environment(monkeypatch):
+    def use():
+        runtime.set_num_threads()
+        return runtime.num_threads()
+
+    monkeypatch.setenv("TVM_NUM_THREADS", "1")
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(use).result() == 1
+    monkeypatch.delenv("TVM_NUM_THREADS")
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(use).result() == runtime.available_cores()
