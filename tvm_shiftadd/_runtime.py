@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tvm_shiftadd._processor import vector_features
-from tvm_shiftadd.errors import ArtifactError, DataError
+from tvm_shiftadd.errors import ArtifactError, DataError, InputError
 from tvm_shiftadd.manifest import LIBRARY, Manifest, TargetInfo, TensorInfo
 
 Array = NDArray[Any]
@@ -30,19 +30,31 @@ class Machine:
     """A library with its parameters, ready to be called; one caller at a time.
 
     ``library`` is a compiled Relax module or an opened library. ``parameters`` are handed to
-    ``main`` after the inputs, in their order.
+    ``main`` after the inputs, in their order. ``num_threads``: None takes one a core. Raises
+    :class:`InputError` for a number of threads that cannot be had.
     """
 
-    def __init__(self, library: Any, parameters: Mapping[str, Array]) -> None:
+    def __init__(
+        self, library: Any, parameters: Mapping[str, Array], num_threads: int | None = None
+    ) -> None:
         import tvm
         from tvm import relax
 
+        from tvm_shiftadd.target import runtime
+
+        try:
+            runtime.set_num_threads(num_threads)
+        except InputError:
+            # A run before this one has started fewer threads: slower, but as good.
+            if num_threads is not None:
+                raise
         self._device = tvm.cpu()
         self._machine = relax.VirtualMachine(library, self._device)
-        self._constants = [
+        constants = [
             tvm.runtime.tensor(np.ascontiguousarray(array), self._device)
             for array in parameters.values()
         ]
+        self._constants = runtime.prepare_parameters(self._machine, constants)
         # A virtual machine keeps its call frames in itself.
         self._lock = threading.Lock()
 

@@ -193,7 +193,9 @@ class Artifact:
         arrays = _runtime.check_inputs(self.inputs, x)
         with self._lock:
             if self._machine is None:
-                self._machine = _runtime.Machine(self._open(), self._parameters)
+                threads = self._manifest.target.attributes.get("num_threads")
+                wanted = threads if isinstance(threads, int) else None
+                self._machine = _runtime.Machine(self._open(), self._parameters, wanted)
         values = self._machine(arrays)
         if len(values) == 1:
             return values[0]

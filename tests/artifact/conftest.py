@@ -19,13 +19,14 @@ from tvm_shiftadd.manifest import (
     TargetInfo,
     TensorInfo,
 )
+from tvm_shiftadd.target import cpu, parse
 
 #: What names that came through TVM are.
 String = tvm_ffi.core.String
 
 
-def build(operator: Callable[..., relax.Call], outputs: int = 1) -> relax.VMExecutable:
-    """Compile main(x [n, 4], w [4]) -> operator(x, w), given ``outputs`` times."""
+def module(operator: Callable[..., relax.Call], outputs: int = 1) -> tvm.IRModule:
+    """main(x [n, 4], w [4]) -> operator(x, w), given ``outputs`` times."""
     builder = relax.BlockBuilder()
     x = relax.Var("x", relax.TensorType([tirx.Var("n", "int64"), 4], "float32"))
     w = relax.Var("w", relax.TensorType([4], "float32"))
@@ -35,7 +36,11 @@ def build(operator: Callable[..., relax.Call], outputs: int = 1) -> relax.VMExec
             value = results[0] if outputs == 1 else relax.Tuple(results)
             result = builder.emit_output(value)
         builder.emit_func_output(result)
-    return tvm.compile(builder.get(), tvm.target.Target({"kind": "llvm"}))
+    return builder.get()
+
+
+def build(operator: Callable[..., relax.Call], outputs: int = 1) -> relax.VMExecutable:
+    return tvm.compile(module(operator, outputs), tvm.target.Target({"kind": "llvm"}))
 
 
 def wrap(executable: relax.VMExecutable, outputs: int = 1) -> Artifact:
@@ -64,6 +69,13 @@ def subtracting() -> Artifact:
 @pytest.fixture(scope="session")
 def two_outputs() -> Artifact:
     return wrap(build(relax.op.add, outputs=2), outputs=2)
+
+
+@pytest.fixture(scope="session")
+def prepared() -> Artifact:
+    """x + (w + w), where w + w is computed before the runs."""
+    doubled = module(lambda x, w: relax.op.add(x, relax.op.add(w, w)))
+    return wrap(cpu.build(doubled, parse("cpu:generic"), data_inputs=1))
 
 
 @pytest.fixture

@@ -46,6 +46,38 @@ def test_replaced_library_is_the_one_that_runs(
     np.testing.assert_array_equal(first.run(X), EXPECTED)
 
 
+def test_weights_are_prepared_once(prepared: Artifact, tmp_path: Path) -> None:
+    expected = X + 2 * np.arange(4, dtype=np.float32)
+    np.testing.assert_array_equal(prepared.run(X), expected)
+    prepared.save(tmp_path / "out")
+    loaded = Artifact.load(tmp_path / "out")
+    for _ in range(2):
+        np.testing.assert_array_equal(loaded.run(X), expected)
+    assert loaded._machine is not None
+    (constant,) = loaded._machine._constants
+    np.testing.assert_array_equal(constant.numpy(), 2 * np.arange(4))
+
+
+def test_the_number_of_threads_is_the_targets(saved: Path) -> None:
+    code = (
+        "import sys, numpy as np\n"
+        "from tvm_shiftadd._runtime import Machine\n"
+        "import tvm\n"
+        "from tvm_shiftadd.target import runtime\n"
+        "library = tvm.runtime.load_module(sys.argv[1])\n"
+        "machine = Machine(library, {'w': np.ones(4, np.float32)}, 1)\n"
+        "machine([np.ones((1, 4), np.float32)])\n"
+        "print(runtime.num_threads())\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(saved / "library.so")],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == "1\n"
+
+
 def test_several_outputs_come_by_name(two_outputs: Artifact) -> None:
     result = two_outputs.run({"x": X})
     assert isinstance(result, dict)
