@@ -9,7 +9,7 @@ ends up in the weight exponent of its output channel.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -24,8 +24,11 @@ from tvm_shiftadd.convert.storage import Storage
 #: are heeded separately).
 _CHANNELWISE_OPS = frozenset({"add", "clip", "max_pool2d", "avg_pool2d", "upsample2d"})
 
-#: Doublings of a channel, at most: more would only serve channels that never carry anything.
-MAX_DOUBLINGS = 5
+#: Gain of a channel over the largest one, at most: more would only serve channels that hardly
+#: ever carry anything.
+MAX_GAIN = 32
+
+_INT8_MAX = 127
 
 #: Images that run at a time.
 _STEP = 16
@@ -51,13 +54,17 @@ def equalize(graph: Graph, storage: Storage, feeds: Feeds) -> Graph:
         return graph
     largest = _channel_maxima(graph, feeds, wanted)
     producers = graph.producers()
-    doublings: dict[str, NDArray[np.int32]] = {}
+    factors: dict[str, NDArray[np.float32]] = {}
+    ends: dict[str, float] = {}
     for family in families:
         known = [name for name in family.tensors if name in largest]
-        if known:
-            steps = _doublings({name: (largest[name], producers[name]) for name in known})
-            doublings.update({name: steps for name in family.tensors})
-    return replace(graph, nodes=tuple(_scaled(node, doublings) for node in graph.nodes))
+        bound = _common_bound([producers[name] for name in family.tensors], len(known))
+        if known and bound is not None:
+            common = _factors([largest[name] for name in known], bound)
+            factors.update({name: common for name in family.tensors})
+            if bound < math.inf:
+                ends.update({name: full_range(bound) for name in family.tensors})
+    return replace(graph, nodes=tuple(_scaled(node, factors, ends) for node in graph.nodes))
 
 
 def _families(graph: Graph) -> list[_Family]:
@@ -117,35 +124,56 @@ def _channel_maxima(graph: Graph, feeds: Feeds, names: set[str]) -> dict[str, ND
     return largest
 
 
-def _doublings(tensors: Mapping[str, tuple[NDArray[np.float32], Node]]) -> NDArray[np.int32]:
-    """How often each channel can be doubled within the range that the tensors have anyway."""
-    steps = None
-    for largest, node in tensors.values():
-        limit = float(largest.max())
-        if node.op == "clip":
-            ends = (-float(node.attrs["lo"]), float(node.attrs["hi"]))
-            # Doubled values must not meet a clip that the original ones would pass.
-            limit = min([limit, *(end for end in ends if 0 < end < math.inf)])
-        with np.errstate(divide="ignore", invalid="ignore"):
-            own = np.floor(np.log2(limit / largest))
-        own = np.where(largest > 0, np.clip(own, 0, MAX_DOUBLINGS), 0)
-        steps = own if steps is None else np.minimum(steps, own)
-    assert steps is not None
-    return steps.astype(np.int32)
+def _common_bound(makers: Sequence[Node], measured: int) -> float | None:
+    """Where clips end the tensors of a family; None where scaling would move a clip's end.
+
+    Scaled values have to saturate as int8 just where the clip would have ended them. That works
+    out for a clip from 0 to some bound that all values of the family go through.
+    """
+    bounds = {(float(n.attrs["lo"]), float(n.attrs["hi"])) for n in makers if n.op == "clip"}
+    finite = {pair for pair in bounds if pair not in ((0, math.inf), (-math.inf, math.inf))}
+    if not finite:
+        return math.inf
+    lo, hi = next(iter(finite))
+    alone = measured == 1 and len(bounds) == 1
+    return hi if alone and lo == 0 < hi < math.inf else None
 
 
-def _scaled(node: Node, doublings: Mapping[str, NDArray[np.int32]]) -> Node:
-    """A weight layer with its output channels doubled and its inputs' doubling undone."""
+def _factors(largest: Sequence[NDArray[np.float32]], bound: float) -> NDArray[np.float32]:
+    """The factor of each channel with which it fills the int8 range, float32 ``[C]``.
+
+    largest: the largest magnitudes in each tensor of a family; bound: the clip that ends them.
+    """
+    factors = np.full(len(largest[0]), np.inf)
+    for channels in largest:
+        top = min(float(channels.max()), bound)
+        if top > 0:
+            full = full_range(top)
+            factors = np.minimum(factors, full / np.maximum(channels, top / MAX_GAIN))
+    return np.where(np.isfinite(factors), factors, 1).astype(np.float32)
+
+
+def full_range(top: float) -> float:
+    """The largest 127 * 2^-a that is at most ``top``: what int8 saturates at."""
+    return math.ldexp(_INT8_MAX, -math.ceil(math.log2(_INT8_MAX / top)))
+
+
+def _scaled(node: Node, factors: Mapping[str, NDArray[np.float32]], ends: Mapping[str, float]) -> Node:
+    """A weight layer with its output channels scaled and its inputs' scaling undone; a clip with
+    its new end.
+    """
+    if node.op == "clip" and node.output in ends:
+        return replace(node, attrs={**node.attrs, "hi": ends[node.output]})
     if node.op not in WEIGHT_OPS or node.weight is None:
         return node
     weight, bias = node.weight, node.bias
-    before, after = doublings.get(node.inputs[0]), doublings.get(node.output)
+    before, after = factors.get(node.inputs[0]), factors.get(node.output)
     if before is not None:
         groups = int(node.attrs.get("groups", 1))
-        rows = np.ldexp(np.float32(1), -before).reshape(groups, -1)
+        rows = (1 / before).reshape(groups, -1)
         split = weight.reshape(*weight.shape[:-1], groups, -1)
         weight = (split * rows.T[:, :, None]).reshape(weight.shape)
     if after is not None:
-        weight = np.ldexp(weight, after)
-        bias = None if bias is None else np.ldexp(bias, after)
+        weight = weight * after
+        bias = None if bias is None else bias * after
     return replace(node, weight=weight, bias=bias)

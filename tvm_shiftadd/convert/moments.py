@@ -20,7 +20,7 @@ LARGEST_SAMPLE = 1 << 25
 
 #: Part of the mean variance added to each input's own, so that nothing rests on inputs that
 #: hardly vary. It grows where there are few windows for the number of weights.
-DAMPING = 0.01
+DAMPING = 0.1
 
 
 @dataclass(frozen=True)
