@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-
 from tvm_shiftadd.convert.calibrate import calibrate
 from tvm_shiftadd.convert.equalize import equalize
 from tvm_shiftadd.convert.execute import QTensor, run_float, run_integer
-from tvm_shiftadd.convert.feeds import Batches, Feeds, Progress, checked, count, silent
+from tvm_shiftadd.convert.feeds import Batches, Progress, hold, silent
 from tvm_shiftadd.convert.graph import Graph, Node
 from tvm_shiftadd.convert.options import ConvertOptions
 from tvm_shiftadd.convert.plan import LayerPlan, Plan
@@ -65,8 +63,8 @@ def convert(
     options = options or ConvertOptions()
     report = progress or silent
     storage = stored(graph)
-    seen = count(graph, batches, options.limit)
-    feeds = _held(graph, batches, options, seen)
+    most = min(options.correction_images, images_in_memory(graph, options.memory))
+    feeds, seen = hold(graph, batches, most, options.limit)
     scaled = equalize(graph, storage, feeds) if options.equalize else graph
     exponents = calibrate(scaled, storage, batches, options.limit, report)
     sequence = SequentialConversion(scaled, exponents, options, report)
@@ -75,17 +73,3 @@ def convert(
     prove_plan(graph, plan)
     images = len(next(iter(feeds.values())))
     return Conversion(plan, ConversionReport(tuple(sequence.reports), seen, images))
-
-
-def _held(graph: Graph, batches: Batches, options: ConvertOptions, seen: int) -> Feeds:
-    """The images that layers are fitted on, taken evenly from the whole calibration set."""
-    held = min(options.correction_images, images_in_memory(graph, options.memory), seen)
-    wanted = np.arange(held) * seen // held
-    pieces: list[Feeds] = []
-    start = 0
-    for batch in checked(graph, batches, options.limit):
-        size = len(next(iter(batch.values())))
-        here = wanted[(wanted >= start) & (wanted < start + size)] - start
-        pieces.append({name: array[here] for name, array in batch.items()})
-        start += size
-    return {name: np.concatenate([piece[name] for piece in pieces]) for name in graph.inputs}

@@ -47,9 +47,27 @@ def checked(graph: Graph, batches: Batches, limit: int | None = None) -> Iterato
         raise DataError("calibration needs at least one image, but the set is empty; add images")
 
 
-def count(graph: Graph, batches: Batches, limit: int | None = None) -> int:
-    """How many images one pass has. Raises DataError as :func:`checked` does."""
-    return sum(len(next(iter(feeds.values()))) for feeds in checked(graph, batches, limit))
+def hold(
+    graph: Graph, batches: Batches, most: int, limit: int | None = None
+) -> tuple[dict[str, NDArray[np.float32]], int]:
+    """At most ``most`` images spread evenly over one pass, and how many the pass has.
+
+    Twice as many are in memory on the way. Raises DataError as :func:`checked` does.
+    """
+    every, seen = 1, 0
+    kept: list[tuple[int, dict[str, NDArray[np.float32]]]] = []
+    for batch in checked(graph, batches, limit):
+        size = len(next(iter(batch.values())))
+        for index in range(-seen % every, size, every):
+            image = {name: array[index : index + 1].copy() for name, array in batch.items()}
+            kept.append((seen + index, image))
+        seen += size
+        while len(kept) > 2 * most:
+            every *= 2
+            kept = [item for item in kept if item[0] % every == 0]
+    count = min(most, len(kept))
+    chosen = [kept[place * len(kept) // count][1] for place in range(count)]
+    return {name: np.concatenate([i[name] for i in chosen]) for name in graph.inputs}, seen
 
 
 def _check(graph: Graph, batch: Mapping[str, NDArray[Any]]) -> tuple[dict[str, Any], int]:

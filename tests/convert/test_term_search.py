@@ -1,0 +1,193 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.convert.networks import Builder
+from tvm_shiftadd.convert.compensate import compensated_search, descend
+from tvm_shiftadd.convert.moments import Moments, measure
+from tvm_shiftadd.convert.operators import run_node
+from tvm_shiftadd.convert.terms import (
+    Limits,
+    choose_scales,
+    group_weight,
+    nearest,
+    nearest_search,
+)
+from tvm_shiftadd.errors import RangeError
+from tvm_shiftadd.formats import codes
+
+
+def limits(channels: int, **rest: object) -> Limits:
+    return Limits(4, np.zeros(channels), **rest)  # type: ignore[arg-type]
+
+
+@given(st.floats(-300, 300), st.integers(1, 3))
+def test_nearest_is_nearest(value: float, terms: int):
+    choices = codes.representable(terms)
+    found = nearest(np.array([value]), terms)[0]
+    assert found in choices
+    assert abs(found - value) == np.abs(choices - value).min()
+
+
+def random_weight(groups: int, reduction: int, made: int, seed: int = 0) -> np.ndarray:
+    random = np.random.default_rng(seed)
+    return random.standard_normal((groups, reduction, made)) * np.exp2(
+        random.integers(-6, 7, (groups, 1, made))
+    )
+
+
+def weight_error(weight: np.ndarray, values: np.ndarray, exponent: np.ndarray) -> np.ndarray:
+    groups, reduction, made = weight.shape
+    flat = weight.transpose(1, 0, 2).reshape(reduction, groups * made)
+    return np.square(np.ldexp(values.astype(float), -exponent) - flat).sum(0)
+
+
+@pytest.mark.parametrize("terms", [1, 2, 3])
+@pytest.mark.parametrize("groups", [1, 6])
+def test_scales_have_the_least_error_of_all(terms: int, groups: int):
+    weight = random_weight(groups, 30, 4)
+    search = nearest_search(weight, np.ones((groups, 30)), terms)
+    values, exponent = choose_scales("l", weight, terms, search, limits(groups * 4))
+    assert codes.encode(values, terms).shape == (terms, 30, groups * 4)
+    error = weight_error(weight, values, exponent)
+    for step in range(-30, 31):
+        other = np.broadcast_to(np.int32(step), exponent.shape)
+        rounded = nearest(np.ldexp(weight, step), terms).transpose(1, 0, 2).reshape(30, -1)
+        assert (error <= weight_error(weight, rounded, other) * (1 + 1e-9)).all()
+
+
+def test_more_terms_lose_less():
+    weight = random_weight(1, 200, 8)
+    errors = []
+    for terms in (1, 2, 3):
+        search = nearest_search(weight, np.ones((1, 200)), terms)
+        values, exponent = choose_scales("l", weight, terms, search, limits(8))
+        errors.append(weight_error(weight, values, exponent))
+    assert (errors[0] > 8 * errors[1]).all()
+    assert (errors[1] > 3 * errors[2]).all()
+
+
+def test_importance_moves_the_scale():
+    weight = np.array([1.0, 0.011, 0.013, 0.009]).reshape(1, 4, 1)
+    even = choose_scales(
+        "l", weight, 1, nearest_search(weight, np.ones((1, 4)), 1), limits(1)
+    )
+    small = np.array([[1e-6, 1.0, 1.0, 1.0]])
+    skewed = choose_scales("l", weight, 1, nearest_search(weight, small, 1), limits(1))
+    assert skewed[1][0] > even[1][0]
+
+
+def test_a_channel_without_weights_keeps_room_for_its_bias():
+    weight = np.zeros((1, 5, 2))
+    given_bias = np.array([0.0, 3.0])
+    values, exponent = choose_scales(
+        "l", weight, 2, nearest_search(weight, np.ones((1, 5)), 2), Limits(4, given_bias, 5)
+    )
+    assert not values.any()
+    assert (exponent + 4 - 5 >= 4).all()
+
+
+def test_tiny_weights_do_not_ask_for_shifts_that_cannot_be_made():
+    weight = np.full((1, 5, 1), 1e-12)
+    _, exponent = choose_scales(
+        "l", weight, 2, nearest_search(weight, np.ones((1, 5)), 2), limits(1, output_exponent=3)
+    )
+    assert exponent[0] + 4 - 3 <= 22
+
+
+def test_a_large_bias_makes_the_scale_coarser_and_an_impossible_one_is_refused():
+    weight = np.full((1, 5, 1), 0.01)
+    search = nearest_search(weight, np.ones((1, 5)), 2)
+    _, exponent = choose_scales("l", weight, 2, search, Limits(4, np.array([1e5])))
+    assert 1e5 * 2.0 ** (exponent[0] + 4) < 2**30
+    with pytest.raises(RangeError, match="layer 'l', channel 0"):
+        choose_scales("l", weight, 2, search, Limits(4, np.array([1e18])))
+
+
+def test_an_addend_on_a_much_finer_scale_limits_the_scale():
+    weight = np.full((1, 5, 1), 0.01)
+    search = nearest_search(weight, np.ones((1, 5)), 2)
+    free = choose_scales("l", weight, 2, search, limits(1))[1]
+    addend = (np.array([1 << 26]), np.array([2], np.int32))
+    tied = choose_scales("l", weight, 2, search, limits(1, addend=addend))[1]
+    assert tied[0] < free[0]
+    assert (1 << 26) * 2.0 ** max(int(tied[0]) + 4 - 2, 0) < 2**30
+
+
+def correlated(groups: int, reduction: int, seed: int) -> np.ndarray:
+    random = np.random.default_rng(seed)
+    mixing = random.standard_normal((groups, reduction, reduction))
+    return mixing @ mixing.transpose(0, 2, 1) + np.eye(reduction)
+
+
+def quadratic(moments: Moments, values: np.ndarray, exponent: np.ndarray) -> np.ndarray:
+    groups, reduction, made = moments.ideal.shape
+    kept = np.ldexp(values.astype(float), -exponent).reshape(reduction, groups, made)
+    difference = kept.transpose(1, 0, 2) - moments.ideal
+    return np.einsum("gno,gnk,gko->go", difference, moments.hessian, difference)
+
+
+@pytest.mark.parametrize("groups", [1, 5])
+def test_compensation_loses_less_than_rounding_and_descent_never_more(groups: int):
+    moments = Moments(correlated(groups, 90, 1), random_weight(groups, 90, 6, 2))
+    diagonal = np.einsum("gnn->gn", moments.hessian)
+    wide = limits(groups * 6)
+    plain = choose_scales("l", moments.ideal, 2, nearest_search(moments.ideal, diagonal, 2), wide)
+    values, exponent = choose_scales(
+        "l", moments.ideal, 2, compensated_search(moments, 2), wide
+    )
+    better = descend(values, exponent, moments, 2)
+    rounded, fitted, final = (
+        quadratic(moments, *one) for one in (plain, (values, exponent), (better, exponent))
+    )
+    assert fitted.sum() < 0.7 * rounded.sum()
+    assert (final <= fitted * (1 + 1e-9)).all()
+    assert final.sum() < fitted.sum()
+    codes.encode(better, 2)
+
+
+def test_the_error_of_a_compensated_search_is_the_quadratic_form():
+    moments = Moments(correlated(3, 12, 4), random_weight(3, 12, 2, 5))
+    exponent = np.full((2, 3, 2), 3, np.int32)
+    exponent[1] += 2
+    values, error = compensated_search(moments, 2)(exponent)
+    for step in range(2):
+        flat = values[step].transpose(1, 0, 2).reshape(12, 6)
+        np.testing.assert_allclose(
+            quadratic(moments, flat, exponent[step].reshape(-1)), error[step], rtol=1e-9
+        )
+
+
+@pytest.mark.parametrize(("groups", "stride", "kernel"), [(1, 1, 3), (1, 2, 3), (6, 2, 3), (2, 1, 1)])
+def test_moments_find_the_weights_that_made_the_target(groups: int, stride: int, kernel: int):
+    b = Builder((-1, 7, 7, 6))
+    b.conv("l", "x", 6, kernel, stride, groups)
+    node = b.nodes[0]
+    random = np.random.default_rng(3)
+    x = random.integers(-60, 61, (60, 7, 7, 6)).astype(np.int8)
+    target = run_node(node, [np.ldexp(x.astype(np.float32), -5)])
+    true = group_weight(node)
+    # The layer is told a wrong weight; regression on the target finds most of the right one.
+    found = measure(node, x, 5, target, true * 0.5).ideal
+    assert np.abs(found - true).max() < 0.3 * np.abs(true * 0.5).max()
+    same = measure(node, x, 5, target, true)
+    np.testing.assert_allclose(same.ideal, true, atol=1e-4)
+    np.testing.assert_allclose(same.hessian, same.hessian.transpose(0, 2, 1), rtol=1e-6)
+
+
+def test_moments_of_a_dense_layer_are_the_damped_covariance():
+    b = Builder((-1, 4))
+    b.dense("l", "x", 2)
+    node = b.nodes[0]
+    random = np.random.default_rng(0)
+    x = random.integers(-50, 51, (200, 4)).astype(np.int8)
+    target = (x @ node.weight).astype(np.float32)
+    moments = measure(node, x, 0, target, group_weight(node))
+    covariance = np.cov(x.T.astype(float), bias=True)
+    extra = moments.hessian[0] - covariance
+    np.testing.assert_allclose(extra - np.diag(np.diag(extra)), 0, atol=1e-3 * covariance.max())
+    assert np.ptp(np.diag(extra)) < 1e-3 * covariance.max()
+    assert 0 < np.diag(extra)[0] < 0.2 * np.trace(covariance) / 4
