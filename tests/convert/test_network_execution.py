@@ -92,7 +92,7 @@ def test_movements_agree_between_floats_and_integers():
     b.flat("flat", "twice")
     graph = b.graph("flat")
     x = np.round(images(graph, 3)["x"] * 8) / 8
-    plan = Plan({}, {name: 3 for name in graph.shapes})
+    plan = Plan({}, dict.fromkeys(graph.shapes, 3))
     wanted = run_float(graph, {"x": x})["flat"]
     padded = np.pad(x[:, ::2, ::-1], ((0, 0), (0, 0), (0, 0), (1, 2)))
     taller = padded.repeat(2, 1).repeat(3, 2).transpose(0, 3, 1, 2)

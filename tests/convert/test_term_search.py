@@ -72,9 +72,7 @@ def test_more_terms_lose_less():
 
 def test_importance_moves_the_scale():
     weight = np.array([1.0, 0.011, 0.013, 0.009]).reshape(1, 4, 1)
-    even = choose_scales(
-        "l", weight, 1, nearest_search(weight, np.ones((1, 4)), 1), limits(1)
-    )
+    even = choose_scales("l", weight, 1, nearest_search(weight, np.ones((1, 4)), 1), limits(1))
     small = np.array([[1e-6, 1.0, 1.0, 1.0]])
     skewed = choose_scales("l", weight, 1, nearest_search(weight, small, 1), limits(1))
     assert skewed[1][0] > even[1][0]
@@ -136,9 +134,7 @@ def test_compensation_loses_less_than_rounding_and_descent_never_more(groups: in
     diagonal = np.einsum("gnn->gn", moments.hessian)
     wide = limits(groups * 6)
     plain = choose_scales("l", moments.ideal, 2, nearest_search(moments.ideal, diagonal, 2), wide)
-    values, exponent = choose_scales(
-        "l", moments.ideal, 2, compensated_search(moments, 2), wide
-    )
+    values, exponent = choose_scales("l", moments.ideal, 2, compensated_search(moments, 2), wide)
     better = descend(values, exponent, moments, 2)
     rounded, fitted, final = (
         quadratic(moments, *one) for one in (plain, (values, exponent), (better, exponent))
@@ -161,7 +157,9 @@ def test_the_error_of_a_compensated_search_is_the_quadratic_form():
         )
 
 
-@pytest.mark.parametrize(("groups", "stride", "kernel"), [(1, 1, 3), (1, 2, 3), (6, 2, 3), (2, 1, 1)])
+@pytest.mark.parametrize(
+    ("groups", "stride", "kernel"), [(1, 1, 3), (1, 2, 3), (6, 2, 3), (2, 1, 1)]
+)
 def test_moments_find_the_weights_that_made_the_target(groups: int, stride: int, kernel: int):
     b = Builder((-1, 7, 7, 6))
     b.conv("l", "x", 6, kernel, stride, groups)

@@ -1,4 +1,7 @@
-"""Conversion of a float network to integers: calibration, term search, bias correction. NumPy only."""
+"""Conversion of a float network to integers: calibration, term search, error compensation.
+
+Imports NumPy and ``formats`` only.
+"""
 
 from __future__ import annotations
 

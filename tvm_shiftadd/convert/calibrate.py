@@ -89,7 +89,7 @@ def calibrate(
     exponents = {}
     for group, measured in zip(storage.groups, storage.measured, strict=True):
         exponent = _group_exponent({name: statistics[name] for name in measured})
-        exponents.update({name: exponent for name in group})
+        exponents.update(dict.fromkeys(group, exponent))
     return exponents
 
 
@@ -121,6 +121,4 @@ def _group_exponent(statistics: Mapping[str, TensorStatistics]) -> int:
                 "its preprocessing"
             )
     samples: Sequence[NDArray[np.float32]] = [one.sample() for one in statistics.values()]
-    return choose_exponent(
-        max(one.maximum for one in statistics.values()), np.concatenate(samples)
-    )
+    return choose_exponent(max(one.maximum for one in statistics.values()), np.concatenate(samples))

@@ -45,14 +45,12 @@ def descend(values: Int32, exponent: Int32, moments: Moments, terms: int) -> Int
     target = np.ldexp(ideal, exponent.reshape(groups, 1, made))
     current = values.reshape(reduction, groups, made).transpose(1, 0, 2).astype(np.float64)
     gradient = hessian @ (current - target)
-    diagonal = np.einsum("gnn->gn", hessian)
     for _ in range(SWEEPS):
         changed = False
         for start in range(0, reduction, BLOCK):
             part = slice(start, min(start + BLOCK, reduction))
-            moved = _descend_block(
-                current[:, part], gradient[:, part], hessian[:, part, part], diagonal[:, part], terms
-            )
+            square = hessian[:, part, part]
+            moved = _descend_block(current[:, part], gradient[:, part], square, terms)
             if moved is not None:
                 changed = True
                 gradient += hessian[:, :, part] @ moved
@@ -62,9 +60,10 @@ def descend(values: Int32, exponent: Int32, moments: Moments, terms: int) -> Int
 
 
 def _descend_block(
-    current: Float64, gradient: Float64, hessian: Float64, diagonal: Float64, terms: int
+    current: Float64, gradient: Float64, hessian: Float64, terms: int
 ) -> Float64 | None:
     """Improve one block of rows of ``current`` in place; what was added, None for nothing."""
+    diagonal = np.einsum("gnn->gn", hessian)
     before = current.copy()
     local = gradient.copy()
     for row in range(current.shape[1]):

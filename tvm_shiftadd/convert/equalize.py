@@ -1,9 +1,10 @@
-"""Channels of one tensor brought to similar ranges by powers of two, before anything is rounded.
+"""Channels of a tensor scaled to fill the int8 range, before anything is rounded.
 
 An int8 tensor has one scale, so a channel that stays far below the others is stored with few
-bits. Doubling such a channel where it is made, and halving the weights that read it, changes
-nothing in the network but the bits it gets. Both are exact, and free at run time: the doubling
-ends up in the weight exponent of its output channel.
+bits. Scaling such a channel up in the weights that make it, and down in the weights that read it,
+leaves the float network as it is and costs nothing later: the weights are rounded afterwards,
+and every scale of the integer network remains a power of two. (The idea, for convolutions with a
+ReLU in between: cross-layer equalisation, Nagel et al. 2019.)
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ from tvm_shiftadd.convert.feeds import Feeds
 from tvm_shiftadd.convert.graph import WEIGHT_OPS, Graph, Node
 from tvm_shiftadd.convert.storage import Storage
 
-#: Operators that treat every channel alike: doubling commutes with them (a clip's finite bounds
-#: are heeded separately).
+#: Operators that treat every channel alike: a positive factor commutes with them (a clip's finite
+#: bounds are heeded separately).
 _CHANNELWISE_OPS = frozenset({"add", "clip", "max_pool2d", "avg_pool2d", "upsample2d"})
 
 #: Gain of a channel over the largest one, at most: more would only serve channels that hardly
@@ -43,9 +44,11 @@ class _Family:
 
 
 def equalize(graph: Graph, storage: Storage, feeds: Feeds) -> Graph:
-    """``graph`` with doubled channels where all their makers and readers are weight layers.
+    """``graph`` with scaled channels where all their makers and readers are weight layers.
 
-    ``feeds`` are images the ranges are taken from. Names, shapes and clip bounds stay.
+    ``feeds`` are images the ranges are taken from. Names and shapes stay; the upper end of a clip
+    becomes the value at which int8 saturates, so that the clip of the original graph, on the
+    integers of a conversion, ends every channel where it should.
     """
     families = _families(graph)
     measured = {name for names in storage.measured for name in names}
@@ -61,7 +64,7 @@ def equalize(graph: Graph, storage: Storage, feeds: Feeds) -> Graph:
         bound = _common_bound([producers[name] for name in family.tensors], len(known))
         if known and bound is not None:
             common = _factors([largest[name] for name in known], bound)
-            factors.update({name: common for name in family.tensors})
+            factors.update(dict.fromkeys(family.tensors, common))
             if bound < math.inf:
                 ends.update({name: full_range(bound) for name in family.tensors})
     return replace(graph, nodes=tuple(_scaled(node, factors, ends) for node in graph.nodes))
@@ -158,7 +161,9 @@ def full_range(top: float) -> float:
     return math.ldexp(_INT8_MAX, -math.ceil(math.log2(_INT8_MAX / top)))
 
 
-def _scaled(node: Node, factors: Mapping[str, NDArray[np.float32]], ends: Mapping[str, float]) -> Node:
+def _scaled(
+    node: Node, factors: Mapping[str, NDArray[np.float32]], ends: Mapping[str, float]
+) -> Node:
     """A weight layer with its output channels scaled and its inputs' scaling undone; a clip with
     its new end.
     """

@@ -101,6 +101,4 @@ def _check_array(name: str, array: NDArray[Any], shape: tuple[int, ...]) -> None
             f"{list(array.shape)}; check the preprocessing"
         )
     if not np.isfinite(array).all():
-        raise DataError(
-            f"calibration data for '{name}' holds NaN or infinity; remove these images"
-        )
+        raise DataError(f"calibration data for '{name}' holds NaN or infinity; remove these images")

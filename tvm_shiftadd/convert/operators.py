@@ -129,12 +129,15 @@ def _pool(node: Node, x: Float, average: bool) -> Float:
     )
     full[:, top : top + x.shape[1], left : left + x.shape[2]] = x
     combine = np.add if average else np.maximum
-    result: Float | None = None
+    views: list[Float] = []
     for ky in range(kernel_y):
         rows = slice(ky * spread_y, ky * spread_y + (height - 1) * step_y + 1, step_y)
         for kx in range(kernel_x):
             columns = slice(kx * spread_x, kx * spread_x + (width - 1) * step_x + 1, step_x)
-            view = full[:, rows, columns]
-            result = view.copy() if result is None else combine(result, view, out=result)
-    assert result is not None
-    return result / counts[None, :, :, None].astype(np.float32) if average else result
+            views.append(full[:, rows, columns])
+    result = views[0].copy()
+    for view in views[1:]:
+        combine(result, view, out=result)
+    if average:
+        result /= counts[None, :, :, None].astype(np.float32)
+    return result

@@ -10,12 +10,15 @@ from tvm_shiftadd.formats.codes import MAX_TERMS
 
 @dataclass(frozen=True)
 class ConvertOptions:
-    """terms: K, the most terms a weight may have, 1 to 3; bias_correction: fit the biases to the
-    float network; compensation: round
-    weights so that the errors of a channel cancel; equalize: bring
-    the channels of a tensor to similar ranges by powers of two first; limit: calibration images used for the activation scales, None for all;
-    correction_images: images held in memory to fit layers on, at most; memory: bytes these may
-    take. Raises InputError for values that make no sense.
+    """How to convert.
+
+    terms: K, the most terms a weight may have, 1 to 3. bias_correction: fit the biases to the
+    float network. compensation: round weights so that the errors of a channel cancel. equalize:
+    scale the channels of a tensor so that they fill the int8 range first. limit: calibration
+    images used, None for all. correction_images: images held in memory to fit layers on, at most;
+    memory: bytes these may take while they run through the network.
+
+    Raises InputError for values that make no sense.
     """
 
     terms: int = 2

@@ -47,21 +47,15 @@ def prove_plan(graph: Graph, plan: Plan) -> None:
 
 def prove_node(graph: Graph, plan: Plan, node: Node, wide: Mapping[str, Bounded]) -> Bounded:
     """The bounds of one region node's result; ``wide`` has those of the tensors not stored."""
-    operands = [
-        wide[name] if name in wide else stored_bounds(name, plan) for name in node.inputs
-    ]
+    operands = [wide[name] if name in wide else stored_bounds(name, plan) for name in node.inputs]
     result = _bounds(graph, plan, node, operands)
-    if result is None:
-        return operands[0] if node.output not in plan.exponents else _requantized(
-            node, operands[0], plan
-        )
-    if node.output not in plan.exponents:
-        return result
-    return _requantized(node, result, plan)
+    if node.output in plan.exponents:
+        return _requantized(node, result, plan)
+    return result
 
 
-def _bounds(graph: Graph, plan: Plan, node: Node, operands: Sequence[Bounded]) -> Bounded | None:
-    """Bounds of the accumulator ``node`` makes; None where it makes none."""
+def _bounds(graph: Graph, plan: Plan, node: Node, operands: Sequence[Bounded]) -> Bounded:
+    """Bounds of what ``node`` makes before requantisation; movements and clips pass theirs on."""
     first = operands[0]
     if node.op in WEIGHT_OPS:
         layer = plan.layers[node.name]
@@ -83,7 +77,7 @@ def _bounds(graph: Graph, plan: Plan, node: Node, operands: Sequence[Bounded]) -
         scale = reference.avg_pool_reciprocal((height, width), **pool_window(node))
         lo, hi = ranges.avg_pool_bounds(scale)
         return Bounded(lo, hi, first.exponent + np.int32(scale.shift))
-    return None
+    return first
 
 
 def _requantized(node: Node, value: Bounded, plan: Plan) -> Bounded:

@@ -92,7 +92,7 @@ def _shares(node: Node, names: dict[str, None]) -> bool:
 
 def _measured(graph: Graph, group: list[str], names: dict[str, None]) -> tuple[str, ...]:
     """The members of a group that something besides a sharing operator uses."""
-    used = {
-        name for node in graph.nodes if not _shares(node, names) for name in node.inputs
-    }.union(graph.outputs)
+    used = {name for node in graph.nodes if not _shares(node, names) for name in node.inputs}.union(
+        graph.outputs
+    )
     return tuple(name for name in group if name in used) or tuple(group)
