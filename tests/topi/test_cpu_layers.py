@@ -175,6 +175,14 @@ def test_dense(shape, outputs, terms, target):
     expected = reference.dense(x, codes.decode(weight_codes), bias)
     np.testing.assert_array_equal(run(executable, x, packed, bias), expected)
 
+    shift = rng.integers(4, 12, outputs).astype(np.int32)
+
+    def fused(builder, *args):
+        return ops.requantize(builder.emit(ops.dense(*args)), relax.const(shift), lo=-100, hi=100)
+
+    got = run(compile_layer(fused, shapes, target), x, packed, bias)
+    np.testing.assert_array_equal(got, reference.requantize(expected, shift, -100, 100))
+
 
 @settings(deadline=None, max_examples=15)
 @given(st.data())

@@ -16,7 +16,7 @@ from tvm_shiftadd.topi.schedules.cpu.legalize import legalize_map
 #: 16-bit elements of a vector register, by the feature that brings it, widest first.
 _LANES = {"avx512bw": 32, "avx2": 16}
 _BASELINE_LANES = 8
-_BASELINES = {"x86_64": "x86-64", "aarch64": "generic", "arm64": "generic"}
+_BASELINES = {"x86_64": "x86-64-v3", "aarch64": "generic", "arm64": "generic"}
 
 
 def tvm_target(target: CPUTarget) -> tvm.target.Target:
@@ -51,7 +51,7 @@ def build(mod: tvm.IRModule, target: CPUTarget, *, data_inputs: int | None = Non
     try:
         with resolved, tvm.transform.PassContext(opt_level=3):
             return relax.build(mod, resolved, relax_pipeline=_pipeline(vector_lanes(resolved)))
-    except tvm.TVMError as error:
+    except RuntimeError as error:
         reason = str(error).strip().splitlines()[-1]
         raise CompileError(f"TVM could not compile for {target.mcpu}: {reason}") from error
 

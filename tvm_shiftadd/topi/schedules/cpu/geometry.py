@@ -239,3 +239,11 @@ def choose_tile(shape: ConvShape, lanes: int) -> Tile:
     most = max(1, 4 * MAX_VECTORS * lanes // shape.out_width)
     heights = range(1, min(most, shape.out_height) + 1)
     return min((Tile(shape, rows, lanes) for rows in heights), key=lambda tile: tile.cost)
+
+
+def depthwise_tile(shape: ConvShape, lanes: int) -> Tile:
+    """A tile whose padded input and sums stay in the second-level cache; equal parts."""
+    row = shape.channels * (shape.width * shape.strides[0] + 4 * shape.out_width)
+    rows = max(1, min(shape.out_height, 8 * CACHE_BYTES // row))
+    parts = -(-shape.out_height // rows)
+    return Tile(shape, -(-shape.out_height // parts), lanes)

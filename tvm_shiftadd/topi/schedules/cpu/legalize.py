@@ -10,8 +10,10 @@ from collections.abc import Callable
 from typing import Any
 
 from tvm_shiftadd._compat import TensorType, relax, tirx
+from tvm_shiftadd.topi.dense import dense as definition
 
-from .geometry import ConvShape, choose_tile, conv_shape, transposed_shape
+from .geometry import ConvShape, choose_tile, conv_shape, depthwise_tile, transposed_shape
+from .lanes import depthwise_conv, lane_count, matrix_product
 from .planar import planar_conv
 from .term_lists import STARTS, term_lists
 
@@ -20,14 +22,47 @@ Legalize = Callable[[Any, Any], Any]
 
 def legalize_map(lanes: int) -> dict[str, Legalize]:
     """Legalisation by operator name; ``lanes`` is the 16-bit elements of a vector register."""
+    shift_lanes, dtype = _shift_lanes(lanes)
 
     def conv2d(builder: Any, call: Any) -> Any:
-        return _emit(builder, call, _conv2d_shape(call), lanes)
+        shape = _conv2d_shape(call)
+        if _is_depthwise(shape) and lane_count(shape.channels, shift_lanes):
+            return _emit_depthwise(builder, call, shape, shift_lanes, dtype)
+        return _emit(builder, call, shape, lanes)
 
     def conv2d_transpose(builder: Any, call: Any) -> Any:
         return _emit(builder, call, _transposed_shape(call), lanes)
 
-    return {"shiftadd.conv2d": conv2d, "shiftadd.conv2d_transpose": conv2d_transpose}
+    def dense(builder: Any, call: Any) -> Any:
+        terms, _, outputs = _sizes(call.args[1])
+        x = call.args[0]
+        if len(x.ty.shape) != 2 or not lane_count(outputs, shift_lanes):
+            return builder.call_te(definition, *call.args, primfunc_name_hint="shiftadd_dense")
+        inputs = int(x.ty.shape[1])
+        func = matrix_product(_batch(x), inputs, outputs, terms, shift_lanes, dtype)
+        kernel = builder.add_func(func, "shiftadd_dense")
+        return relax.call_tir(kernel, list(call.args), call.ty)
+
+    return {
+        "shiftadd.conv2d": conv2d,
+        "shiftadd.conv2d_transpose": conv2d_transpose,
+        "shiftadd.dense": dense,
+    }
+
+
+def _shift_lanes(lanes: int) -> tuple[int, str]:
+    """Lanes to shift by different amounts, and their type: 16 bits only AVX-512 can."""
+    return (lanes, "int16") if lanes == 32 else (8, "int32")
+
+
+def _is_depthwise(shape: ConvShape) -> bool:
+    return shape.groups == shape.channels == shape.outputs > 1
+
+
+def _emit_depthwise(builder: Any, call: Any, shape: ConvShape, lanes: int, dtype: str) -> Any:
+    func = depthwise_conv(depthwise_tile(shape, lanes), _batch(call.args[0]), lanes, dtype)
+    kernel = builder.add_func(func, "shiftadd_depthwise")
+    return relax.call_tir(kernel, list(call.args), call.ty)
 
 
 def _emit(builder: Any, call: Any, shape: ConvShape, lanes: int) -> Any:

@@ -19,21 +19,16 @@ from typing import Any
 
 from tvm.script import tirx as T
 
-from tvm_shiftadd._compat import s_tir, tirx
+from tvm_shiftadd._compat import tirx
 
 from .geometry import BLOCK, EXPONENTS, Tile, round_up
 from .spatial import useful_lanes
 from .term_lists import STARTS
+from .tiled import TILE_BLOCK, int64
 from .transpose import row_of, transpose_rows
 
 #: Inputs of one sign added before a 16-bit sum is widened: 2 * 127 * 128 < 2^15.
 CHUNK = 127
-
-_TILE_BLOCK = "planar_tile"
-
-
-def _int64(*sizes: int) -> tuple[Any, ...]:
-    return tuple(tirx.IntImm("int64", size) for size in sizes)
 
 
 def planar_conv(tile: Tile, batch: Any) -> tirx.PrimFunc:
@@ -56,6 +51,7 @@ def planar_conv(tile: Tile, batch: Any) -> tirx.PrimFunc:
     STORED = -(-PIXELS // OW)
     V, P, SUBS = tile.lanes, tile.vectors, tile.sub_tiles
     SPAN = P * V
+    COPY = useful_lanes(C)
     N = tirx.IntImm("int64", batch) if isinstance(batch, int) else batch
 
     def to_planes(window, planes, kx, ci, phase, q, xb):
@@ -80,17 +76,17 @@ def planar_conv(tile: Tile, batch: Any) -> tirx.PrimFunc:
 
     @T.prim_func(s_tir=True)
     def shiftadd_conv2d(
-        x: T.Buffer((N, *_int64(H, W, C)), "int8"),
-        offsets: T.Buffer(_int64(O, LISTS), "int32"),
-        starts: T.Buffer(_int64(O, STARTS), "int32"),
-        bias: T.Buffer(_int64(O), "int32"),
-        out: T.Buffer((N, *_int64(OH, OW, O)), "int32"),
+        x: T.Buffer((N, *int64(H, W, C)), "int8"),
+        offsets: T.Buffer(int64(O, LISTS), "int32"),
+        starts: T.Buffer(int64(O, STARTS), "int32"),
+        bias: T.Buffer(int64(O), "int32"),
+        out: T.Buffer((N, *int64(OH, OW, O)), "int32"),
     ):
         # Pattern 4: element-wise consumers are fused behind it.
         T.func_attr({"tirx.noalias": True, "op_pattern": 4})
-        total = T.sblock_alloc_buffer((N, *_int64(TILES, STORED, OW, OUTPUTS)), "int32")
+        total = T.sblock_alloc_buffer((N, *int64(TILES, STORED, OW, OUTPUTS)), "int32")
         for b, t in T.grid(N, TILES):
-            with T.sblock(_TILE_BLOCK):
+            with T.sblock(TILE_BLOCK):
                 vb = T.axis.spatial(N, b)
                 vt = T.axis.spatial(TILES, t)
                 T.reads(x[vb, 0:H, 0:W, 0:C], offsets[0:O, 0:LISTS], starts[0:O, 0:STARTS])
@@ -100,18 +96,18 @@ def planar_conv(tile: Tile, batch: Any) -> tirx.PrimFunc:
                 )
                 planes = T.sblock_alloc_buffer((tile.planes_size,), "int16")
                 sums = T.sblock_alloc_buffer((BLOCK, tile.padded_pixels), "int32")
-                for r, c in T.grid(tile.input_rows, tile.input_columns):
+                for r, c, part in T.grid(tile.input_rows, tile.input_columns, C // COPY):
                     y: T.let = vt * (ROWS * stride_y) + r - top
                     col: T.let = c - left
-                    for i in T.vectorized(C):
-                        window[r, c, i] = T.if_then_else(
+                    for i in T.vectorized(COPY):
+                        window[r, c, part * COPY + i] = T.if_then_else(
                             y >= 0
                             and y <= (H - 1) * spread_y
                             and y % spread_y == 0
                             and col >= 0
                             and col <= (W - 1) * spread_x
                             and col % spread_x == 0,
-                            x[vb, y // spread_y, col // spread_x, i],
+                            x[vb, y // spread_y, col // spread_x, part * COPY + i],
                             T.int8(0),
                         )
                 for kx in T.unroll(KW):
@@ -169,24 +165,3 @@ def planar_conv(tile: Tile, batch: Any) -> tirx.PrimFunc:
                 out[vb, vy, vx, vo] = total[vb, vy // ROWS, vy % ROWS, vx, vo] + bias[vo]
 
     return shiftadd_conv2d
-
-
-def is_planar(sch: s_tir.Schedule) -> bool:
-    """Whether the scheduled function holds the planar kernel."""
-    root = sch.get_sblock("root")
-    return any(sch.get(b).name_hint == _TILE_BLOCK for b in sch.get_child_blocks(root))
-
-
-def schedule_planar(sch: s_tir.Schedule) -> None:
-    """Compute what follows the convolution tile by tile, tiles in parallel."""
-    tile, *epilogue = sch.get_child_blocks(sch.get_sblock("root"))
-    batch, index = sch.get_loops(tile)
-    *inner, last = epilogue
-    for block in inner:
-        sch.compute_inline(block)
-    sch.reverse_compute_at(last, index)
-    channels = sch.get_loops(last)[-1]
-    lanes = useful_lanes(sch.get(channels).extent)
-    if lanes > 1:
-        sch.vectorize(sch.split(channels, [None, lanes])[1])
-    sch.parallel(sch.fuse(batch, index))

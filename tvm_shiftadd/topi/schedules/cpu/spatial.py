@@ -26,7 +26,7 @@ def schedule_spatial(sch: s_tir.Schedule) -> None:
     root = sch.get_sblock("root")
     _inline_producers(sch, root)
     for block in sch.get_child_blocks(root):
-        _schedule_block(sch, block)
+        schedule_block(sch, block)
 
 
 def _inline_producers(sch: Any, root: Any) -> None:
@@ -38,7 +38,8 @@ def _inline_producers(sch: Any, root: Any) -> None:
                 continue
 
 
-def _schedule_block(sch: Any, block: Any) -> None:
+def schedule_block(sch: Any, block: Any) -> None:
+    """Vectorise the innermost spatial axis of a block and run the others in parallel."""
     node = sch.get(block)
     loops = sch.get_loops(block)
     if len(loops) != len(node.iter_vars) or not loops:
@@ -71,14 +72,17 @@ def _schedule_block(sch: Any, block: Any) -> None:
 
 
 def useful_lanes(extent: Any) -> int:
-    """The largest divisor of a constant extent that is a useful vector length, else 1."""
-    if not isinstance(extent, tirx.IntImm):
+    """A divisor of an extent that is a useful vector length, or 1 if there is none.
+
+    ``extent`` is an int or an expression; a symbolic one has none.
+    """
+    if not isinstance(extent, (int, tirx.IntImm)):
         return 1
     divisors = [lane for lane in range(MIN_LANES, MAX_LANES + 1) if int(extent) % lane == 0]
     whole = [lane for lane in divisors if lane & (lane - 1) == 0]
-    # A power of two fills registers; take another length only where it is much longer.
+    # A power of two fills registers; LLVM takes other lengths apart, and not well.
     best, even = max(divisors, default=1), max(whole, default=1)
-    return even if 2 * even >= best else best
+    return even if even >= 8 else best
 
 
 def _constant_product(extents: list[Any]) -> int | None:

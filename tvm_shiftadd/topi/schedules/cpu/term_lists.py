@@ -17,13 +17,10 @@ from tvm.script import tirx as T
 from tvm_shiftadd._compat import tirx
 
 from .geometry import EXPONENTS, Tile
+from .tiled import int64
 
 #: Columns of ``starts``: fourteen segments, their end, and one unused for alignment.
 STARTS = 2 * EXPONENTS + 2
-
-
-def _int64(*sizes: int) -> tuple[Any, ...]:
-    return tuple(tirx.IntImm("int64", size) for size in sizes)
 
 
 def plane_offset(tile: Tile, row: Any, output: Any) -> Any:
@@ -56,9 +53,9 @@ def term_lists(tile: Tile) -> tirx.PrimFunc:
 
     @T.prim_func(s_tir=True)
     def shiftadd_term_lists(
-        codes: T.Buffer(_int64(K, packed, O), "uint8"),
-        offsets: T.Buffer(_int64(O, K * R), "int32"),
-        starts: T.Buffer(_int64(O, STARTS), "int32"),
+        codes: T.Buffer(int64(K, packed, O), "uint8"),
+        offsets: T.Buffer(int64(O, K * R), "int32"),
+        starts: T.Buffer(int64(O, STARTS), "int32"),
     ):
         # Opaque (8): must not be fused into the convolution, which runs far more often.
         T.func_attr({"tirx.noalias": True, "op_pattern": 8, "tirx.is_scheduled": True})
