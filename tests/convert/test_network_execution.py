@@ -134,6 +134,19 @@ def test_host_nodes_run_in_pieces_of_a_fixed_batch():
     assert sizes == [2, 2, 2]
 
 
+def test_a_host_node_that_drops_the_batch_axis_sees_one_batch_at_a_time():
+    b = Builder((1, 3, 2))
+    b.add("rows", "host", "x", (3, 2), evaluate=lambda x: x.reshape(3, 2))
+    b.add("sum", "host", "rows", (1, 2), evaluate=lambda x: x.sum(0, keepdims=True))
+    b.add("both", "host", "rows sum", (3, 2), evaluate=lambda x, y: x - y)
+    graph = b.graph("both", batch=1)
+    x = images(graph, 4)["x"]
+    result = run_float(graph, {"x": x})["both"]
+    np.testing.assert_allclose(
+        result.reshape(4, 3, 2), x - x.sum(1, keepdims=True), rtol=1e-6, atol=1e-6
+    )
+
+
 def test_only_what_is_asked_for_is_kept():
     graph = residual_network()
     kept = run_float(graph, images(graph, 2), keep=("stem",))

@@ -51,7 +51,7 @@ def run_float(graph: Graph, feeds: Feeds, keep: Collection[str] = ()) -> dict[st
     """
 
     def step(node: Node, inputs: Sequence[Float]) -> Float:
-        return run_node(node, inputs, graph.batch)
+        return run_node(node, inputs, graph)
 
     return _run(graph, feeds, keep, step)
 
@@ -82,7 +82,7 @@ def integer_node(
 ) -> QTensor | Float:
     """One node of the converted network; a stored result comes requantised."""
     if node.on_host:
-        return run_node(node, [to_float(value) for value in inputs], graph.batch)
+        return run_node(node, [to_float(value) for value in inputs], graph)
     operands = [
         to_integers(value, name, plan) for value, name in zip(inputs, node.inputs, strict=True)
     ]

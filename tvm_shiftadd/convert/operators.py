@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tvm_shiftadd.convert.graph import Node
+from tvm_shiftadd.convert.graph import Graph, Node
 from tvm_shiftadd.errors import ConversionError
 from tvm_shiftadd.formats import linear
 from tvm_shiftadd.formats.windows import pool_counts
@@ -20,13 +20,16 @@ Float = NDArray[np.float32]
 MOVEMENT_OPS = frozenset({"pad", "concat", "upsample2d", "reshape", "permute", "slice"})
 
 
-def run_node(node: Node, inputs: Sequence[Array], batch: int | None = None) -> Array:
-    """The float32 result of one node; ``batch`` is the size a host node must be called with.
+def run_node(node: Node, inputs: Sequence[Array], graph: Graph | None = None) -> Array:
+    """The float32 result of one node of ``graph``.
+
+    A network of a fixed batch size can be run on more images: its host nodes are then called once
+    for each batch. Axis 0 of every tensor holds the batches one after another.
 
     Raises ConversionError for an operator this project does not know.
     """
     if node.op == "host":
-        return _run_host(node, inputs, batch)
+        return _run_host(node, inputs, graph)
     if node.op in MOVEMENT_OPS:
         return move(node, inputs)
     if node.op in ("conv2d", "conv2d_transpose", "dense"):
@@ -96,21 +99,29 @@ def _slices(node: Node, rank: int) -> tuple[slice, ...]:
     return tuple(slices)
 
 
-def _run_host(node: Node, inputs: Sequence[Array], batch: int | None) -> Array:
-    """Run the node's own function, in pieces of ``batch`` images where the model's is fixed."""
+def _run_host(node: Node, inputs: Sequence[Array], graph: Graph | None) -> Array:
+    """Run the node's own function, batch by batch where the model's batch size is fixed."""
     if node.evaluate is None:
         raise ConversionError(f"host layer '{node.name}' cannot be run; rebuild the graph")
-    count = inputs[0].shape[0]
-    if batch is None or count <= batch:
+    if graph is None or graph.batch is None or not inputs:
         return np.asarray(node.evaluate(*inputs), dtype=np.float32)
+    # A host operator may have dropped the batch axis: what one batch makes of axis 0 counts.
+    rows = [graph.shapes[name][0] for name in node.inputs]
+    runs = max(-(-len(array) // size) for array, size in zip(inputs, rows, strict=True))
     pieces = []
-    for start in range(0, count, batch):
-        piece = [array[start : start + batch] for array in inputs]
-        have = piece[0].shape[0]
-        if have < batch:
-            piece = [np.concatenate([a, np.repeat(a[-1:], batch - have, axis=0)]) for a in piece]
-        pieces.append(np.asarray(node.evaluate(*piece), dtype=np.float32)[:have])
-    return np.concatenate(pieces)
+    for run in range(runs):
+        piece = [_batch(array, size, run) for array, size in zip(inputs, rows, strict=True)]
+        pieces.append(np.asarray(node.evaluate(*piece), dtype=np.float32))
+    result = np.concatenate(pieces) if runs > 1 else pieces[0]
+    filled = rows[0] == graph.batch == len(pieces[0])
+    return result[: len(inputs[0])] if filled else result
+
+
+def _batch(array: Array, size: int, run: int) -> Array:
+    """Rows of batch number ``run``, filled up with the last row."""
+    part = array[run * size : (run + 1) * size]
+    missing = size - len(part)
+    return part if not missing else np.concatenate([part, np.repeat(part[-1:], missing, axis=0)])
 
 
 def _pool(node: Node, x: Float, average: bool) -> Float:

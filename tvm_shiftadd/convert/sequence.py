@@ -92,7 +92,7 @@ class SequentialConversion:
 
     def _step(self, node: Node) -> None:
         inputs = [self._floats[name] for name in node.inputs]
-        self._floats[node.output] = run_node(node, inputs, self.graph.batch)
+        self._floats[node.output] = run_node(node, inputs, self.graph)
         converted = [self._converted[name] for name in node.inputs]
         if node.op in WEIGHT_OPS:
             self._converted[node.output] = self._layer(node, converted)
