@@ -18,6 +18,9 @@ WINDOWS_PER_WEIGHT = 24
 LEAST_WINDOWS = 8192
 LARGEST_SAMPLE = 1 << 25
 
+#: Weights of one output channel beyond which the covariance would take too much time and memory.
+MAX_REDUCTION = 4608
+
 #: Part of the mean variance added to each input's own, so that nothing rests on inputs that
 #: hardly vary. It grows where there are few windows for the number of weights.
 DAMPING = 0.1

@@ -26,7 +26,7 @@ from tvm_shiftadd.convert.execute import (
 )
 from tvm_shiftadd.convert.feeds import Feeds, Progress
 from tvm_shiftadd.convert.graph import WEIGHT_OPS, Graph, Node
-from tvm_shiftadd.convert.moments import measure
+from tvm_shiftadd.convert.moments import MAX_REDUCTION, measure
 from tvm_shiftadd.convert.operators import run_node
 from tvm_shiftadd.convert.options import ConvertOptions
 from tvm_shiftadd.convert.plan import LayerPlan, Plan
@@ -130,8 +130,9 @@ class SequentialConversion:
     ) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
         """The weights ``[R, O]`` and their exponents ``[O]``."""
         weight, terms = group_weight(node), self.options.terms
-        if not self.options.compensation or node.op == "conv2d_transpose":
-            # Which weights of a transposed convolution meet depends on the output position.
+        # Which weights of a transposed convolution meet depends on the output position.
+        separate = node.op == "conv2d_transpose" or weight.shape[1] > MAX_REDUCTION
+        if separate or not self.options.compensation:
             search = nearest_search(weight, _mean_squares(x, weight), terms)
             return choose_scales(node.name, weight, terms, search, limits)
         moments = measure(node, x.values, int(x.exponent[0]), target, weight)
