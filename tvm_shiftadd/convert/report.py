@@ -16,11 +16,11 @@ class LayerReport:
     """One weight layer.
 
     terms: K, the most terms a weight may have; terms_per_weight: non-zero terms, mean over all
-    weights; weight_snr_db, output_snr_db: signal to noise of the weights, and of the layer's
-    output (before clipping) on calibration data, both against float, None where the error is
-    zero (compensation gives up the first for the second); input_exponent, output_exponent: a of the scales 2^-a, the output's None where the
-    accumulator is not requantised directly; saturation: fraction of the stored output values at
-    a limit of int8, 0 to 1.
+    weights. weight_snr_db, output_snr_db: signal to noise of the weights, and of the layer's
+    output (before clipping) on calibration data, both against float, None where the error or the
+    signal is zero; compensation gives up some of the first for the second. input_exponent,
+    output_exponent: a of the scales 2^-a, the output's None where the host or the caller reads
+    the accumulator. saturation: fraction of the stored output values at a limit of int8, 0 to 1.
     """
 
     name: str
