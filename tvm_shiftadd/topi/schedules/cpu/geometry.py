@@ -15,10 +15,12 @@ from tvm_shiftadd.formats.windows import conv_size, transpose_size
 BLOCK = 16
 #: Exponents a term may have, 0..6; each has a positive and a negative list of inputs.
 EXPONENTS = 7
+#: Inputs of one sign that are added before a 16-bit sum is widened: 2 * 127 * 128 < 2^15.
+CHUNK = 127
 #: Vectors of 16-bit sums a sub-tile keeps in registers.
 MAX_VECTORS = 8
-#: Bytes of planes that stay in a first-level cache of 32 to 48 KiB.
-CACHE_BYTES = 40_000
+#: Bytes that stay in the first-level and the second-level cache while a tile is computed.
+FIRST_CACHE, SECOND_CACHE = 32_768, 160_000
 
 
 def round_up(value: int, step: int) -> int:
@@ -224,14 +226,21 @@ class Tile:
     def cost(self) -> float:
         """Estimated cycles an image takes; the constants were fitted on AVX-512 machines."""
         shape = self.shape
-        adds = self.vectors * (0.85 * shape.terms * shape.reduction + 8 * EXPONENTS)
-        if 2 * self.planes_size > CACHE_BYTES:
-            adds *= 1.3
+        # A term costs its additions and the loop around them, an exponent its widening.
+        terms = 0.85 * shape.terms * shape.reduction
+        adds = (self.vectors + 0.4) * terms + 8 * 4 * self.vectors
+        adds *= 1 + 0.6 * _beyond(2 * self.planes_size, FIRST_CACHE)
         sums = shape.outputs * self.sub_tiles * (adds + 15 * 2 * EXPONENTS)
         blocks = self.plane_rows * self.phases * self.column_blocks * self.channels // BLOCK
         pack = 100 * blocks * shape.kernel[1] + self.input_rows * self.input_columns * 2
-        unpack = 250 * -(-self.pixels // BLOCK) * self.outputs // BLOCK
+        stored = 4 * self.pixels * self.outputs
+        unpack = stored / 10 * (1 + 2 * _beyond(stored, SECOND_CACHE))
         return self.count * (sums + pack + unpack)
+
+
+def _beyond(size: int, cache: int) -> float:
+    """How far data outgrows a cache: 0 if it fits, 1 from three times its size on."""
+    return min(1.0, max(0.0, (size - cache) / (2 * cache)))
 
 
 def choose_tile(shape: ConvShape, lanes: int) -> Tile:
@@ -244,6 +253,6 @@ def choose_tile(shape: ConvShape, lanes: int) -> Tile:
 def depthwise_tile(shape: ConvShape, lanes: int) -> Tile:
     """A tile whose padded input and sums stay in the second-level cache; equal parts."""
     row = shape.channels * (shape.width * shape.strides[0] + 4 * shape.out_width)
-    rows = max(1, min(shape.out_height, 8 * CACHE_BYTES // row))
+    rows = max(1, min(shape.out_height, 2 * SECOND_CACHE // row))
     parts = -(-shape.out_height // rows)
     return Tile(shape, -(-shape.out_height // parts), lanes)

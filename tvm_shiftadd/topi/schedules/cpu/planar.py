@@ -1,16 +1,18 @@
 # TVMScript has the syntax of Python but not its types.
 # mypy: ignore-errors
-"""The planar convolution kernel: adds of vectors of pixels, and seven shifts an output.
+"""The planar convolution kernel: adds of vectors of pixels, and a few shifts an output.
 
 A tile's input is first copied into planes of 16-bit integers, one plane for each input channel
 and column of the window, whose neighbours in memory are the pixels that neighbouring outputs
-read. A term of a weight is then one vector addition or subtraction: sum over the terms with the
-same exponent first, shift that sum once, and add up over the exponents:
+read. A term of a weight is then one vector addition or subtraction, for the terms with the same
+exponent are summed first, and the sums shifted:
 
     sum_r w[r] x[r] = sum_e (sum_{terms + 2^e} x - sum_{terms - 2^e} x) << e
 
-Sums of 254 int8 inputs fit 16 bits, so 16-bit additions suffice between two shifts whatever the
-weights are. The planes are turned back into channels-last order when they are stored.
+The exponents are done from the largest to the smallest by Horner's rule, one shift by 1 each, in
+16 bits. Where the next one could leave 16 bits, which depends on the number of terms alone and is
+found when the codes are sorted, the sum is shifted into its place, widened and added to a 32-bit
+one. The planes are turned back into channels-last order when they are stored.
 """
 
 from __future__ import annotations
@@ -21,14 +23,11 @@ from tvm.script import tirx as T
 
 from tvm_shiftadd._compat import tirx
 
-from .geometry import BLOCK, EXPONENTS, Tile, round_up
+from .geometry import BLOCK, CHUNK, EXPONENTS, Tile, round_up
 from .spatial import useful_lanes
-from .term_lists import STARTS
+from .term_lists import STARTS, WIDEN
 from .tiled import TILE_BLOCK, int64
-from .transpose import row_of, transpose_rows
-
-#: Inputs of one sign added before a 16-bit sum is widened: 2 * 127 * 128 < 2^15.
-CHUNK = 127
+from .transpose import transpose_bytes, transpose_words
 
 
 def planar_conv(tile: Tile, batch: Any) -> tirx.PrimFunc:
@@ -59,20 +58,18 @@ def planar_conv(tile: Tile, batch: Any) -> tirx.PrimFunc:
         columns = [(xb * BLOCK + j) * stride_x + kx * shape.dilation[1] for j in range(BLOCK)]
         y = q * stride_y + phase
         pixels = [window.vload([y, x, ci * BLOCK], dtype="int8x16") for x in columns]
-        block = T.bind(transpose_rows(pixels))
-        for j in range(BLOCK):
+        for j, row in enumerate(transpose_bytes(pixels)):
             plane = (kx * tile.channels + ci * BLOCK + j) * tile.phases + phase
             start = plane * tile.plane + q * OW + xb * BLOCK
-            T.buffer_store(planes, row_of(block, j).astype("int16x16"), [T.ramp(start, 1, BLOCK)])
+            T.buffer_store(planes, row.astype("int16x16"), [T.ramp(start, 1, BLOCK)])
 
     def to_channels(sums, total, b, t, pixel, ob):
         """Sixteen pixels of sixteen output channels, from planes to channels last."""
-        rows = [sums.vload([j, pixel * BLOCK], dtype="int32x16") for j in range(BLOCK)]
-        block = T.bind(transpose_rows(rows))
-        for j in range(BLOCK):
+        rows = [T.bind(sums.vload([j, pixel * BLOCK], dtype="int32x16")) for j in range(BLOCK)]
+        for j, row in enumerate(transpose_words(rows)):
             at = pixel * BLOCK + j
             where = [b, t, at // OW, at % OW, T.ramp(ob * BLOCK, 1, BLOCK)]
-            T.buffer_store(total, row_of(block, j), where)
+            T.buffer_store(total, row, where)
 
     @T.prim_func(s_tir=True)
     def shiftadd_conv2d(
@@ -123,17 +120,18 @@ def planar_conv(tile: Tile, batch: Any) -> tirx.PrimFunc:
                         for p in T.unroll(P):
                             for v in T.vectorized(V):
                                 wide[p * V + v] = 0
+                        for p in T.unroll(P):
+                            for v in T.vectorized(V):
+                                narrow[p * V + v] = T.int16(0)
                         for e in range(EXPONENTS):
                             plus: T.let = starts[o, e * 2]
                             minus: T.let = starts[o, e * 2 + 1]
                             end: T.let = starts[o, e * 2 + 2]
                             chunks: T.let = (T.max(minus - plus, end - minus) + CHUNK - 1) // CHUNK
-                            for c in range(chunks):
+                            widen: T.let = (starts[o, WIDEN] >> e) & 1
+                            for c in range(T.max(chunks, 1)):
                                 first: T.let = plus + c * CHUNK
                                 second: T.let = minus + c * CHUNK
-                                for p in T.unroll(P):
-                                    for v in T.vectorized(V):
-                                        narrow[p * V + v] = T.int16(0)
                                 for j in range(first, T.min(minus, first + CHUNK)):
                                     at: T.let = offsets[o, j] + sub * SPAN
                                     for p in T.unroll(P):
@@ -148,12 +146,20 @@ def planar_conv(tile: Tile, batch: Any) -> tirx.PrimFunc:
                                             narrow[p * V + v] = (
                                                 narrow[p * V + v] - planes[at + p * V + v]
                                             )
-                                for p in T.unroll(P):
-                                    for v in T.vectorized(V):
-                                        wide[p * V + v] = wide[p * V + v] + (
-                                            T.cast(narrow[p * V + v], "int32")
-                                            << (EXPONENTS - 1 - e)
-                                        )
+                                if c < chunks - 1 or widen == 1:
+                                    for p in T.unroll(P):
+                                        for v in T.vectorized(V):
+                                            wide[p * V + v] = wide[p * V + v] + (
+                                                T.cast(narrow[p * V + v], "int32")
+                                                << (EXPONENTS - 1 - e)
+                                            )
+                                    for p in T.unroll(P):
+                                        for v in T.vectorized(V):
+                                            narrow[p * V + v] = T.int16(0)
+                                else:
+                                    for p in T.unroll(P):
+                                        for v in T.vectorized(V):
+                                            narrow[p * V + v] = narrow[p * V + v] << T.int16(1)
                         for p in T.unroll(P):
                             for v in T.vectorized(V):
                                 sums[oi, sub * SPAN + p * V + v] = wide[p * V + v]

@@ -5,7 +5,8 @@
 Output channel o owns row o of ``offsets``: the addresses, in the planes of a tile, of the inputs
 of its non-zero terms, first those with exponent 6 and sign +, then 6 and -, 5 and +, and so on.
 ``starts[o, s]`` is where segment s = 2 * (6 - exponent) + sign begins, ``starts[o, 14]`` the end.
-Zero terms are in no segment, so they cost nothing.
+Zero terms are in no segment, so they cost nothing. Bit s of ``starts[o, 15]`` says that the sum
+up to exponent 6 - s has to be widened, since with the next exponent 16 bits could overflow.
 """
 
 from __future__ import annotations
@@ -16,11 +17,15 @@ from tvm.script import tirx as T
 
 from tvm_shiftadd._compat import tirx
 
-from .geometry import EXPONENTS, Tile
+from .geometry import CHUNK, EXPONENTS, Tile
 from .tiled import int64
 
-#: Columns of ``starts``: fourteen segments, their end, and one unused for alignment.
-STARTS = 2 * EXPONENTS + 2
+#: Columns of ``starts``: fourteen segments, their end, and the mask of exponents to widen after.
+SEGMENTS = 2 * EXPONENTS
+WIDEN = SEGMENTS + 1
+STARTS = SEGMENTS + 2
+#: What an int8 input adds to a sum at most, and what 16 bits hold.
+_INPUT, _LIMIT = 128, 32767
 
 
 def plane_offset(tile: Tile, row: Any, output: Any) -> Any:
@@ -64,17 +69,34 @@ def term_lists(tile: Tile) -> tirx.PrimFunc:
                 vo = T.axis.spatial(O, o)
                 T.reads(codes[0:K, 0:packed, vo])
                 T.writes(offsets[vo, 0 : K * R], starts[vo, 0:STARTS])
-                fill = T.sblock_alloc_buffer((STARTS,), "int32", scope="local")
-                for s in range(STARTS):
+                fill = T.sblock_alloc_buffer((SEGMENTS,), "int32", scope="local")
+                bound = T.sblock_alloc_buffer((1,), "int32", scope="local")
+                for s in range(SEGMENTS):
                     fill[s] = 0
                 for k, r in T.grid(K, R):
                     code: T.let = (T.cast(codes[k, r // 2, vo], "int32") >> ((r % 2) << 2)) & 15
                     if (code & 7) != 0:
                         fill[segment(code)] = fill[segment(code)] + 1
                 starts[vo, 0] = 0
-                for s in range(STARTS - 1):
+                for s in range(SEGMENTS):
                     starts[vo, s + 1] = starts[vo, s] + fill[s]
-                for s in range(STARTS):
+                starts[vo, WIDEN] = 0
+                bound[0] = 0
+                for e in range(EXPONENTS):
+                    # Behind the last exponent stands itself: it is widened in any case.
+                    after: T.let = T.min(e + 1, EXPONENTS - 1)
+                    more: T.let = fill[after * 2] + fill[after * 2 + 1]
+                    most: T.let = T.max(
+                        T.max(fill[e * 2], fill[e * 2 + 1]),
+                        T.max(fill[after * 2], fill[after * 2 + 1]),
+                    )
+                    bound[0] = bound[0] + _INPUT * (fill[e * 2] + fill[e * 2 + 1])
+                    if e == EXPONENTS - 1 or most > CHUNK or bound[0] * 2 + _INPUT * more > _LIMIT:
+                        starts[vo, WIDEN] = starts[vo, WIDEN] | (1 << e)
+                        bound[0] = 0
+                    else:
+                        bound[0] = bound[0] * 2
+                for s in range(SEGMENTS):
                     fill[s] = starts[vo, s]
                 for k, r in T.grid(K, R):
                     code: T.let = (T.cast(codes[k, r // 2, vo], "int32") >> ((r % 2) << 2)) & 15
