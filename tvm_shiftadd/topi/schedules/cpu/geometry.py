@@ -195,6 +195,11 @@ class Tile:
         return round_up(self.shape.channels, BLOCK)
 
     @property
+    def plane_channels(self) -> int:
+        """Input channels that have planes: all of whole blocks, or those of a part of one."""
+        return self.shape.channels if self.shape.channels < BLOCK else self.channels
+
+    @property
     def outputs(self) -> int:
         """Output channels, rounded up to whole blocks."""
         return round_up(self.shape.outputs, BLOCK)
@@ -207,7 +212,7 @@ class Tile:
     @property
     def planes_size(self) -> int:
         """Elements of all planes, and room for the last vector to read past them."""
-        used = self.shape.kernel[1] * self.channels * self.phases * self.plane
+        used = self.shape.kernel[1] * self.plane_channels * self.phases * self.plane
         return used + self.padded_pixels + 64
 
     @property

@@ -58,8 +58,8 @@ def planar_conv(tile: Tile, batch: Any) -> tirx.PrimFunc:
         columns = [(xb * BLOCK + j) * stride_x + kx * shape.dilation[1] for j in range(BLOCK)]
         y = q * stride_y + phase
         pixels = [window.vload([y, x, ci * BLOCK], dtype="int8x16") for x in columns]
-        for j, row in enumerate(transpose_bytes(pixels)):
-            plane = (kx * tile.channels + ci * BLOCK + j) * tile.phases + phase
+        for j, row in enumerate(transpose_bytes(pixels)[: tile.plane_channels]):
+            plane = (kx * tile.plane_channels + ci * BLOCK + j) * tile.phases + phase
             start = plane * tile.plane + q * OW + xb * BLOCK
             T.buffer_store(planes, row.astype("int16x16"), [T.ramp(start, 1, BLOCK)])
 

@@ -41,7 +41,7 @@ def plane_offset(tile: Tile, row: Any, output: Any) -> Any:
         ci = tirx.floordiv(output, shape.outputs // shape.groups) * group + ci
     y = ky * shape.dilation[0]
     phase, step = tirx.floormod(y, shape.strides[0]), tirx.floordiv(y, shape.strides[0])
-    plane = (kx * tile.channels + ci) * tile.phases + phase
+    plane = (kx * tile.plane_channels + ci) * tile.phases + phase
     return plane * tile.plane + step * shape.out_width
 
 
