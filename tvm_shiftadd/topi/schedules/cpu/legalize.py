@@ -28,20 +28,23 @@ def legalize_map(lanes: int) -> dict[str, Legalize]:
         shape = _conv2d_shape(call)
         if _is_depthwise(shape) and lane_count(shape.channels, shift_lanes):
             return _emit_depthwise(builder, call, shape, shift_lanes, dtype)
+        if _is_dense(shape) and lane_count(shape.outputs, shift_lanes):
+            # One output pixel fills no vector of pixels.
+            x, codes, bias = call.args
+            batch, outputs = x.ty.shape[0], shape.outputs
+            rows = builder.emit(relax.op.reshape(x, (batch, shape.reduction)))
+            y = builder.emit(_emit_dense(builder, rows, codes, bias, shift_lanes, dtype))
+            return relax.op.reshape(y, (batch, 1, 1, outputs))
         return _emit(builder, call, shape, lanes)
 
     def conv2d_transpose(builder: Any, call: Any) -> Any:
         return _emit(builder, call, _transposed_shape(call), lanes)
 
     def dense(builder: Any, call: Any) -> Any:
-        terms, _, outputs = _sizes(call.args[1])
         x = call.args[0]
-        if len(x.ty.shape) != 2 or not lane_count(outputs, shift_lanes):
+        if len(x.ty.shape) != 2 or not lane_count(_sizes(call.args[1])[2], shift_lanes):
             return builder.call_te(definition, *call.args, primfunc_name_hint="shiftadd_dense")
-        inputs = int(x.ty.shape[1])
-        func = matrix_product(_batch(x), inputs, outputs, terms, shift_lanes, dtype)
-        kernel = builder.add_func(func, "shiftadd_dense")
-        return relax.call_tir(kernel, list(call.args), call.ty)
+        return _emit_dense(builder, *call.args, shift_lanes, dtype)
 
     return {
         "shiftadd.conv2d": conv2d,
@@ -57,6 +60,19 @@ def _shift_lanes(lanes: int) -> tuple[int, str]:
 
 def _is_depthwise(shape: ConvShape) -> bool:
     return shape.groups == shape.channels == shape.outputs > 1
+
+
+def _is_dense(shape: ConvShape) -> bool:
+    """Whether there is one window, which is the map, so that R is the map's order."""
+    whole = shape.kernel == (shape.height, shape.width) and shape.origin == (0, 0)
+    return whole and (shape.out_height, shape.out_width, shape.groups) == (1, 1, 1)
+
+
+def _emit_dense(builder: Any, x: Any, codes: Any, bias: Any, lanes: int, dtype: str) -> Any:
+    terms, _, outputs = _sizes(codes)
+    func = matrix_product(_batch(x), int(x.ty.shape[1]), outputs, terms, lanes, dtype)
+    kernel = builder.add_func(func, "shiftadd_dense")
+    return relax.call_tir(kernel, [x, codes, bias], TensorType((x.ty.shape[0], outputs), "int32"))
 
 
 def _emit_depthwise(builder: Any, call: Any, shape: ConvShape, lanes: int, dtype: str) -> Any:

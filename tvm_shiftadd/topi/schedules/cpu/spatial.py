@@ -31,11 +31,22 @@ def schedule_spatial(sch: s_tir.Schedule) -> None:
 
 def _inline_producers(sch: Any, root: Any) -> None:
     for block in sch.get_child_blocks(root):
-        if len(sch.get_consumers(block)) == 1:
-            try:
-                sch.compute_inline(block)
-            except s_tir.ScheduleError:
-                continue
+        consumers = sch.get_consumers(block)
+        if len(consumers) != 1:
+            continue
+        if _inner_lanes(sch, block) > 1 and _inner_lanes(sch, consumers[0]) == 1:
+            # Vectors would be lost, for instance where channels-last images of three channels
+            # are made from quantised planes.
+            continue
+        try:
+            sch.compute_inline(block)
+        except s_tir.ScheduleError:
+            continue
+
+
+def _inner_lanes(sch: Any, block: Any) -> int:
+    loops = sch.get_loops(block)
+    return useful_lanes(sch.get(loops[-1]).extent) if loops else 1
 
 
 def schedule_block(sch: Any, block: Any) -> None:
