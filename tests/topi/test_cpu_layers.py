@@ -142,6 +142,31 @@ def test_conv2d_sums_beyond_sixteen_bits():
     np.testing.assert_array_equal(got[0, 0, 0], -128 * values.sum(0))
 
 
+@pytest.mark.parametrize("exponents", [(6, 5, 4), (2, 1, 0), (6, 3, 0)])
+@pytest.mark.parametrize("channels", [1, 12, 13, 36, 37, 85, 127, 128, 255])
+def test_conv2d_widens_before_sixteen_bits_overflow(channels, exponents):
+    # All weights and inputs at one extreme, so that every sum is as large as it can be.
+    outputs = 3
+    weight_codes = np.empty((3, channels, outputs), np.uint8)
+    weight_codes[:] = np.array(exponents, np.uint8)[:, None, None] + 1
+    weight_codes[:, :, 1] |= 8
+    weight_codes[:, ::2, 2] |= 8
+    x = np.full((1, 3, 3, channels), -128, np.int8)
+    bias = np.zeros(outputs, np.int32)
+    packed = packing.pack(weight_codes)
+    shapes = {
+        "x": (x.shape, "int8"),
+        "packed": (packed.shape, "uint8"),
+        "bias": (bias.shape, "int32"),
+    }
+    executable = compile_layer(
+        lambda _b, x, packed, bias: ops.conv2d(x, packed, bias, kernel_size=(1, 1)), shapes, "cpu"
+    )
+    got = run(executable, x, packed, bias)
+    expected = -128 * codes.decode(weight_codes).sum(0)
+    np.testing.assert_array_equal(got, np.broadcast_to(expected, got.shape))
+
+
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize(
     ("hw", "kernel", "attrs"),
@@ -208,26 +233,42 @@ def test_conv2d_of_any_shape(data):
     check_conv(rng, target, draw(1, 3), hw, channels, outputs, draw(1, 3), kernel, attrs, fused)
 
 
-@lru_cache
-def conv_assembly(target):
-    def call(builder, x, packed, bias):
-        total = builder.emit(ops.conv2d(x, packed, bias, kernel_size=(3, 3), padding=(1, 1, 1, 1)))
-        return ops.requantize(total, relax.const(np.full(1, 5, np.int32)), lo=0, hi=127)
+SMALL = {
+    "conv2d": (
+        ((None, 8, 8, 16), (2, 72, 32)),
+        {"kernel_size": (3, 3), "padding": (1, 1, 1, 1)},
+        r"paddw",
+    ),
+    "depthwise": (
+        ((None, 8, 8, 32), (2, 5, 32)),
+        {"kernel_size": (3, 3), "padding": (1, 1, 1, 1), "groups": 32},
+        r"psll(?:v[dw]|[dw])",
+    ),
+    "dense": (((None, 64), (2, 32, 32)), None, r"psll(?:v[dw]|[dw])"),
+}
 
-    shapes = {
-        "x": ((None, 8, 8, 16), "int8"),
-        "packed": ((2, 72, 32), "uint8"),
-        "bias": ((32,), "int32"),
-    }
+
+@lru_cache
+def layer_assembly(name, target):
+    (data, weights), attrs, _ = SMALL[name]
+
+    def call(builder, x, packed, bias):
+        inputs = (x, packed, bias)
+        layer = ops.dense(*inputs) if attrs is None else ops.conv2d(*inputs, **attrs)
+        shift = relax.const(np.arange(-3, 29, dtype=np.int32))
+        return ops.requantize(builder.emit(layer), shift, lo=0, hi=127)
+
+    shapes = {"x": (data, "int8"), "packed": (weights, "uint8"), "bias": ((32,), "int32")}
     return cpu.assembly(compile_layer(call, shapes, target))
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_assembly_has_no_vector_multiply(target):
-    text = conv_assembly(target)
-    adds = re.findall(r"^\s+v?paddw\b", text, re.M)
+@pytest.mark.parametrize("name", SMALL)
+def test_assembly_has_no_vector_multiply(name, target):
+    text = layer_assembly(name, target)
+    expected = SMALL[name][2]
     multiplies = re.findall(
         r"^\s+(v?p(?:mul|madd|dp)\w*|v?f\w*m(?:add|sub|ul)\w*|v?mul[ps][sd])\b", text, re.M
     )
-    assert adds, "the assembly of the kernel was not found"
+    assert re.search(rf"^\s+v?{expected}\b", text, re.M), "the kernel was not found"
     assert not multiplies

@@ -41,10 +41,10 @@ def legalize_map(lanes: int) -> dict[str, Legalize]:
         return _emit(builder, call, _transposed_shape(call), lanes)
 
     def dense(builder: Any, call: Any) -> Any:
-        x = call.args[0]
-        if len(x.ty.shape) != 2 or not lane_count(_sizes(call.args[1])[2], shift_lanes):
-            return builder.call_te(definition, *call.args, primfunc_name_hint="shiftadd_dense")
-        return _emit_dense(builder, *call.args, shift_lanes, dtype)
+        x, codes, bias = call.args
+        if len(x.ty.shape) != 2 or not lane_count(_sizes(codes)[2], shift_lanes):
+            return builder.call_te(definition, x, codes, bias, primfunc_name_hint="shiftadd_dense")
+        return _emit_dense(builder, x, codes, bias, shift_lanes, dtype)
 
     return {
         "shiftadd.conv2d": conv2d,
