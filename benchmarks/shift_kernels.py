@@ -167,6 +167,8 @@ def measure(layer: Layer, terms: int, threads: int, rounds: int, target: str) ->
     weights = random_weights(layer, terms)
     ours, _ = shift_add(layer, weights, x, terms, target)
     peer = float_convolution(layer, weights, x, threads)
+    # The threads of NumPy's BLAS, which computed the expected result, spin for a while.
+    time.sleep(0.5)
     seconds, peer_seconds = interleaved([ours, peer], rounds)
     work = layer.multiply_accumulates / 1e9
     nonzero = codes.count_terms(codes.encode(weights, terms)) / weights.size
