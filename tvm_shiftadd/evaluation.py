@@ -45,7 +45,7 @@ class Evaluation:
             "shiftadd": {"top1": self.shiftadd_top1, "seconds": self.shiftadd_seconds},
             "agreement": self.agreement,
             "terms_per_weight": self.costs.get("terms_per_weight"),
-            "weight_bytes": self.costs.get("weight_bytes", {}).get("shift_add"),
+            "weight_bytes": self.costs.get("weight_bytes"),
             "multiplications": self.costs.get("multiplications"),
             "shift_add_share": self.costs.get("shift_add_share"),
         }
