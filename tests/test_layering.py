@@ -26,6 +26,7 @@ LAYERS = (
         "tvm_shiftadd._directory",
         "tvm_shiftadd._json",
         "tvm_shiftadd._processor",
+        "tvm_shiftadd._runtime",
         "tvm_shiftadd.manifest",
         "tvm_shiftadd.artifact",
         "tvm_shiftadd.data",

@@ -112,9 +112,7 @@ def compile(
     report = progress or silent
     options = options or ConvertOptions(terms=terms)
     data = calibration if isinstance(calibration, Dataset) else Dataset(calibration)
-    conversion = convert.convert(
-        model.graph, lambda: feeds(model.graph, data), options, report
-    )
+    conversion = convert.convert(model.graph, lambda: feeds(model.graph, data), options, report)
     report("compile", 0, 1)
     passes = pipeline.integer_passes(conversion.plan)
     given = pipeline.ensured(pipeline.FLOAT_PASSES)
@@ -122,7 +120,7 @@ def compile(
     parameters = constants(mod)
     given = pipeline.ensured(passes, given)
     mod = pipeline.run(mod, pipeline.FINAL_PASSES, given=given, dump=dump)
-    executable = cpu.build(mod, resolved)
+    executable = cpu.build(mod, resolved, data_inputs=len(model.graph.inputs))
     report("compile", 1, 1)
     return Artifact(
         executable,
@@ -196,8 +194,6 @@ def _output_names(model: Model) -> tuple[str, ...]:
     return names if len(names) == len(model.graph.outputs) else model.graph.outputs
 
 
-def _tensors(
-    graph: Graph, tensors: Sequence[str], names: Sequence[str]
-) -> tuple[TensorInfo, ...]:
+def _tensors(graph: Graph, tensors: Sequence[str], names: Sequence[str]) -> tuple[TensorInfo, ...]:
     pairs = zip(tensors, names, strict=True)
     return tuple(TensorInfo(name, graph.shapes[tensor], "float32") for tensor, name in pairs)

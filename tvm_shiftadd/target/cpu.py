@@ -16,6 +16,8 @@ from tvm_shiftadd.topi.schedules.cpu.legalize import legalize_map
 #: 16-bit elements of a vector register, by the feature that brings it, widest first.
 _LANES = {"avx512bw": 32, "avx2": 16}
 _BASELINE_LANES = 8
+#: TVM's operator pattern of a function that is not fused.
+_OPAQUE = 8
 _BASELINES = {"x86_64": "x86-64-v3", "aarch64": "generic", "arm64": "generic"}
 
 
@@ -95,6 +97,7 @@ def _pipeline(lanes: int) -> Any:
             transform.LegalizeOps(legalize_map(lanes)),
             # Only of functions that say, by num_input, which of their parameters are data.
             transform.LiftTransformParams(),
+            KeepFloatApart(),
             transform.AnnotateTIROpPattern(),
             transform.FuseOps(),
             transform.FuseTIR(),
@@ -113,6 +116,26 @@ def _pipeline(lanes: int) -> Any:
             transform.AttachGlobalSymbol(),
         ]
     )
+
+
+@tvm.transform.module_pass(opt_level=0, name="KeepFloatApart")
+class KeepFloatApart:
+    """Mark the functions that compute floats from floats so that nothing is fused with them.
+
+    Fused, a product and a sum become one rounding instead of two. Calibration and the integer
+    reference run such operators one by one; kept apart here, they give the same bits everywhere.
+    """
+
+    def transform_module(self, mod: tvm.IRModule, _context: Any) -> tvm.IRModule:
+        """Mark all PrimFuncs without an integer tensor as opaque."""
+        for var, func in mod.functions.items():
+            if isinstance(func, tirx.PrimFunc) and _is_float(func):
+                mod[var] = func.with_attr("op_pattern", _OPAQUE)
+        return mod
+
+
+def _is_float(func: tirx.PrimFunc) -> bool:
+    return all("float" in str(buffer.dtype) for buffer in func.buffer_map.values())
 
 
 @tvm.transform.module_pass(opt_level=0, name="ScheduleFunctions")
