@@ -135,7 +135,7 @@ class KeepFloatApart:
 
 
 def _is_float(func: tirx.PrimFunc) -> bool:
-    return all("float" in str(buffer.dtype) for buffer in func.buffer_map.values())
+    return all(str(param.dtype).startswith("float") for param in func.params)
 
 
 @tvm.transform.module_pass(opt_level=0, name="ScheduleFunctions")
