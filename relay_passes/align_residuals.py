@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from relay_passes.base import ModulePass, Rewriter, constant, op_name
+from relay_passes.base import ModulePass, Rewriter
+from relay_passes.expressions import array, op_name
 from relay_passes.rewrite_to_dialect import int32
 from tvm_shiftadd._compat import ir, relax
 from tvm_shiftadd.dialect import ops
@@ -37,7 +38,7 @@ class _Align(Rewriter):
         sources = [self.defined(arg) for arg in value.args]
         if any(op_name(source) != "shiftadd.dequantize" for source in sources):
             return value
-        exponents = [constant(source.args[1]) for source in sources]
+        exponents = [array(source.args[1]) for source in sources]
         finer = np.maximum(*exponents)
         shifts = [int32(finer - exponent) for exponent in exponents]
         integers = [source.args[0] for source in sources]

@@ -16,7 +16,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from relay_passes.base import ModulePass, Rewriter, constant, ints, op_name, scalar, static_shape
+from relay_passes.base import ModulePass, Rewriter
+from relay_passes.expressions import (
+    clip_after,
+    clip_bounds,
+    constant,
+    dtype,
+    ints,
+    op_name,
+    per_channel,
+    permutation,
+    scalar,
+    static_shape,
+)
 from tvm_shiftadd._compat import ir, relax
 
 
@@ -35,7 +47,9 @@ class Canonicalize(ModulePass):
 class _Canonicalize(Rewriter):
     def rewrite(self, name: str, value: Any, old: relax.VarBinding) -> Any:
         rule = RULES.get(op_name(value))
-        return value if rule is None else rule(self, name, value)
+        if rule is None or (op_name(value) in ARITHMETIC and dtype(value) != "float32"):
+            return value
+        return rule(self, name, value)
 
 
 def _clip(rewriter: Rewriter, x: Any, lo: float, hi: float) -> Any:
@@ -43,8 +57,7 @@ def _clip(rewriter: Rewriter, x: Any, lo: float, hi: float) -> Any:
     before = rewriter.defined(x)
     if op_name(before) == "relax.clip" and rewriter.read_once(x):
         x = before.args[0]
-        before_lo, before_hi = scalar(before.args[1]), scalar(before.args[2])
-        lo, hi = min(max(before_lo, lo), hi), min(max(before_hi, lo), hi)
+        lo, hi = clip_after(clip_bounds(before), (lo, hi))
     if lo == -math.inf and hi == math.inf:
         return x
     return relax.op.clip(x, lo, hi)
@@ -59,7 +72,7 @@ def _relu6(rewriter: Rewriter, name: str, call: relax.Call) -> Any:
 
 
 def _existing_clip(rewriter: Rewriter, name: str, call: relax.Call) -> Any:
-    return _clip(rewriter, call.args[0], scalar(call.args[1]), scalar(call.args[2]))
+    return _clip(rewriter, call.args[0], *clip_bounds(call))
 
 
 def _minimum(rewriter: Rewriter, name: str, call: relax.Call) -> Any:
@@ -74,7 +87,11 @@ def _maximum(rewriter: Rewriter, name: str, call: relax.Call) -> Any:
 
 def _tensor_and_scalar(call: relax.Call) -> tuple[Any, float | None]:
     for x, other in (tuple(call.args), tuple(reversed(call.args))):
-        if constant(x) is None and constant(other) is not None and scalar(other) is not None:
+        value = constant(other)
+        if constant(x) is not None or value is None:
+            continue
+        # One element of a higher rank would add axes to the result.
+        if value.size == 1 and value.ndim <= len(static_shape(x)):
             return x, scalar(other)
     return None, None
 
@@ -87,47 +104,33 @@ def _add(rewriter: Rewriter, name: str, call: relax.Call) -> Any:
     offset = constant(rhs)
     if offset is None:
         return call
-    return _offset(rewriter, lhs, offset.astype(np.float32))
+    return add_offset(rewriter, lhs, offset)
 
 
 def _subtract(rewriter: Rewriter, name: str, call: relax.Call) -> Any:
     offset = constant(call.args[1])
-    if offset is None or offset.dtype != np.float32:
-        return call
-    return _offset(rewriter, call.args[0], -offset)
+    return call if offset is None else add_offset(rewriter, call.args[0], -offset)
 
 
-def _offset(rewriter: Rewriter, x: Any, offset: NDArray[np.float32]) -> Any:
-    axis = len(static_shape(x)) - 1 if op_name(rewriter.defined(x)) == "relax.matmul" else 1
-    values = per_channel(offset, static_shape(x), axis)
+def add_offset(rewriter: Rewriter, x: Any, offset: NDArray[np.float32]) -> Any:
+    """Addition of a constant, with one value a channel where it can be, and merged with another."""
+    values = per_channel(offset, static_shape(x), channel_axis(rewriter, x))
     if values is None:
         return relax.op.add(x, relax.const(offset))
     before = rewriter.defined(x)
     if op_name(before) == "relax.add" and rewriter.read_once(x):
         earlier = constant(before.args[1])
-        if earlier is not None and earlier.size == values.size:
-            x, values = before.args[0], values + earlier.reshape(values.shape)
+        if earlier is not None and earlier.shape == values.shape:
+            x, values = before.args[0], values + earlier
     return relax.op.add(x, relax.const(values))
 
 
-def per_channel(
-    values: NDArray[Any], shape: tuple[int, ...], axis: int = 1
-) -> NDArray[np.float32] | None:
-    """Values that vary along the channel axis at most, spread to one a channel, else None.
-
-    The result broadcasts over ``shape``; leading axes of length one are left out where the
-    channel axis is the last.
-    """
-    rank = len(shape)
-    if rank < 2 or values.ndim > rank or shape[axis] < 1:
-        return None
-    padded = values.reshape((1,) * (rank - values.ndim) + values.shape)
-    if any(size != 1 for i, size in enumerate(padded.shape) if i != axis):
-        return None
-    if padded.shape[axis] not in (1, shape[axis]):
-        return None
-    spread = np.broadcast_to(padded.reshape(-1), (shape[axis],)).astype(np.float32)
-    return spread if axis == rank - 1 else spread.reshape(1, -1, *[1] * (rank - 2))
+def channel_axis(rewriter: Rewriter, x: Any) -> int:
+    """The axis of a layer's channels, also behind its bias: the last of a product, else axis 1."""
+    before = rewriter.defined(x)
+    if op_name(before) == "relax.add" and constant(before.args[1]) is not None:
+        before = rewriter.defined(before.args[0])
+    return len(static_shape(x)) - 1 if op_name(before) == "relax.matmul" else 1
 
 
 def _permute(rewriter: Rewriter, name: str, call: relax.Call) -> Any:
@@ -138,22 +141,18 @@ def _permute(rewriter: Rewriter, name: str, call: relax.Call) -> Any:
     return call.args[0] if axes == tuple(range(len(axes))) else call
 
 
-def permutation(call: relax.Call) -> tuple[int, ...]:
-    """The axes of a permute_dims, which reverses the dimensions where it names none."""
-    axes = call.attrs["axes"]
-    rank = len(static_shape(call.args[0]))
-    return ints(axes) if axes is not None else tuple(reversed(range(rank)))
-
-
 def _reshape(rewriter: Rewriter, name: str, call: relax.Call) -> Any:
     """Every shape change without data movement is a reshape; two in a row are one."""
-    x = call.args[0]
+    x, shape = call.args[0], static_shape(call)
+    if not isinstance(call.ty.shape, relax.ShapeExpr):
+        return call
     value = constant(x)
-    if value is not None:
-        return relax.const(value.reshape(static_shape(call)))
+    if value is not None and shape.count(-1) <= 1:
+        return relax.const(value.reshape(shape))
     if op_name(rewriter.defined(x)) == "relax.reshape":
         x = rewriter.defined(x).args[0]
-    if static_shape(x) == static_shape(call):
+    # Where a single dimension is symbolic, the number of elements settles it.
+    if static_shape(x) == shape and shape.count(-1) <= 1:
         return x
     return relax.op.reshape(x, call.ty.shape)
 
@@ -171,7 +170,7 @@ def _mean(rewriter: Rewriter, name: str, call: relax.Call) -> Any:
 
 
 def _adaptive_average(rewriter: Rewriter, name: str, call: relax.Call) -> Any:
-    if static_shape(call)[2:] != (1, 1):
+    if static_shape(call)[2:] != (1, 1) or call.attrs["layout"] != "NCHW":
         return call
     return relax.op.mean(call.args[0], axis=[2, 3], keepdims=True)
 
@@ -200,3 +199,16 @@ RULES: dict[str, Rule] = {
     "relax.nn.adaptive_avg_pool2d": _adaptive_average,
     "relax.astype": _identity,
 }
+
+#: Rules for float32 only: their results would be of another type, or bounds could not be told.
+ARITHMETIC = frozenset(
+    {
+        "relax.nn.relu",
+        "relax.nn.relu6",
+        "relax.clip",
+        "relax.minimum",
+        "relax.maximum",
+        "relax.add",
+        "relax.subtract",
+    }
+)

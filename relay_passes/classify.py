@@ -13,9 +13,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from relay_passes.base import constant, ints, op_name, scalar, static_shape
-from relay_passes.canonicalize import permutation
-from relay_passes.channels_last import slice_window
+from relay_passes.expressions import (
+    clip_bounds,
+    constant,
+    ints,
+    op_name,
+    permutation,
+    slice_window,
+    static_shape,
+)
 from tvm_shiftadd._compat import relax
 
 
@@ -52,6 +58,8 @@ def bias_of(call: Any) -> NDArray[np.float32] | None:
     values = constant(call.args[1])
     shape = static_shape(call)
     if values is None or not shape or values.size not in (1, shape[-1]):
+        return None
+    if static_shape(call.args[0]) != shape:
         return None
     if values.ndim > 1 and values.shape[-1] != values.size:
         return None
@@ -95,14 +103,14 @@ def _dense(call: Any) -> Match | Refusal:
 def _add(call: Any) -> Match | Refusal:
     lhs, rhs = call.args
     if constant(lhs) is not None or constant(rhs) is not None:
-        return Refusal("it adds a constant to something that is no layer's result")
+        return Refusal("it adds a constant that no layer can take as its bias")
     if static_shape(lhs) != static_shape(rhs):
         return Refusal("it broadcasts one input over the other")
     return Match("add", (lhs, rhs))
 
 
 def _clip(call: Any) -> Match | Refusal:
-    lo, hi = scalar(call.args[1]), scalar(call.args[2])
+    lo, hi = clip_bounds(call)
     return Match("clip", (call.args[0],), {"lo": lo, "hi": hi})
 
 
@@ -143,7 +151,8 @@ def _pad(call: Any) -> Match | Refusal:
     if mode != "constant" or value != 0.0:
         return Refusal(f"padding with {mode if mode != 'constant' else value} is not zero padding")
     width = ints(call.attrs["pad_width"])
-    return Match("pad", (call.args[0],), {"pad_width": tuple(zip(width[::2], width[1::2], strict=True))})
+    pairs = tuple(zip(width[::2], width[1::2], strict=True))
+    return Match("pad", (call.args[0],), {"pad_width": pairs})
 
 
 def _concat(call: Any) -> Match | Refusal:

@@ -14,9 +14,17 @@ import numpy as np
 import tvm
 from numpy.typing import NDArray
 
-from relay_passes.base import bindings, op_name, operands, static_shape, substitute
 from relay_passes.classify import Match, bias_of, classify
-from relay_passes.select_regions import REGIONS_ATTR, is_operator
+from relay_passes.expressions import (
+    bindings,
+    is_operator,
+    op_name,
+    operands,
+    static_shape,
+    substitute,
+    variables,
+)
+from relay_passes.select_regions import REGIONS_ATTR
 from tvm_shiftadd._compat import ir, relax
 from tvm_shiftadd.convert.graph import WEIGHT_OPS, Graph, Node
 from tvm_shiftadd.errors import ModelError
@@ -55,7 +63,14 @@ class _Extraction:
         for binding in ordered:
             self._visit(binding, biases)
         result = self.func.body.body
-        outputs = operands(self.values.get(result, result))
+        value = self.values.get(result, result)
+        outputs = operands(value) if isinstance(value, relax.Tuple) else [result]
+        unknown = [i for i, output in enumerate(outputs) if output not in self.names]
+        if unknown:
+            raise ModelError(
+                f"expected results that are arrays with a batch axis, got {outputs[unknown[0]]} as "
+                f"result {unknown[0]}; remove it from the model's outputs"
+            )
         batch = self._batch()
         return Graph(
             nodes=tuple(self.nodes),
@@ -80,7 +95,8 @@ class _Extraction:
             self.names[var] = self.names[value]
             return
         if isinstance(value, relax.Tuple) or not static_shape(var):
-            self.values[var] = value
+            # Tuples, and numbers without a batch axis, are computed within whatever reads them.
+            self.values[var] = self._inline(value)
             return
         self.names[var] = var.name
         self.shapes[var.name] = static_shape(var)
@@ -102,8 +118,9 @@ class _Extraction:
         )
 
     def _host(self, var: relax.Var, value: Any) -> None:
+        reason = self._reason(var, value)
         value = self._inline(value)
-        reads = list(dict.fromkeys(x for x in operands(value) if isinstance(x, relax.Var)))
+        reads = list(dict.fromkeys(variables(value)))
         inner = value.tuple_value if isinstance(value, relax.TupleGetItem) else value
         self.nodes.append(
             Node(
@@ -113,18 +130,18 @@ class _Extraction:
                 output=var.name,
                 attrs={"operator": op_name(inner) or type(inner).__name__},
                 evaluate=HostFunction(self.mod, value, reads, self.build),
-                reason=self.reasons.get(var.name, ""),
+                reason=reason,
             )
         )
 
+    def _reason(self, var: relax.Var, value: Any) -> str:
+        """Why an operator stays on the host; an item of a tuple, why the one that made it does."""
+        maker = value.tuple_value if isinstance(value, relax.TupleGetItem) else var
+        return self.reasons.get(maker.name, "")
+
     def _inline(self, value: Any) -> Any:
-        """An expression with the tuples it reads written out, since tensors alone have names."""
-        if isinstance(value, relax.TupleGetItem) and value.tuple_value in self.values:
-            return relax.TupleGetItem(self.values[value.tuple_value], value.index)
-        if isinstance(value, relax.Call):
-            args = [self.values.get(arg, arg) for arg in value.args]
-            return relax.Call(value.op, args, value.attrs, value.ty_args)
-        return value
+        """An expression with all that it reads and that has no name of its own written out."""
+        return substitute(value, {x: self.values.get(x, x) for x in variables(value)})
 
 
 class HostFunction:
@@ -138,7 +155,11 @@ class HostFunction:
         """Run the operator on its inputs, in the order in which it reads them."""
         if self._run is None:
             self._run = self._compile()
-        tensors = [tvm.runtime.tensor(np.ascontiguousarray(array)) for array in arrays]
+        # The converter keeps every tensor as float32, an index or a condition too.
+        tensors = [
+            tvm.runtime.tensor(np.ascontiguousarray(array, dtype=var.ty.dtype))
+            for array, var in zip(arrays, self._reads, strict=True)
+        ]
         result: NDArray[Any] = self._run["main"](*tensors).numpy()
         return result
 

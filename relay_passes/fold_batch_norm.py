@@ -16,8 +16,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from relay_passes.base import ModulePass, Rewriter, constant, ints, op_name, static_shape
-from relay_passes.canonicalize import per_channel
+from relay_passes.base import ModulePass, Rewriter
+from relay_passes.canonicalize import add_offset, channel_axis
+from relay_passes.expressions import (
+    array,
+    constant,
+    dtype,
+    ints,
+    op_name,
+    per_channel,
+    static_shape,
+)
 from tvm_shiftadd._compat import GenericConst, ir, relax
 
 #: Output-channel axis of the weight of every layer that can absorb a batch norm.
@@ -49,6 +58,8 @@ class _Fold(Rewriter):
             return self._absorb_input(name, value)
         if op_name(value) == "relax.multiply":
             return self._absorb_factor(name, value)
+        if op_name(value) == "relax.add":
+            return self._absorb_offset(value)
         return value
 
     def _fold(self, name: str, call: relax.Call) -> Any:
@@ -61,7 +72,8 @@ class _Fold(Rewriter):
         scale = gamma / np.sqrt(variance + float(call.attrs["epsilon"]))
         shift = beta - mean * scale
         layer, bias = self._layer_before(x)
-        if layer is None:
+        # A batch norm is over axis 1, which of a product of three or more axes is not the channel.
+        if layer is None or channel_axis(self, x) != 1:
             return self._stand_alone(name, x, scale, shift)
         self.folded[name] = f"batch norm folded into {layer.name}"
         return self._scale_layer(layer, bias, scale, shift)
@@ -74,12 +86,18 @@ class _Fold(Rewriter):
         layer, bias = self._layer_before(lhs)
         if factor is None or layer is None:
             return call
-        axis = len(static_shape(lhs)) - 1 if op_name(self.defined(layer)) == "relax.matmul" else 1
-        scale = per_channel(factor, static_shape(lhs), axis)
+        scale = per_channel(factor, static_shape(lhs), channel_axis(self, lhs))
         if scale is None:
             return call
         self.folded[name] = f"constant factor folded into {layer.name}"
         return self._scale_layer(layer, bias, scale.reshape(-1).astype(np.float64), np.zeros(1))
+
+    def _absorb_offset(self, call: relax.Call) -> Any:
+        """A constant behind a layer joins the bias that the layer may have got from this pass."""
+        offset = constant(call.args[1])
+        if offset is None or dtype(call) != "float32":
+            return call
+        return add_offset(self, call.args[0], offset)
 
     def _scale_layer(self, layer: relax.Var, bias: Any, scale: Any, shift: Any) -> relax.Var:
         """The layer again, its output multiplied by scale and moved by shift."""
@@ -94,10 +112,11 @@ class _Fold(Rewriter):
         bias = np.zeros(1)
         if op_name(self.defined(x)) == "relax.add" and self.read_once(x):
             offset = constant(self.defined(x).args[1])
-            channels = static_shape(x)[1]
-            if offset is None or offset.size != channels:
+            shape, axis = static_shape(x), channel_axis(self, x)
+            values = None if offset is None else per_channel(offset, shape, axis)
+            if values is None:
                 return None, bias
-            bias = _array(self.defined(x).args[1]).reshape(-1)
+            bias = values.reshape(-1).astype(np.float64)
             x = self.defined(x).args[0]
         call = self.defined(x)
         if op_name(call) not in OUTPUT_AXIS or not self.read_once(x):
@@ -110,12 +129,14 @@ class _Fold(Rewriter):
     def _layer(self, name: str, call: Any, x: Any, weight: Any, bias: NDArray[Any]) -> relax.Var:
         """Emit a layer again with another weight and bias."""
         new = self.emit(relax.Call(call.op, [x, _const(weight)], call.attrs), name)
-        return self.emit(relax.op.add(new, channel_const(bias, new)), f"{name}.bias")
+        offset = channel_const(bias, len(static_shape(new)), channel_axis(self, new))
+        return self.emit(relax.op.add(new, offset), f"{name}.bias")
 
     def _stand_alone(self, name: str, x: Any, scale: Any, shift: NDArray[Any]) -> relax.Var:
-        if len(static_shape(x)) != 4:
-            scaled = self.emit(relax.op.multiply(x, channel_const(scale, x)), f"{name}.scale")
-            return self.emit(relax.op.add(scaled, channel_const(shift, x)), name)
+        rank = len(static_shape(x))
+        if rank != 4:
+            scaled = self.emit(relax.op.multiply(x, channel_const(scale, rank)), f"{name}.scale")
+            return self.emit(relax.op.add(scaled, channel_const(shift, rank)), name)
         self.folded[name] = "batch norm as a 1x1 depthwise convolution"
         conv = relax.op.nn.conv2d(x, _const(scale.reshape(-1, 1, 1, 1)), groups=scale.size)
         result = self._layer(name, conv, x, scale.reshape(-1, 1, 1, 1), shift)
@@ -139,10 +160,9 @@ class _Fold(Rewriter):
         return self._layer(name, call, depthwise.args[0], weight, bias)
 
 
-def channel_const(values: NDArray[Any], x: Any) -> GenericConst:
-    """Per-channel values as a constant that broadcasts over a channels-first tensor like x."""
-    rank = len(static_shape(x))
-    shape = (-1,) if rank == 2 else (1, -1, *[1] * (rank - 2))
+def channel_const(values: NDArray[Any], rank: int, axis: int = 1) -> GenericConst:
+    """Per-channel values as a constant that broadcasts over a tensor with channels at ``axis``."""
+    shape = (-1,) if axis == rank - 1 else (1, -1, *[1] * (rank - 2))
     return _const(values.reshape(shape))
 
 
@@ -152,10 +172,7 @@ def is_inference(call: relax.Call) -> bool:
 
 
 def _array(expr: Any) -> NDArray[np.float64]:
-    array = constant(expr)
-    if array is None:
-        raise TypeError(f"expected a constant, got {expr}")
-    return array.astype(np.float64)
+    return array(expr).astype(np.float64)
 
 
 def _const(values: NDArray[Any]) -> GenericConst:

@@ -10,7 +10,8 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from relay_passes.base import ModulePass, Rewriter, bindings, constant, op_name, operands
+from relay_passes.base import ModulePass, Rewriter
+from relay_passes.expressions import array, bindings, constant, op_name, operands
 from tvm_shiftadd._compat import GenericConst, ir, relax
 from tvm_shiftadd.dialect.registry import specs
 
@@ -40,15 +41,15 @@ class LiftConstants(ModulePass):
 
 def constants(mod: ir.IRModule) -> dict[str, NDArray[Any]]:
     """What ``LiftConstants`` will take out of a module: arrays by parameter name, in order."""
-    return {name: constant(const) for name, const in _find(mod["main"])}
+    return {name: array(const) for name, const in _find(mod["main"])}
 
 
 def _find(func: relax.Function) -> list[tuple[str, GenericConst]]:
     found: dict[GenericConst, str] = {}
     for binding in bindings(func):
         for role, leaf in _leaves(binding.value):
-            array = constant(leaf)
-            if array is not None and array.size >= MINIMUM_SIZE:
+            values = constant(leaf)
+            if values is not None and values.size >= MINIMUM_SIZE:
                 found.setdefault(leaf, f"{binding.var.name}.{role}")
     return [(name, const) for const, name in found.items()]
 
@@ -60,7 +61,9 @@ def _leaves(value: Any) -> list[tuple[str, Any]]:
     known = specs().get(op_name(value).removeprefix("shiftadd."))
     roles = [name for name, _ in known.arguments] if known else []
     named = roles if len(roles) == len(value.args) else [f"arg{i}" for i in range(len(value.args))]
-    return [(role, leaf) for role, arg in zip(named, value.args, strict=True) for leaf in operands(arg)]
+    return [
+        (role, leaf) for role, arg in zip(named, value.args, strict=True) for leaf in operands(arg)
+    ]
 
 
 class _Lift(Rewriter):

@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from relay_passes.base import ModulePass, Rewriter, constant, op_name, scalar
+from relay_passes.base import ModulePass, Rewriter
+from relay_passes.expressions import array, clip_after, clip_bounds, op_name
 from relay_passes.rewrite_to_dialect import int32
 from tvm_shiftadd._compat import ir, relax
 from tvm_shiftadd.convert.execute import integer_bounds
@@ -42,18 +43,16 @@ class _Place(Rewriter):
         exponent = int(value.attrs["exponent"])
         lo, hi = integer_bounds(bounds, exponent)
         integers = source.args[0]
-        shift = constant(source.args[1]) - exponent
+        shift = array(source.args[1]) - exponent
         if integers.ty.dtype == "int8" and not np.any(shift):
             return integers if (lo, hi) == (-128, 127) else ops.clip(integers, lo=lo, hi=hi)
         return ops.requantize(integers, int32(shift), lo=lo, hi=hi)
 
     def _through_clips(self, x: Any) -> tuple[Any, tuple[float, float]]:
         """What lies behind the clips in front of x, and the bounds they set together."""
-        lo, hi = -math.inf, math.inf
+        bounds = (-math.inf, math.inf)
         source = self.defined(x)
         while op_name(source) == "relax.clip":
-            # Walking backwards, a bound met earlier is applied later and so has the last word.
-            inner_lo, inner_hi = scalar(source.args[1]), scalar(source.args[2])
-            lo, hi = min(max(inner_lo, lo), hi), min(max(inner_hi, lo), hi)
+            bounds = clip_after(clip_bounds(source), bounds)
             source = self.defined(source.args[0])
-        return source, (lo, hi)
+        return source, bounds

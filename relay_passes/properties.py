@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from relay_passes.base import bindings, constant, op_name, operands
+from relay_passes.expressions import bindings, constant, is_operator, op_name, operands, variables
 from relay_passes.fold_batch_norm import is_inference
 from relay_passes.lift_constants import MINIMUM_SIZE, PARAMETERS_ATTR
-from relay_passes.select_regions import REGIONS_ATTR, is_operator
-from tvm_shiftadd._compat import ir, relax
+from relay_passes.select_regions import REGIONS_ATTR
+from tvm_shiftadd._compat import ir
 from tvm_shiftadd.errors import VerificationError
 
 Check = Callable[[ir.IRModule], None]
@@ -65,7 +65,7 @@ def _regions_selected(mod: ir.IRModule) -> None:
 def _residuals_aligned(mod: ir.IRModule) -> None:
     made_by = {b.var: op_name(b.value) for b in bindings(mod["main"])}
     for binding in bindings(mod["main"]):
-        sources = [made_by.get(x) for x in operands(binding.value) if isinstance(x, relax.Var)]
+        sources = [made_by.get(x) for x in variables(binding.value)]
         if op_name(binding.value) == "relax.add" and sources == ["shiftadd.dequantize"] * 2:
             _fail(binding, "no float addition between integers")
 
@@ -84,8 +84,8 @@ def _constants_lifted(mod: ir.IRModule) -> None:
         raise VerificationError("expected the list of lifted constants, got none; run the pass")
     for binding in bindings(mod["main"]):
         for leaf in operands(binding.value):
-            array = constant(leaf)
-            if array is not None and array.size >= MINIMUM_SIZE:
+            values = constant(leaf)
+            if values is not None and values.size >= MINIMUM_SIZE:
                 _fail(binding, "no constant array in the code")
 
 

@@ -55,6 +55,7 @@ class _Rewrite(Rewriter):
         # The plan speaks of the float module's tensors; a bias's tensor lives on as its layer's.
         self._tensor: dict[relax.Var, str] = {}
         self._narrow: dict[relax.Var, relax.Var] = {}
+        self._rounded: dict[relax.Var, relax.Var] = {}
 
     def rewrite(self, name: str, value: Any, old: relax.VarBinding) -> Any:
         if name not in self.inside:
@@ -66,7 +67,9 @@ class _Rewrite(Rewriter):
         elif match.op in WEIGHT_OPS:
             result = self.emit(self._layer(name, match), f"{name}.wide")
         elif match.op in ("add", "clip"):
-            result = self.emit(value, f"{name}.wide")
+            inputs = [self._in_region(x) for x in match.inputs]
+            call = relax.Call(value.op, [*inputs, *value.args[len(inputs) :]], value.attrs)
+            result = self.emit(call, f"{name}.wide")
         else:
             result = self.emit(self._mover(name, match, value), f"{name}.wide")
         self._tensor[result] = name
@@ -97,6 +100,15 @@ class _Rewrite(Rewriter):
             self._narrow[x] = self.emit(ops.quantize(x, self._exponent(x)), name)
         return self._narrow[x]
 
+    def _in_region(self, x: relax.Var) -> relax.Var:
+        """A float that integers stand behind: what the host made goes through int8 first."""
+        if x in self._tensor:
+            return x
+        if x not in self._rounded:
+            rounded = ops.dequantize(self._int8(x), int32(self._exponent(x)))
+            self._rounded[x] = self.emit(rounded, f"{x.name}.rounded")
+        return self._rounded[x]
+
     def _layer(self, name: str, match: Match) -> Any:
         if name not in self.plan.layers:
             raise ConversionError(f"expected a plan for the layer {name}, but there is none")
@@ -121,6 +133,7 @@ def _layer_call(match: Match, x: Any, codes: Any, bias: Any) -> Any:
     attrs = dict(match.attrs)
     if match.op == "conv2d_transpose":
         del attrs["groups"]
+    assert match.weight is not None, "a layer that matches has a weight"
     return build(x, codes, bias, kernel_size=match.weight.shape[:2], **attrs)
 
 

@@ -12,8 +12,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from relay_passes.base import ModulePass, bindings, uses
+from relay_passes.base import ModulePass
 from relay_passes.classify import Match, Refusal, bias_of, classify
+from relay_passes.expressions import bindings, is_operator, uses
 from tvm_shiftadd._compat import ir, relax
 from tvm_shiftadd.convert.graph import WEIGHT_OPS, WIDE_OPS
 
@@ -55,11 +56,6 @@ def select(func: relax.Function) -> dict[str, str]:
     return reasons
 
 
-def is_operator(binding: relax.VarBinding) -> bool:
-    """Whether a binding computes something, rather than renaming or regrouping."""
-    return not isinstance(binding.value, (relax.Var, relax.Tuple, relax.TupleGetItem))
-
-
 def _fed_by_region(func: relax.Function, matches: Mapping[Any, Match | Refusal]) -> set[relax.Var]:
     """Convertible operators that read the region's results, or a network input, only by int8."""
     params = set(func.params)
@@ -70,14 +66,22 @@ def _fed_by_region(func: relax.Function, matches: Mapping[Any, Match | Refusal])
         if match is None:
             continue
         if isinstance(match, Refusal):
-            layer = binding.value.args[0] if bias_of(binding.value) is not None else None
-            if layer in inside and reads[layer] == 1 and matches[layer].op in WEIGHT_OPS:
+            if _is_bias(binding.value, matches, reads):
                 inside.add(binding.var)
             continue
         fed = [x in inside or (x in params and match.op not in WIDE_OPS) for x in match.inputs]
         if match.op in WEIGHT_OPS or any(fed):
             inside.add(binding.var)
     return inside
+
+
+def _is_bias(call: Any, matches: Mapping[Any, Match | Refusal], reads: Mapping[Any, int]) -> bool:
+    """Whether a call adds a constant to a layer that nothing else reads, so that it is its bias."""
+    if bias_of(call) is None:
+        return False
+    layer = call.args[0]
+    match = matches.get(layer)
+    return isinstance(match, Match) and match.op in WEIGHT_OPS and reads[layer] == 1
 
 
 def _without_dead_ends(
