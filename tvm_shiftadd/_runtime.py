@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tvm_shiftadd._processor import vector_features
-from tvm_shiftadd.errors import ArtifactError, DataError, InputError
+from tvm_shiftadd.errors import ArtifactError, DataError
 from tvm_shiftadd.manifest import LIBRARY, Manifest, TargetInfo, TensorInfo
 
 Array = NDArray[Any]
@@ -31,7 +31,7 @@ class Machine:
 
     ``library`` is a compiled Relax module or an opened library. ``parameters`` are handed to
     ``main`` after the inputs, in their order. ``num_threads``: None takes one a core. Raises
-    :class:`InputError` for a number of threads that cannot be had.
+    ``InputError`` for a number of threads that cannot be had.
     """
 
     def __init__(
@@ -42,12 +42,7 @@ class Machine:
 
         from tvm_shiftadd.target import runtime
 
-        try:
-            runtime.set_num_threads(num_threads)
-        except InputError:
-            # A run before this one has started fewer threads: slower, but as good.
-            if num_threads is not None:
-                raise
+        runtime.set_num_threads(num_threads)
         self._device = tvm.cpu()
         self._machine = relax.VirtualMachine(library, self._device)
         constants = [

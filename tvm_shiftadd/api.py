@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
-from tvm_shiftadd.convert import ConvertOptions, Graph, Progress
+from tvm_shiftadd.convert import Conversion, ConvertOptions, Graph, Progress
 from tvm_shiftadd.convert.feeds import silent
 from tvm_shiftadd.data import Dataset
 from tvm_shiftadd.errors import InputError
 from tvm_shiftadd.evaluation import feeds
 from tvm_shiftadd.manifest import IntegerSpecification, Source, TargetInfo, TensorInfo
+from tvm_shiftadd.target import parse
 
 if TYPE_CHECKING:
     import tvm
@@ -50,10 +51,11 @@ class Model:
     def graph(self) -> Graph:
         """The network as NumPy arrays and plain values."""
         from relay_passes.extract import extract_graph
-        from tvm_shiftadd.target import parse
-        from tvm_shiftadd.target.cpu import build
+        from tvm_shiftadd.target import cpu, runtime
 
-        return extract_graph(self.selected, lambda mod: build(mod, parse("cpu")))
+        # The first function that runs settles how many threads all later ones have.
+        runtime.set_num_threads()
+        return extract_graph(self.selected, lambda mod: cpu.build(mod, parse("cpu")))
 
     @property
     def attrs(self) -> Mapping[str, Any]:
@@ -95,44 +97,81 @@ def compile(
     Raises DataError for unusable calibration data, InputError for an unknown target or option,
     ConversionError where the integers cannot be proved safe, CompileError.
     """
-    from relay_passes import pipeline
-    from relay_passes.lift_constants import constants
-    from tvm_shiftadd import convert, costs
-    from tvm_shiftadd.artifact import Artifact
-    from tvm_shiftadd.explanation import explain_model
-    from tvm_shiftadd.target import cpu, parse
-
     resolved = parse(target)
     if not isinstance(model, Model):
         model = load(model)
+    report = progress or silent
+    options = options or ConvertOptions(terms=terms)
+    conversion = convert(model, calibration, options, report)
+    return build(model, conversion, target=resolved, dump_ir=dump_ir, progress=report)
+
+
+def convert(
+    model: Model,
+    calibration: Dataset | Array,
+    options: ConvertOptions | None = None,
+    progress: Progress | None = None,
+) -> Conversion:
+    """Convert a model to integers: its plan (scales, term codes, biases) and the report.
+
+    The first half of :func:`compile`, which see for the arguments; needs no target. Raises
+    DataError for unusable calibration data, ConversionError where the integers cannot be proved
+    safe.
+    """
+    from tvm_shiftadd.convert import convert as convert_graph
+
+    graph = model.graph
+    data = calibration if isinstance(calibration, Dataset) else Dataset(calibration)
+    options = options or ConvertOptions()
+    return convert_graph(graph, lambda: feeds(graph, data), options, progress or silent)
+
+
+def build(
+    model: Model,
+    conversion: Conversion,
+    *,
+    target: Any = "cpu",
+    dump_ir: str | os.PathLike[str] | None = None,
+    progress: Progress | None = None,
+) -> Artifact:
+    """Compile a converted model for a target.
+
+    The second half of :func:`compile`, which see for the arguments. Raises InputError for an
+    unknown target, CompileError, and VerificationError where a multiplication of data is left.
+    """
+    from relay_passes import pipeline
+    from relay_passes.lift_constants import constants
+    from tvm_shiftadd import costs
+    from tvm_shiftadd.artifact import Artifact
+    from tvm_shiftadd.explanation import explain_model
+    from tvm_shiftadd.target import cpu
+
+    resolved, graph, plan = parse(target), model.graph, conversion.plan
+    report = progress or silent
+    report("compile", 0, 1)
     dump = None if dump_ir is None else Path(dump_ir)
     if dump is not None:
         pipeline.write_dump(dump, "Imported", model.module)
         pipeline.run(model.module, pipeline.FLOAT_PASSES, dump=dump)
-    report = progress or silent
-    options = options or ConvertOptions(terms=terms)
-    data = calibration if isinstance(calibration, Dataset) else Dataset(calibration)
-    conversion = convert.convert(model.graph, lambda: feeds(model.graph, data), options, report)
-    report("compile", 0, 1)
-    passes = pipeline.integer_passes(conversion.plan)
+    passes = pipeline.integer_passes(plan)
     given = pipeline.ensured(pipeline.FLOAT_PASSES)
     mod = pipeline.run(model.selected, passes, given=given, dump=dump)
     parameters = constants(mod)
     given = pipeline.ensured(passes, given)
     mod = pipeline.run(mod, pipeline.FINAL_PASSES, given=given, dump=dump)
-    executable = cpu.build(mod, resolved, data_inputs=len(model.graph.inputs))
+    executable = cpu.build(mod, resolved, data_inputs=len(graph.inputs))
     report("compile", 1, 1)
     return Artifact(
         executable,
         parameters,
         source=_source(model),
-        target=TargetInfo(resolved.kind, resolved.as_dict()),
-        inputs=_tensors(model.graph, model.graph.inputs, model.graph.inputs),
-        outputs=_tensors(model.graph, model.graph.outputs, _output_names(model)),
-        specification=IntegerSpecification.of(model.graph, conversion.plan),
+        target=TargetInfo("cpu", resolved.as_dict()),
+        inputs=_tensors(graph, graph.inputs, graph.inputs),
+        outputs=_tensors(graph, graph.outputs, _output_names(model)),
+        specification=IntegerSpecification.of(graph, plan),
         report={
             "conversion": conversion.report.to_dict(),
-            "costs": costs.count(model.graph, conversion.plan).to_dict(),
+            "costs": costs.count(graph, plan).to_dict(),
             "operators": [operator.to_dict() for operator in explain_model(model).operators],
         },
     )

@@ -57,9 +57,9 @@ def convert(
     """Bring ``graph`` to integers, with activation scales and biases fitted to ``batches``.
 
     ``batches()`` starts a pass over the calibration data: mappings from input name to float32
-    arrays, channels last. ``progress(phase, done, total)`` is told how far "calibrate" (images)
-    and "convert" (layers) have come. The same data give the same
-    integers on one machine; another BLAS may round a weight differently.
+    arrays in the network's own layout. ``progress(phase, done, total)`` is told how far
+    "calibrate" (images) and "convert" (layers) have come. The same data give the same integers on
+    one machine; another BLAS may round a weight differently.
 
     Raises DataError for unusable calibration data, ModelError for a network that is not finite
     on it, RangeError where an accumulator cannot be proved to fit int32.

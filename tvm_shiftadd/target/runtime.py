@@ -42,14 +42,15 @@ def available_cores() -> int:
 def set_num_threads(count: int | None = None) -> None:
     """Let the runs started by the calling Python thread use ``count`` threads from now on.
 
-    None takes one a core, unless the environment variable TVM_NUM_THREADS says otherwise. TVM by
-    itself takes half of the processors it sees, which is half of the cores where each has one
-    hardware thread, and ties the caller to them. To be called before the first run, and again in
-    every Python thread that runs a network; later it can only lower the count. Raises InputError
-    for a count it cannot set.
+    None takes one a core, unless the environment variable TVM_NUM_THREADS says otherwise or an
+    earlier run has started fewer. TVM by itself takes half of the processors it sees, which is
+    half of the cores where each has one hardware thread, and ties the caller to them. To be called
+    before the first run, and again in every Python thread that runs a network; later it can only
+    lower the count. Raises InputError for a count it cannot set.
     """
     import tvm
 
+    named = count
     if count is None:
         asked = os.environ.get("TVM_NUM_THREADS", "")
         count = int(asked) if asked.isdigit() and int(asked) else available_cores()
@@ -60,7 +61,7 @@ def set_num_threads(count: int | None = None) -> None:
     os.environ.setdefault("TVM_BIND_THREADS", "0")
     configure = tvm.get_global_func("runtime.config_threadpool")
     configure(_SHARE_ALL_CORES, count, [str(cpu) for cpu in processors[:count]])
-    if num_threads() != count:
+    if num_threads() != count and named is not None:
         raise InputError(
             f"expected {count} threads, got {num_threads()}, which an earlier run started; set the "
             "number before the first run or with TVM_NUM_THREADS"
