@@ -66,6 +66,29 @@ def test_resize_is_pillows(channels: int) -> None:
     np.testing.assert_array_equal(result[0].transpose(1, 2, 0), expected.reshape(4, 4, channels))
 
 
+def test_resize_takes_height_and_width() -> None:
+    from PIL import Image
+
+    image = np.random.default_rng(0).integers(0, 256, (9, 7, 3), np.uint8)
+    expected = np.asarray(Image.fromarray(image).resize((5, 4), Image.Resampling.BILINEAR))
+    result = Preprocess.parse('{"resize": [4, 5]}').apply(image[None])
+    np.testing.assert_array_equal(result[0].transpose(1, 2, 0), expected)
+
+
+def test_grey_is_the_luminance() -> None:
+    image = np.random.default_rng(0).integers(0, 256, (1, 6, 5, 3), np.uint8)
+    result = Preprocess(grey=True).apply(image)
+    assert result.shape == (1, 1, 6, 5)
+    expected = image[0] @ np.array([0.299, 0.587, 0.114])
+    np.testing.assert_allclose(result[0, 0], expected, atol=0.51)
+    assert np.array_equal(Preprocess(grey=True).apply(image[..., :1]), image[..., 0][:, None])
+
+
+def test_grey_leaves_nothing_to_reverse() -> None:
+    with pytest.raises(InputError, match="grey"):
+        Preprocess(grey=True, bgr=True)
+
+
 def test_reshape_follows_the_channels_first_order() -> None:
     images = np.arange(12, dtype=np.uint8).reshape(1, 2, 2, 3)
     result = Preprocess(reshape=(12,)).apply(images)

@@ -50,7 +50,8 @@ Spec = Annotated[
     str | None,
     typer.Option(
         "--preprocess",
-        help="JSON file or text: scale, mean, std, bgr, resize, reshape, label_offset, batch.",
+        help="JSON file or text with any of scale, mean, std, bgr, grey, resize, reshape, "
+        "label_offset, batch.",
     ),
 ]
 Calib = Annotated[

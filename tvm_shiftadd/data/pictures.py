@@ -41,15 +41,17 @@ class Pictures:
     where: str
     names: tuple[str, ...]
     store: Store
-    resize: int | None
+    size: tuple[int, int] | None
     grey: bool
 
     @classmethod
-    def scan(cls, where: str, names: Sequence[str], store: Store, resize: int | None) -> Pictures:
+    def scan(
+        cls, where: str, names: Sequence[str], store: Store, size: tuple[int, int] | None
+    ) -> Pictures:
         """Read every picture's header.
 
         Raises :class:`DataError` for one that is no picture, is too large, or, where no
-        ``resize`` is set, has another size than the first.
+        ``size`` is set, has another size than the first.
         """
         grey, first = True, None
         with store() as read:
@@ -57,12 +59,12 @@ class Pictures:
                 with _opened(where, name, read(name)) as picture:
                     grey = grey and picture.mode in _GREY
                     first = first or (name, picture.size)
-                    if resize is None and picture.size != first[1]:
+                    if size is None and picture.size != first[1]:
                         raise DataError(
                             f"{where}: {name} is {_size(picture.size)} but {first[0]} is "
                             f"{_size(first[1])}; make them one size or set resize"
                         )
-        return cls(where, tuple(names), store, resize, grey)
+        return cls(where, tuple(names), store, size, grey)
 
     def __len__(self) -> int:
         return len(self.names)
@@ -92,7 +94,7 @@ class Pictures:
             except (OSError, SyntaxError, ValueError) as error:
                 raise DataError(f"{self.where}: {name} is damaged ({error})") from None
         pixels = pixels.reshape(*pixels.shape[:2], -1)
-        return pixels if self.resize is None else resized(pixels, self.resize)
+        return pixels if self.size is None else resized(pixels, self.size)
 
 
 def folder_store(folder: Path) -> Store:

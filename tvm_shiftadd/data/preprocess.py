@@ -19,7 +19,8 @@ _MAX_SPEC_BYTES = 1 << 20
 class Preprocess(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The steps, in the order in which they are applied.
 
-    - ``resize``: height and width in pixels, bilinear; None leaves the size
+    - ``resize``: height and width in pixels, or one number for both, bilinear; None leaves the size
+    - ``grey``: luminance alone (Y of YCbCr, ITU-R BT.601), for networks with one input channel
     - ``bgr``: reverse the channels, for networks trained on blue-green-red images
     - ``scale``, ``mean``, ``std``: (x * scale - mean) / std in float32; mean and std hold one
       number, or one per channel
@@ -32,7 +33,8 @@ class Preprocess(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     mean: tuple[float, ...] = (0.0,)
     std: tuple[float, ...] = (1.0,)
     bgr: bool = False
-    resize: int | None = None
+    grey: bool = False
+    resize: int | tuple[int, int] | None = None
     reshape: tuple[int, ...] | None = None
     label_offset: int = 0
     batch: int | None = None
@@ -43,13 +45,19 @@ class Preprocess(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             (finite, "scale, mean and std must be finite"),
             (len(self.mean) > 0 and len(self.std) > 0, "mean and std must not be empty"),
             (0.0 not in self.std, "std must not be zero"),
-            (self.resize is None or 1 <= self.resize <= 8192, "resize must be 1 to 8192"),
+            (all(1 <= side <= 8192 for side in self.size or ()), "resize must be 1 to 8192"),
+            (not (self.grey and self.bgr), "grey leaves no channels for bgr to reverse"),
             (self.label_offset >= 0, "label_offset must not be negative"),
             (self.batch is None or 1 <= self.batch <= 65536, "batch must be 1 to 65536"),
         )
         for holds, rule in checks:
             if not holds:
                 raise InputError(f"preprocess: {rule}")
+
+    @property
+    def size(self) -> tuple[int, int] | None:
+        """Height and width that ``resize`` asks for."""
+        return (self.resize, self.resize) if isinstance(self.resize, int) else self.resize
 
     @classmethod
     def parse(cls, spec: str | os.PathLike[str] | None) -> Preprocess:
@@ -78,13 +86,17 @@ class Preprocess(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         Raises :class:`DataError` if mean or std does not fit the channels, or reshape the size.
         """
         if images.dtype == np.uint8:
-            if self.resize is not None:
-                images = np.stack([resized(image, self.resize) for image in images])
+            if self.size is not None:
+                images = np.stack([resized(image, self.size) for image in images])
+            if self.grey and images.shape[-1] == 3:
+                images = np.stack([_luminance(image) for image in images])
             x = self._normalise(images[..., ::-1] if self.bgr else images)
             x = x.transpose(0, 3, 1, 2)
         else:
-            if self.bgr or self.resize is not None:
-                raise DataError("preprocess: bgr and resize need uint8 images, got float features")
+            if self.bgr or self.grey or self.resize is not None:
+                raise DataError(
+                    "preprocess: bgr, grey and resize need uint8 images, got float features"
+                )
             x = np.moveaxis(self._normalise(np.moveaxis(images, 1, -1)), -1, 1)
         if self.reshape is not None:
             try:
@@ -108,13 +120,23 @@ class Preprocess(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return (scaled - mean) / std
 
 
-def resized(image: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
-    """The image [H, W, C] brought to [size, size, C], bilinear, as Pillow does it."""
+def resized(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+    """The image [H, W, C] brought to [*size, C], bilinear, as Pillow does it."""
     from PIL import Image
 
+    if image.shape[:2] == size:
+        return image
+    height, width = size
     plane = image[..., 0] if image.shape[-1] == 1 else image
-    picture = Image.fromarray(plane).resize((size, size), Image.Resampling.BILINEAR)
-    return np.asarray(picture).reshape(size, size, image.shape[-1])
+    picture = Image.fromarray(plane).resize((width, height), Image.Resampling.BILINEAR)
+    return np.asarray(picture).reshape(height, width, image.shape[-1])
+
+
+def _luminance(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Y [H, W, 1] of an RGB image [H, W, 3], as Pillow does it."""
+    from PIL import Image
+
+    return np.asarray(Image.fromarray(image).convert("L"))[..., None]
 
 
 def _read(path: Path) -> bytes:

@@ -167,7 +167,7 @@ def _open_pictures(
         labels = None
     if not files:
         raise DataError(f"{where} holds no pictures; expected .jpg, .png, .bmp or .webp files")
-    pictures = Pictures.scan(where, files, store, preprocess.resize)
+    pictures = Pictures.scan(where, files, store, preprocess.size)
     return Dataset(pictures, labels, preprocess, name=where)
 
 
