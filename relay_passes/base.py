@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 
 from tvm.relax.expr_functor import PyExprMutator, mutator
 
-from relay_passes.expressions import bindings, operands, substitute, uses
+from relay_passes.expressions import bindings, substitute, uses, variables
 from tvm_shiftadd._compat import GenericConst, ir, relax
 from tvm_shiftadd.importers.naming import UniqueNames
 
@@ -121,7 +121,7 @@ class Rewriter:
                 result = self.emit(result, binding.var.name)
             if isinstance(result, relax.Var):
                 # A binding that was dropped no longer reads the variable that now stands for it.
-                dropped = sum(result.same_as(leaf) for leaf in operands(value))
+                dropped = sum(result.same_as(new[old]) for old in variables(binding.value))
                 self.readers[result] += reads[binding.var] - dropped
             new[binding.var] = result
         return substitute(func.body.body, new, self.replace)

@@ -3,7 +3,7 @@
 After this pass a layer is ``conv2d``, ``conv2d_transpose`` or ``matmul`` with a constant right
 operand, its bias one ``add`` of a constant with one value a channel, an activation clip is
 ``relax.clip`` (a ReLU is a clip to [0, inf]), a global average is ``mean`` with kept dimensions,
-and reshapes have one name. Numbers do not change.
+a split is slices, and reshapes have one name. Numbers do not change.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from relay_passes.expressions import (
     scalar,
     static_shape,
 )
-from tvm_shiftadd._compat import ir, relax
+from tvm_shiftadd._compat import ir, is_integer_constant, relax
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,8 @@ class Canonicalize(ModulePass):
 
 class _Canonicalize(Rewriter):
     def rewrite(self, name: str, value: Any, old: relax.VarBinding) -> Any:
+        if isinstance(value, relax.TupleGetItem):
+            return _part(self, value)
         rule = RULES.get(op_name(value))
         if rule is None or (op_name(value) in ARITHMETIC and dtype(value) != "float32"):
             return value
@@ -173,6 +175,26 @@ def _adaptive_average(rewriter: Rewriter, name: str, call: relax.Call) -> Any:
     if static_shape(call)[2:] != (1, 1) or call.attrs["layout"] != "NCHW":
         return call
     return relax.op.mean(call.args[0], axis=[2, 3], keepdims=True)
+
+
+def _part(rewriter: Rewriter, item: relax.TupleGetItem) -> Any:
+    """One result of a split is a slice."""
+    split = rewriter.defined(item.tuple_value)
+    if op_name(split) != "relax.split":
+        return item
+    x, sections = split.args[0], split.attrs["indices_or_sections"]
+    axis = int(split.attrs["axis"]) % len(static_shape(x))
+    size = static_shape(x)[axis]
+    if size < 0:
+        return item
+    if is_integer_constant(sections):
+        # Equal parts; the last may be smaller.
+        length = -(-size // int(sections))
+        edges = [min(part * length, size) for part in range(int(sections) + 1)]
+    else:
+        edges = [0, *ints(sections), size]
+    begin, end = edges[item.index : item.index + 2]
+    return relax.op.strided_slice(x, [axis], [begin], [end])
 
 
 def _identity(rewriter: Rewriter, name: str, call: relax.Call) -> Any:

@@ -39,6 +39,11 @@ UNARY = frozenset(
         "rsqrt",
         "abs",
         "negative",
+        "sign",
+        "square",
+        "floor",
+        "ceil",
+        "round",
         "erf",
         "nn.silu",
         "nn.gelu",
@@ -47,9 +52,28 @@ UNARY = frozenset(
         "astype",
     )
 )
-BINARY = frozenset(
-    f"relax.{op}" for op in ("add", "subtract", "multiply", "divide", "minimum", "maximum", "power")
+BROADCASTING = frozenset(
+    f"relax.{op}"
+    for op in (
+        "add",
+        "subtract",
+        "multiply",
+        "divide",
+        "minimum",
+        "maximum",
+        "power",
+        "less",
+        "less_equal",
+        "greater",
+        "greater_equal",
+        "equal",
+        "where",
+    )
 )
+SOFTMAX = {
+    "relax.nn.softmax": relax.op.nn.softmax,
+    "relax.nn.log_softmax": relax.op.nn.log_softmax,
+}
 POOLING = {
     "relax.nn.max_pool2d": relax.op.nn.max_pool2d,
     "relax.nn.avg_pool2d": relax.op.nn.avg_pool2d,
@@ -136,7 +160,7 @@ def _unary(pass_: LayoutRewriter, call: Any, old: Any) -> Any:
 
 
 @_last
-def _binary(pass_: LayoutRewriter, call: Any, old: Any) -> Any:
+def _broadcasting(pass_: LayoutRewriter, call: Any, old: Any) -> Any:
     if not any(arg in pass_.last for arg in call.args) or len(static_shape(old)) != 4:
         return None
     args = [_broadcast_last(pass_, arg, was) for arg, was in zip(call.args, old.args, strict=True)]
@@ -184,6 +208,13 @@ def _instance_norm(pass_: LayoutRewriter, call: Any, old: Any) -> Any:
 
 
 @_last
+def _softmax(pass_: LayoutRewriter, call: Any, old: Any) -> Any:
+    if call.args[0] not in pass_.last:
+        return None
+    return SOFTMAX[op_name(call)](call.args[0], axis=TO_LAST[int(call.attrs["axis"]) % 4])
+
+
+@_last
 def _concat(pass_: LayoutRewriter, call: Any, old: Any) -> Any:
     fields = call.args[0].fields if isinstance(call.args[0], relax.Tuple) else []
     if not any(field in pass_.last for field in fields):
@@ -222,7 +253,6 @@ def _resize(pass_: LayoutRewriter, call: Any, old: Any) -> Any:
     if call.args[0] not in pass_.last or call.attrs["layout"] != "NCHW":
         return None
     keys = (
-        "roi",
         "method",
         "coordinate_transformation_mode",
         "rounding_method",
@@ -231,7 +261,8 @@ def _resize(pass_: LayoutRewriter, call: Any, old: Any) -> Any:
         "extrapolation_value",
     )
     options = {key: call.attrs[key] for key in keys}
-    return relax.op.image.resize2d(call.args[0], call.args[1], layout="NHWC", **options)
+    roi = tuple(float(edge) for edge in call.attrs["roi"])
+    return relax.op.image.resize2d(call.args[0], call.args[1], roi, layout="NHWC", **options)
 
 
 def _reshape(pass_: LayoutRewriter, call: Any, old: Any) -> Any:
@@ -262,7 +293,8 @@ RULES: dict[str, Rule] = {
     "relax.reshape": _reshape,
     "relax.permute_dims": _permute,
     **dict.fromkeys(UNARY, _unary),
-    **dict.fromkeys(BINARY, _binary),
+    **dict.fromkeys(BROADCASTING, _broadcasting),
+    **dict.fromkeys(SOFTMAX, _softmax),
     **dict.fromkeys(POOLING, _pool),
     **dict.fromkeys(REDUCTIONS, _reduction),
 }

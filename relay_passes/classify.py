@@ -22,6 +22,7 @@ from relay_passes.expressions import (
     slice_window,
     static_shape,
 )
+from relay_passes.host_reasons import HOST_REASONS
 from tvm_shiftadd._compat import relax
 
 
@@ -127,23 +128,26 @@ def _pool(call: Any) -> Match | Refusal:
     return Match(kind, (call.args[0],), attrs)
 
 
-def _mean(call: Any) -> Match | Refusal:
+def _global_pool(call: Any) -> Match | Refusal:
     shape = static_shape(call.args[0])
     axes = call.attrs["axis"]
-    whole_map = axes is not None and len(shape) == 4 and ints(axes) == (1, 2)
+    whole_map = axes is not None and len(shape) == 4 and sorted(ints(axes)) == [1, 2]
+    average = op_name(call) == "relax.mean"
     if not whole_map or not bool(call.attrs["keepdims"]):
-        return Refusal("a mean over anything but a whole feature map has no shift-add form")
+        kind = "mean" if average else "maximum"
+        return Refusal(f"a {kind} over anything but a whole feature map has no shift-add form")
     if shape[1] < 1 or shape[2] < 1:
         return Refusal("the size of its feature map is not known")
-    attrs = {
+    attrs: dict[str, Any] = {
         "pool_size": shape[1:3],
         "strides": (1, 1),
         "padding": (0, 0, 0, 0),
         "dilation": (1, 1),
         "ceil_mode": False,
-        "count_include_pad": False,
     }
-    return Match("avg_pool2d", (call.args[0],), attrs)
+    if not average:
+        return Match("max_pool2d", (call.args[0],), attrs)
+    return Match("avg_pool2d", (call.args[0],), {**attrs, "count_include_pad": False})
 
 
 def _pad(call: Any) -> Match | Refusal:
@@ -209,23 +213,12 @@ RULES: dict[str, Callable[[Any], Match | Refusal]] = {
     "relax.clip": _clip,
     "relax.nn.max_pool2d": _pool,
     "relax.nn.avg_pool2d": _pool,
-    "relax.mean": _mean,
+    "relax.mean": _global_pool,
+    "relax.max": _global_pool,
     "relax.nn.pad": _pad,
     "relax.concat": _concat,
     "relax.image.resize2d": _resize,
     "relax.reshape": _reshape,
     "relax.permute_dims": _permute,
     "relax.strided_slice": _slice,
-}
-
-HOST_REASONS = {
-    "nn.softmax": "softmax needs exponentials and a division",
-    "multiply": "it multiplies activations, or scales them by a factor that no layer can take",
-    "divide": "it divides",
-    "variance": "a variance is a product of data; instance normalisation stays in float",
-    "sqrt": "a square root has no shift-add form",
-    "exp": "an exponential has no shift-add form",
-    "tanh": "tanh has no shift-add form",
-    "sigmoid": "a sigmoid has no shift-add form",
-    "subtract": "it subtracts two activations in float",
 }

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from relay_passes.classify import Match, bias_of, classify
 from relay_passes.expressions import (
     bindings,
+    dtype,
     is_operator,
     op_name,
     operands,
@@ -91,10 +92,10 @@ class _Extraction:
 
     def _visit(self, binding: relax.VarBinding, biases: dict[Any, Any]) -> None:
         var, value = binding.var, binding.value
-        if isinstance(value, relax.Var):
+        if value in self.names:
             self.names[var] = self.names[value]
             return
-        if isinstance(value, relax.Tuple) or not static_shape(var):
+        if isinstance(value, (relax.Var, relax.Tuple)) or not static_shape(var):
             # Tuples, and numbers without a batch axis, are computed within whatever reads them.
             self.values[var] = self._inline(value)
             return
@@ -157,7 +158,7 @@ class HostFunction:
             self._run = self._compile()
         # The converter keeps every tensor as float32, an index or a condition too.
         tensors = [
-            tvm.runtime.tensor(np.ascontiguousarray(array, dtype=var.ty.dtype))
+            tvm.runtime.tensor(np.ascontiguousarray(array, dtype=dtype(var)))
             for array, var in zip(arrays, self._reads, strict=True)
         ]
         result: NDArray[Any] = self._run["main"](*tensors).numpy()

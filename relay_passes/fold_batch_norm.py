@@ -56,7 +56,7 @@ class _Fold(Rewriter):
             return relax.Tuple([self._fold(name, value), value.args[3], value.args[4]])
         if op_name(value) == "relax.nn.conv2d":
             return self._absorb_input(name, value)
-        if op_name(value) == "relax.multiply":
+        if op_name(value) in ("relax.multiply", "relax.divide"):
             return self._absorb_factor(name, value)
         if op_name(value) == "relax.add":
             return self._absorb_offset(value)
@@ -80,17 +80,20 @@ class _Fold(Rewriter):
 
     def _absorb_factor(self, name: str, call: relax.Call) -> Any:
         lhs, rhs = call.args
-        if constant(lhs) is not None:
+        divides = op_name(call) == "relax.divide"
+        if constant(lhs) is not None and not divides:
             lhs, rhs = rhs, lhs
         factor = constant(rhs)
         layer, bias = self._layer_before(lhs)
         if factor is None or layer is None:
             return call
         scale = per_channel(factor, static_shape(lhs), channel_axis(self, lhs))
-        if scale is None:
+        if scale is None or (divides and not scale.all()):
             return call
+        factors = scale.reshape(-1).astype(np.float64)
+        factors = 1 / factors if divides else factors
         self.folded[name] = f"constant factor folded into {layer.name}"
-        return self._scale_layer(layer, bias, scale.reshape(-1).astype(np.float64), np.zeros(1))
+        return self._scale_layer(layer, bias, factors, np.zeros(1))
 
     def _absorb_offset(self, call: relax.Call) -> Any:
         """A constant behind a layer joins the bias that the layer may have got from this pass."""
