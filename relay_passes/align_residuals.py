@@ -42,5 +42,6 @@ class _Align(Rewriter):
         finer = np.maximum(*exponents)
         shifts = [int32(finer - exponent) for exponent in exponents]
         integers = [source.args[0] for source in sources]
-        total = self.emit(ops.add(*integers, *shifts), name.removesuffix(".wide"))
-        return ops.dequantize(total, int32(finer))
+        name = name.removesuffix(".wide")
+        total = self.emit(ops.add(*integers, *shifts), name)
+        return self.emit(ops.dequantize(total, int32(finer)), f"{name}.wide")

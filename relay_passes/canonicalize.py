@@ -69,10 +69,6 @@ def _relu(rewriter: Rewriter, name: str, call: relax.Call) -> Any:
     return _clip(rewriter, call.args[0], 0.0, math.inf)
 
 
-def _relu6(rewriter: Rewriter, name: str, call: relax.Call) -> Any:
-    return _clip(rewriter, call.args[0], 0.0, 6.0)
-
-
 def _existing_clip(rewriter: Rewriter, name: str, call: relax.Call) -> Any:
     return _clip(rewriter, call.args[0], *clip_bounds(call))
 
@@ -206,7 +202,6 @@ Rule = Callable[[Rewriter, str, relax.Call], Any]
 
 RULES: dict[str, Rule] = {
     "relax.nn.relu": _relu,
-    "relax.nn.relu6": _relu6,
     "relax.clip": _existing_clip,
     "relax.minimum": _minimum,
     "relax.maximum": _maximum,
@@ -226,7 +221,6 @@ RULES: dict[str, Rule] = {
 ARITHMETIC = frozenset(
     {
         "relax.nn.relu",
-        "relax.nn.relu6",
         "relax.clip",
         "relax.minimum",
         "relax.maximum",

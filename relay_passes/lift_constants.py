@@ -14,6 +14,7 @@ from relay_passes.base import ModulePass, Rewriter
 from relay_passes.expressions import array, bindings, constant, op_name, operands
 from tvm_shiftadd._compat import GenericConst, ir, relax
 from tvm_shiftadd.dialect.registry import specs
+from tvm_shiftadd.importers.naming import UniqueNames
 
 #: Function attribute: the names of the parameters that hold constants, in their order.
 PARAMETERS_ATTR = "shiftadd.parameters"
@@ -46,11 +47,15 @@ def constants(mod: ir.IRModule) -> dict[str, NDArray[Any]]:
 
 def _find(func: relax.Function) -> list[tuple[str, GenericConst]]:
     found: dict[GenericConst, str] = {}
+    unique = UniqueNames()
+    for param in func.params:
+        unique(param.name)
     for binding in bindings(func):
         for role, leaf in _leaves(binding.value):
             values = constant(leaf)
-            if values is not None and values.size >= MINIMUM_SIZE:
-                found.setdefault(leaf, f"{binding.var.name}.{role}")
+            if values is None or values.size < MINIMUM_SIZE or leaf in found:
+                continue
+            found[leaf] = unique(f"{binding.var.name}.{role}")
     return [(name, const) for const, name in found.items()]
 
 

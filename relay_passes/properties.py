@@ -8,7 +8,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from relay_passes.expressions import bindings, constant, is_operator, op_name, operands, variables
+from relay_passes.expressions import (
+    bindings,
+    constant,
+    dtype,
+    is_operator,
+    op_name,
+    operands,
+    static_shape,
+    variables,
+)
 from relay_passes.fold_batch_norm import is_inference
 from relay_passes.lift_constants import MINIMUM_SIZE, PARAMETERS_ATTR
 from relay_passes.select_regions import REGIONS_ATTR
@@ -17,19 +26,21 @@ from tvm_shiftadd.errors import VerificationError
 
 Check = Callable[[ir.IRModule], None]
 
+#: What ``Canonicalize`` spells as reshapes.
+RESHAPES = frozenset({"relax.flatten", "relax.squeeze", "relax.expand_dims"})
+
 
 def check(name: str, mod: ir.IRModule) -> None:
     """Check one property of a module. Raises VerificationError where it does not hold."""
     CHECKS[name](mod)
 
 
-def _none_of(*names: str) -> Check:
-    def run(mod: ir.IRModule) -> None:
-        for binding in bindings(mod["main"]):
-            if op_name(binding.value) in names:
-                _fail(binding, f"no {op_name(binding.value)}")
-
-    return run
+def _canonical(mod: ir.IRModule) -> None:
+    for binding in bindings(mod["main"]):
+        name = op_name(binding.value)
+        is_relu = name == "relax.nn.relu" and dtype(binding.value) == "float32"
+        if is_relu or (name in RESHAPES and static_shape(binding.value)):
+            _fail(binding, f"no {name}")
 
 
 def _float_form(mod: ir.IRModule) -> None:
@@ -71,11 +82,14 @@ def _residuals_aligned(mod: ir.IRModule) -> None:
 
 
 def _requantized(mod: ir.IRModule) -> None:
-    made_by = {b.var: op_name(b.value) for b in bindings(mod["main"])}
+    made_by = {b.var: b.value for b in bindings(mod["main"])}
     for binding in bindings(mod["main"]):
         if op_name(binding.value) != "shiftadd.quantize":
             continue
-        if made_by.get(binding.value.args[0]) == "shiftadd.dequantize":
+        source: Any = made_by.get(binding.value.args[0])
+        while op_name(source) == "relax.clip":
+            source = made_by.get(source.args[0])
+        if op_name(source) == "shiftadd.dequantize":
             _fail(binding, "no way through float between two integers")
 
 
@@ -100,7 +114,7 @@ def _fail(binding: Any, expected: str) -> None:
 
 CHECKS: dict[str, Check] = {
     "float_form": _float_form,
-    "canonical": _none_of("relax.nn.relu", "relax.nn.relu6", "relax.flatten", "relax.squeeze"),
+    "canonical": _canonical,
     "batch_norm_folded": _batch_norm_folded,
     "channels_last": _channels_last,
     "regions_selected": _regions_selected,

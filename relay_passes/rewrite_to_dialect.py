@@ -69,7 +69,7 @@ class _Rewrite(Rewriter):
         elif match.op in ("add", "clip"):
             inputs = [self._in_region(x) for x in match.inputs]
             call = relax.Call(value.op, [*inputs, *value.args[len(inputs) :]], value.attrs)
-            result = self.emit(call, f"{name}.wide")
+            result = self.emit(call, f"{name}.wide" if name in self.plan.exponents else name)
         else:
             result = self.emit(self._mover(name, match, value), f"{name}.wide")
         self._tensor[result] = name

@@ -37,7 +37,6 @@ def one(build: Callable[[Any], Any], shape: tuple[Any, ...] = ("N", 4, 8, 8)) ->
     ("build", "bounds"),
     [
         (relax.op.nn.relu, (0.0, math.inf)),
-        (relax.op.nn.relu6, (0.0, 6.0)),
         (lambda x: relax.op.minimum(x, constant(2)), (-math.inf, 2.0)),
         (lambda x: relax.op.minimum(constant([2]), x), (-math.inf, 2.0)),
         (lambda x: relax.op.maximum(x, constant([[[[-1]]]])), (-1.0, math.inf)),
