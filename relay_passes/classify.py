@@ -6,6 +6,7 @@ whether, the extraction of the converter's graph and the rewrite to the dialect 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -181,7 +182,8 @@ def _resize(call: Any) -> Match | Refusal:
 
 def _reshape(call: Any) -> Match | Refusal:
     before, after = static_shape(call.args[0]), static_shape(call)
-    if -1 in before[1:] or -1 in after[1:] or before[:1] != after[:1]:
+    known = before and after and -1 not in before[1:] + after[1:]
+    if not known or math.prod(before[1:]) != math.prod(after[1:]):
         return Refusal("it mixes the batch with other axes")
     return Match("reshape", (call.args[0],), {"shape": (-1, *after[1:])})
 

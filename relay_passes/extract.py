@@ -20,7 +20,6 @@ from relay_passes.expressions import (
     dtype,
     is_operator,
     op_name,
-    operands,
     static_shape,
     substitute,
     variables,
@@ -65,7 +64,7 @@ class _Extraction:
             self._visit(binding, biases)
         result = self.func.body.body
         value = self.values.get(result, result)
-        outputs = operands(value) if isinstance(value, relax.Tuple) else [result]
+        outputs = list(value.fields) if isinstance(value, relax.Tuple) else [result]
         unknown = [i for i, output in enumerate(outputs) if output not in self.names]
         if unknown:
             raise ModelError(

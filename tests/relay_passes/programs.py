@@ -44,7 +44,7 @@ class Program:
         return var
 
     def module(self, *results: Any, attrs: dict[str, Any] | None = None) -> ir.IRModule:
-        builder = self.builder
+        builder = relax.BlockBuilder()
         with builder.function("main", self.inputs, attrs=attrs or {}):
             with builder.dataflow():
                 for var, expr in self._bindings:
