@@ -189,8 +189,9 @@ def _reduction(pass_: LayoutRewriter, call: Any, old: Any) -> Any:
     reduce = REDUCTIONS[op_name(call)]
     if bool(call.attrs["keepdims"]):
         return pass_.emit_last(reduce(x, axis=moved, keepdims=True), pass_.current)
-    # What is left of the axes keeps its order in both layouts only without the channel's move.
-    return reduce(x, axis=moved, keepdims=False) if moved == [1, 2] else None
+    # The axes that are left keep their order where the channel is not among them, or is alone.
+    keeps_order = 3 in moved or moved == [1, 2]
+    return reduce(x, axis=moved, keepdims=False) if keeps_order else None
 
 
 @_last

@@ -115,6 +115,13 @@ def test_constants_behind_a_layer_are_one_bias() -> None:
     assert_same_numbers(CANONICAL, before, random(2, 4, 8, 8))
 
 
+def test_a_bias_that_is_read_twice_is_not_merged() -> None:
+    p, x = program()
+    bias = p("bias", relax.op.add(p("conv", conv2d(x, W)), constant(BIAS.reshape(1, 6, 1, 1))))
+    more = p("more", relax.op.add(bias, constant(np.ones((1, 6, 1, 1)))))
+    assert_unchanged(CANONICAL, p.module(more, bias))
+
+
 def test_constants_along_different_axes_are_not_added() -> None:
     p, x = program(("N", 8, 8, 8))
     rows = p("rows", relax.op.add(x, constant(random(8))))
