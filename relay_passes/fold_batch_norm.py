@@ -124,8 +124,10 @@ class _Fold(Rewriter):
         call = self.defined(x)
         if op_name(call) not in OUTPUT_AXIS or not self.read_once(x):
             return None, bias
-        grouped = op_name(call) == "relax.nn.conv2d_transpose" and int(call.attrs["groups"]) != 1
-        if constant(call.args[1]) is None or grouped:
+        weight = constant(call.args[1])
+        if weight is None or (op_name(call) == "relax.matmul" and weight.ndim != 2):
+            return None, bias
+        if op_name(call) == "relax.nn.conv2d_transpose" and int(call.attrs["groups"]) != 1:
             return None, bias
         return x, bias
 

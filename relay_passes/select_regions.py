@@ -14,7 +14,7 @@ from typing import Any
 
 from relay_passes.base import ModulePass
 from relay_passes.classify import Match, Refusal, bias_of, classify
-from relay_passes.expressions import bindings, is_operator, uses
+from relay_passes.expressions import bindings, is_operator, uses, variables
 from tvm_shiftadd._compat import ir, relax
 from tvm_shiftadd.convert.graph import WEIGHT_OPS, WIDE_OPS
 
@@ -23,6 +23,7 @@ REGIONS_ATTR = "shiftadd.regions"
 
 NOT_FED = "nothing of the shift-add region feeds it"
 LEADS_NOWHERE = "only the host reads it, and in float it loses no precision"
+MAP_IN_FLOAT = "its feature map is also read in float, and would be rounded for it alone"
 
 
 @dataclass(frozen=True)
@@ -51,8 +52,10 @@ def select(func: relax.Function) -> dict[str, str]:
             reasons[var.name] = ""
         elif isinstance(match, Refusal):
             reasons[var.name] = match.reason
+        elif var not in fed:
+            reasons[var.name] = NOT_FED
         else:
-            reasons[var.name] = LEADS_NOWHERE if var in fed else NOT_FED
+            reasons[var.name] = MAP_IN_FLOAT if match.op == "avg_pool2d" else LEADS_NOWHERE
     return reasons
 
 
@@ -87,21 +90,20 @@ def _is_bias(call: Any, matches: Mapping[Any, Match | Refusal], reads: Mapping[A
 def _without_dead_ends(
     func: relax.Function, matches: Mapping[Any, Match | Refusal], fed: set[relax.Var]
 ) -> set[relax.Var]:
+    """The operators of ``fed`` that lead back into the region, or end it without rounding."""
     inside = set(fed)
-    readers: dict[Any, list[Any]] = {}
+    # The bindings that stand for the network's results are readers outside.
+    readers: dict[relax.Var, list[relax.Var]] = {}
     for binding in bindings(func):
-        match = matches.get(binding.var)
-        sources = match.inputs if isinstance(match, Match) else getattr(binding.value, "args", [])
-        for x in sources:
-            if isinstance(x, relax.Var):
-                readers.setdefault(x, []).append(binding.var)
+        for x in variables(binding.value):
+            readers.setdefault(x, []).append(binding.var)
     for binding in reversed(list(bindings(func))):
         match = matches.get(binding.var)
         if binding.var not in inside or not isinstance(match, Match):
             continue
         keeps = match.op in WIDE_OPS
         if match.op == "avg_pool2d":
-            # A map that the host reads exactly should not be rounded for the sake of its mean.
+            # A map that is read exactly besides should not be rounded for the sake of its mean.
             keeps = all(reader in inside for reader in readers[match.inputs[0]])
         if not keeps and not any(reader in inside for reader in readers.get(binding.var, [])):
             inside.discard(binding.var)

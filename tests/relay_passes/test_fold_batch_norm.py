@@ -223,6 +223,20 @@ def test_a_factor_that_is_not_one_a_channel_stays(factor: Any) -> None:
     assert_unchanged(FOLD, p.module(p("scaled", op(conv, constant(factor)))))
 
 
+@pytest.mark.parametrize("weight", [random(8, 4, 6), random(4)])
+def test_a_product_with_anything_but_a_matrix_stays(weight: Any) -> None:
+    p, x = program((8, 5, 4))
+    dense = p("dense", relax.op.matmul(x, constant(weight)))
+    assert_unchanged(FOLD, p.module(p("scaled", relax.op.multiply(dense, constant(2)))))
+
+
+def test_a_grouped_transposed_convolution_stays() -> None:
+    p, x = program()
+    layer = relax.op.nn.conv2d_transpose(x, constant(random(4, 3, 3, 3)), groups=2)
+    mod = p.module(p("scaled", relax.op.multiply(p("layer", layer), constant(2))))
+    assert_unchanged(FOLD, mod)
+
+
 def test_a_number_divided_by_a_layer_stays() -> None:
     p, x = program()
     conv = p("conv", conv2d(x, W))

@@ -8,6 +8,7 @@ from typing import Any
 from relay_passes.host_reasons import HOST_REASONS
 from relay_passes.select_regions import (
     LEADS_NOWHERE,
+    MAP_IN_FLOAT,
     NOT_FED,
     REGIONS_ATTR,
     SelectRegions,
@@ -113,7 +114,13 @@ def test_a_mean_converts_unless_its_map_is_also_read_in_float() -> None:
     mean = p("mean", relax.op.mean(layer, axis=[1, 2], keepdims=True))
     assert reasons(p, mean)["mean"] == ""
     host = p("host", relax.op.exp(layer))
-    assert reasons(p, mean, host)["mean"] == LEADS_NOWHERE
+    assert reasons(p, mean, host)["mean"] == MAP_IN_FLOAT
+    q, x = program((1, 8, 8, 4))
+    layer = conv(q, "conv", x)
+    mean = q("user/mean", relax.op.mean(layer, axis=[1, 2], keepdims=True))
+    assert reasons(q, mean, layer)["user/mean"] == MAP_IN_FLOAT
+    both = q("both", relax.op.concat([layer, constant(random(1, 8, 8, 4))], axis=0))
+    assert reasons(q, mean, both)["user/mean"] == MAP_IN_FLOAT
 
 
 def test_a_constant_behind_a_layer_that_is_read_twice_is_no_bias() -> None:
