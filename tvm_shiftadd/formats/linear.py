@@ -18,6 +18,7 @@ from numpy.lib.stride_tricks import as_strided
 from numpy.typing import DTypeLike, NDArray
 
 from tvm_shiftadd.errors import InputError
+from tvm_shiftadd.formats.parallel import in_parallel
 from tvm_shiftadd.formats.windows import Padding, Pair, conv_size, transpose_size
 
 #: Bytes of one unfolded block. It stays in the second-level cache between the copy that fills it
@@ -25,9 +26,11 @@ from tvm_shiftadd.formats.windows import Padding, Pair, conv_size, transpose_siz
 BLOCK_BYTES = 1 << 20
 
 Array = NDArray[Any]
+#: Images n0 to n1, rows y0 to y1 of the output.
+Block = tuple[int, int, int, int]
 
 
-def _blocks(images: int, rows: int, row_bytes: int, limit: int) -> list[tuple[int, int, int, int]]:
+def _blocks(images: int, rows: int, row_bytes: int, limit: int) -> list[Block]:
     """Split [images, rows] into (n0, n1, y0, y1) blocks of about ``limit`` bytes."""
     per_image = max(rows * row_bytes, 1)
     if per_image <= limit:
@@ -117,7 +120,9 @@ def _dense_conv(
     images, height, width = out.shape[:3]
     row_bytes = width * matrix.shape[0] * matrix.itemsize
     direct = kernel_h == kernel_w == 1 and strides == (1, 1)
-    for n0, n1, y0, y1 in _blocks(images, height, row_bytes, BLOCK_BYTES):
+
+    def convolve(place: Block) -> None:
+        n0, n1, y0, y1 = place
         rows = (y1 - y0 - 1) * strides[0] + dilation[0] * (kernel_h - 1) + 1
         slab = _slab(x, n0, n1, y0 * strides[0], rows, padding, matrix.dtype)
         if direct:
@@ -146,6 +151,8 @@ def _dense_conv(
         else:
             block[...] = flat @ matrix
 
+    in_parallel(convolve, _blocks(images, height, row_bytes, BLOCK_BYTES))
+
 
 def _depthwise_conv(
     x: Array, weight: Array, out: Array, strides: Pair, padding: Padding, dilation: Pair
@@ -160,7 +167,9 @@ def _depthwise_conv(
         np.broadcast_to(weight[:, :, :, :], (kernel_h, kernel_w, width, made))
     )
     row_bytes = width * made * taps.itemsize
-    for n0, n1, y0, y1 in _blocks(images, height, row_bytes, BLOCK_BYTES // 8):
+
+    def convolve(place: Block) -> None:
+        n0, n1, y0, y1 = place
         rows = (y1 - y0 - 1) * stride_y + dilation[0] * (kernel_h - 1) + 1
         slab = _slab(x, n0, n1, y0 * stride_y, rows, padding, taps.dtype)
         if repeat > 1:
@@ -180,6 +189,8 @@ def _depthwise_conv(
                 np.multiply(view, taps[ky, kx], out=product)
                 total += product
         out[n0:n1, y0:y1] = total
+
+    in_parallel(convolve, _blocks(images, height, row_bytes, BLOCK_BYTES // 8))
 
 
 def conv2d_transpose(
@@ -212,33 +223,47 @@ def conv2d_transpose(
         )
     )
     out = np.empty((images, *size, per_group * groups), dtype=out_dtype or weight.dtype)
-    full_shape = (size[0] + top + bottom, size[1] + left + right)
-    row_bytes = width * kernel_h * kernel_w * per_group * weight.itemsize
     each = channels // groups
     for group in range(groups):
         taps = weight[:, :, group * each : (group + 1) * each]
-        matrix = np.ascontiguousarray(taps.transpose(2, 0, 1, 3).reshape(each, -1))
-        for image in range(images):
-            full = np.zeros((*full_shape, per_group), dtype=weight.dtype)
-            for _, _, y0, y1 in _blocks(1, height, row_bytes, BLOCK_BYTES):
-                piece = x[image, y0:y1, :, group * each : (group + 1) * each]
-                columns = piece.reshape(-1, each).astype(matrix.dtype, copy=False) @ matrix
-                columns = columns.reshape(y1 - y0, width, kernel_h, kernel_w, per_group)
-                for ky in range(kernel_h):
-                    row = y0 * strides[0] + ky * dilation[0]
-                    end = row + (y1 - y0 - 1) * strides[0] + 1
-                    for kx in range(kernel_w):
-                        column = kx * dilation[1]
-                        stop = column + (width - 1) * strides[1] + 1
-                        full[row : end : strides[0], column : stop : strides[1]] += columns[
-                            :, :, ky, kx
-                        ]
-            out[image, :, :, group * per_group : (group + 1) * per_group] = full[
-                top : top + size[0], left : left + size[1]
-            ]
+        own = x[..., group * each : (group + 1) * each]
+        part = out[..., group * per_group : (group + 1) * per_group]
+        _scatter_conv(own, taps, part, strides, padding, dilation)
     if bias is not None:
         out += bias.astype(out.dtype, copy=False)
     return out
+
+
+def _scatter_conv(
+    x: Array, weight: Array, out: Array, strides: Pair, padding: Padding, dilation: Pair
+) -> None:
+    """One group of a transposed convolution: every pixel's products are added where they belong."""
+    kernel_h, kernel_w, channels, made = weight.shape
+    matrix = np.ascontiguousarray(weight.transpose(2, 0, 1, 3).reshape(channels, -1))
+    images, height, width = x.shape[:3]
+    top, left, bottom, right = padding
+    row_bytes = width * matrix.shape[1] * matrix.itemsize
+
+    def convolve(image: int) -> None:
+        full = np.zeros(
+            (out.shape[1] + top + bottom, out.shape[2] + left + right, made), dtype=matrix.dtype
+        )
+        for _, _, y0, y1 in _blocks(1, height, row_bytes, BLOCK_BYTES):
+            piece = x[image, y0:y1].reshape(-1, channels)
+            columns = piece.astype(matrix.dtype, copy=False) @ matrix
+            columns = columns.reshape(y1 - y0, width, kernel_h, kernel_w, made)
+            for ky in range(kernel_h):
+                row = y0 * strides[0] + ky * dilation[0]
+                end = row + (y1 - y0 - 1) * strides[0] + 1
+                for kx in range(kernel_w):
+                    column = kx * dilation[1]
+                    stop = column + (width - 1) * strides[1] + 1
+                    full[row : end : strides[0], column : stop : strides[1]] += columns[
+                        :, :, ky, kx
+                    ]
+        out[image] = full[top : top + out.shape[1], left : left + out.shape[2]]
+
+    in_parallel(convolve, range(images))
 
 
 def dense(
@@ -253,8 +278,14 @@ def dense(
             f"dense needs an input [..., I] for its weight [I, O], not {list(x.shape)} for "
             f"{list(weight.shape)}; flatten the input or transpose the weight"
         )
-    flat = x.reshape(-1, x.shape[-1]).astype(weight.dtype, copy=False)
-    out = (flat @ weight).astype(out_dtype or weight.dtype, copy=False)
+    flat = x.reshape(-1, x.shape[-1])
+    out = np.empty((len(flat), weight.shape[1]), dtype=out_dtype or weight.dtype)
+
+    def multiply(place: Block) -> None:
+        rows = slice(place[0], place[1])
+        out[rows] = flat[rows].astype(weight.dtype, copy=False) @ weight
+
+    in_parallel(multiply, _blocks(len(flat), 1, flat.shape[1] * weight.itemsize, BLOCK_BYTES))
     if bias is not None:
         out += bias.astype(out.dtype, copy=False)
     result: Array = out.reshape(*x.shape[:-1], weight.shape[1])
