@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 class OperatorExplanation:
     """One operator. ``placement`` is "shift-add", "host" or "folded".
 
+    operator: its name in the dialect or in Relax, or in the model's own format where it was folded.
     reason: why it stays on the host, or what it was folded into; macs: multiply-accumulates for
     one inference, None where they are not known.
     """
@@ -62,9 +63,11 @@ def explain_model(model: Model) -> Explanation:
     operators = [_explain(graph, node) for node in graph.nodes]
     folded = model.selected["main"].attrs.get(FOLDED_ATTR, {})
     kept = {node.name for node in graph.nodes}
+    sources = model.attrs.get("shiftadd.operators", {})
     for name, became in folded.items():
         if str(name) not in kept:
-            operators.append(OperatorExplanation(str(name), "batch_norm", "folded", str(became), 0))
+            kind = str(sources.get(name, "constant factor"))
+            operators.append(OperatorExplanation(str(name), kind, "folded", str(became), 0))
     notes = tuple(str(note) for note in model.attrs.get("shiftadd.notes", ()))
     return Explanation(tuple(operators), notes)
 

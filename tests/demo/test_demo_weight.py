@@ -47,7 +47,7 @@ def compiled(values: np.ndarray[Any, Any], exponents: tuple[int, ...]) -> tuple[
     )
     floats = np.ldexp(values.astype(np.float32), -np.array(exponents))
     node = SimpleNamespace(name="fc", weight=floats)
-    return SimpleNamespace(graph=SimpleNamespace(nodes=[node])), artifact
+    return SimpleNamespace(nodes=[node]), artifact
 
 
 def test_the_most_telling_weight_is_picked() -> None:

@@ -42,10 +42,15 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Conversion:
-    """The integers of a network and what they cost in accuracy."""
+    """The integers of a network and what they cost in accuracy.
+
+    ``scaled`` is the float network that was rounded: the same function as the graph that was
+    given, with its channels scaled to fill the int8 range.
+    """
 
     plan: Plan
     report: ConversionReport
+    scaled: Graph
 
 
 def convert(
@@ -65,15 +70,16 @@ def convert(
     on it, RangeError where an accumulator cannot be proved to fit int32.
     """
     options = options or ConvertOptions()
-    report = progress or silent
+    tell = progress or silent
     storage = stored(graph)
     most = min(options.correction_images, images_in_memory(graph, options.memory))
     feeds, seen = hold(graph, batches, most, options.limit)
     scaled = equalize(graph, storage, feeds) if options.equalize else graph
-    exponents = calibrate(scaled, storage, batches, options.limit, report)
-    sequence = SequentialConversion(scaled, exponents, options, report)
+    exponents = calibrate(scaled, storage, batches, options.limit, tell)
+    sequence = SequentialConversion(scaled, exponents, options, tell)
     sequence.run(feeds)
     plan = Plan(dict(sequence.layers), exponents)
     prove_plan(graph, plan)
     images = len(next(iter(feeds.values())))
-    return Conversion(plan, ConversionReport(tuple(sequence.reports), seen, images))
+    report = ConversionReport(tuple(sequence.reports), seen, images)
+    return Conversion(plan, report, scaled)

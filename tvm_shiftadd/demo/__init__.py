@@ -30,7 +30,8 @@ def run(console: Console | None = None, *, directory: Path = DIRECTORY) -> dict[
     """
     from rich.console import Console
 
-    import tvm_shiftadd as tsa
+    from tvm_shiftadd import api
+    from tvm_shiftadd.convert import ConvertOptions
     from tvm_shiftadd.demo import digits, show
     from tvm_shiftadd.demo.weight import pick
     from tvm_shiftadd.evaluation import compare
@@ -51,13 +52,14 @@ def run(console: Console | None = None, *, directory: Path = DIRECTORY) -> dict[
         def progress(phase: str, done: int, total: int) -> None:
             status.update(f"{phase} {done}/{total}" if total else phase)
 
-        model = tsa.load(path)
-        artifact = tsa.compile(model, calibration=train, terms=TERMS, progress=progress)
+        model = api.load(path)
+        conversion = api.convert(model, train, ConvertOptions(terms=TERMS), progress)
+        artifact = api.build(model, conversion, progress=progress)
         artifact.save(directory / "digits")
         result = compare(artifact, model.graph, test, progress)
     costs = artifact.report["costs"]
     show.network(console, costs)
-    one = pick(model, artifact)
+    one = pick(conversion.scaled, artifact)
     show.heading(
         console,
         2,

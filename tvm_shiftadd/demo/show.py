@@ -51,7 +51,9 @@ def weight(console: Console, one: Weight) -> None:
     table = _table("step", "value", "what it is", header=False)
     unit = 2.0**-one.exponent
     codes = " ".join(f"{code:04b}" for code in one.codes)
-    table.add_row("float", f"{one.before:+.6f}", "as trained, batch norm folded in")
+    table.add_row(
+        "float", f"{one.before:+.6f}", "as trained, batch norm and channel scales folded in"
+    )
     table.add_row("unit", power_of_two(-one.exponent), "one for each output channel")
     table.add_row(
         "float / unit", f"{one.before / unit:+.3f}", "what the shifts have to come close to"
@@ -82,16 +84,10 @@ def accuracy(console: Console, result: Evaluation) -> None:
 
 def energy(console: Console, costs: Mapping[str, Any]) -> None:
     """Operations, bytes and energy of one image, with the source of the figures."""
-    before, after = costs["operations"]["float32"], costs["operations"]["shift_add"]
+    forms = [costs["operations"][form] for form in ("float32", "int8", "shift_add")]
     table = _table("for one image", ">float32", ">int8", ">shift-add")
-    table.add_row(
-        "multiplications",
-        _count(before["multiplies"]),
-        _count(before["multiplies"]),
-        _count(after["multiplies"]),
-    )
-    table.add_row("additions", _count(before["adds"]), "", _count(after["adds"]))
-    table.add_row("shifts", _count(before["shifts"]), "", _count(after["shifts"]))
+    for title, key in (("multiplications", "multiplies"), ("additions", "adds"), ("shifts",) * 2):
+        table.add_row(title, *(_count(form[key]) for form in forms))
     table.add_row(
         "bytes of weights",
         _count(costs["weight_bytes_float32"]),

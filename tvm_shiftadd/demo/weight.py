@@ -13,8 +13,8 @@ from tvm_shiftadd.formats.codes import decode
 from tvm_shiftadd.formats.packing import unpack
 
 if TYPE_CHECKING:
-    from tvm_shiftadd.api import Model
     from tvm_shiftadd.artifact import Artifact
+    from tvm_shiftadd.convert import Graph
 
 _SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 _AXES = ("kernel row", "kernel column", "input channel", "output channel")
@@ -25,7 +25,7 @@ class Weight:
     """One weight of one layer.
 
     ``position`` is its index in the layer's weights, ``[kh, kw, I, O]`` or ``[I, O]``; ``before``
-    the float weight with batch norm folded in; ``exponent`` b of the channel's scale 2^-b;
+    the float weight with batch norm and the scales of channels folded in; ``exponent`` b of the channel's scale 2^-b;
     ``codes`` its 4-bit codes, one a term; ``integer`` their sum.
     """
 
@@ -69,14 +69,14 @@ def power_of_two(exponent: int) -> str:
     return f"2{str(exponent).translate(_SUPERSCRIPT)}"
 
 
-def pick(model: Model, artifact: Artifact) -> Weight:
+def pick(graph: Graph, artifact: Artifact) -> Weight:
     """A weight that shows the most: two terms of opposite signs, large, of the first such layer.
 
-    Raises ConversionError if the artifact has no weight layer of ``model``.
+    Raises ConversionError if the artifact has no weight layer of ``graph``.
     """
     best: tuple[tuple[bool, bool, int], Weight] | None = None
     for name in _layers(artifact):
-        node = next((n for n in model.graph.nodes if n.name == name and n.weight is not None), None)
+        node = next((n for n in graph.nodes if n.name == name and n.weight is not None), None)
         packed = artifact.parameters.get(f"{name}.codes")
         if node is None or node.weight is None or packed is None:
             continue
