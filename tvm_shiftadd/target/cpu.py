@@ -94,6 +94,7 @@ def _pipeline(lanes: int) -> Any:
     transform = relax.transform
     return tvm.transform.Sequential(
         [
+            relax.backend.DispatchSortScan(),
             transform.LegalizeOps(legalize_map(lanes)),
             # Only of functions that say, by num_input, which of their parameters are data.
             transform.LiftTransformParams(),
@@ -135,7 +136,8 @@ class KeepFloatApart:
 
 
 def _is_float(func: tirx.PrimFunc) -> bool:
-    return all(str(param.dtype).startswith("float") for param in func.params)
+    buffers = [param for param in func.params if isinstance(param.ty, tirx.BufferType)]
+    return all(str(buffer.dtype).startswith("float") for buffer in buffers)
 
 
 @tvm.transform.module_pass(opt_level=0, name="ScheduleFunctions")
