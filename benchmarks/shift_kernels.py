@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ import onnxruntime
 import tvm
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
+from timing import interleaved
 from tvm import relax
 
 from tvm_shiftadd.dialect import ops
@@ -140,24 +140,10 @@ def float_convolution(
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    # Idle threads of a peer that spin would take the processors from whoever is measured next.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     session = onnxruntime.InferenceSession(
         model.SerializeToString(), options, providers=["CPUExecutionProvider"]
     )
     return lambda: session.run(None, {"x": images})
-
-
-def interleaved(functions: list[Callable[[], Any]], rounds: int) -> list[float]:
-    """Median seconds of each function, run in turns after one warm-up."""
-    times: list[list[float]] = [[] for _ in functions]
-    for turn in range(rounds + 1):
-        for function, taken in zip(functions, times, strict=True):
-            start = time.perf_counter()
-            function()
-            if turn:
-                taken.append(time.perf_counter() - start)
-    return [float(np.median(taken)) for taken in times]
 
 
 def measure(layer: Layer, terms: int, threads: int, rounds: int, target: str) -> dict[str, Any]:
@@ -167,9 +153,7 @@ def measure(layer: Layer, terms: int, threads: int, rounds: int, target: str) ->
     weights = random_weights(layer, terms)
     ours, _ = shift_add(layer, weights, x, terms, target)
     peer = float_convolution(layer, weights, x, threads)
-    # The threads of NumPy's BLAS, which computed the expected result, spin for a while.
-    time.sleep(0.5)
-    seconds, peer_seconds = interleaved([ours, peer], rounds)
+    seconds, peer_seconds = (quartiles[1] for quartiles in interleaved([ours, peer], rounds))
     work = layer.multiply_accumulates / 1e9
     nonzero = codes.count_terms(codes.encode(weights, terms)) / weights.size
     return {

@@ -8,7 +8,7 @@ HELP = "Take a small network from float to shift-add, explained."
 
 
 def command(json: options.Json = False, debug: options.Debug = False) -> None:
-    """Run the demo; with ``--json`` its tables go to standard error, its figures to standard output."""
+    """Run the demo; with ``--json`` its tables go to standard error, and figures are printed."""
     with output.clean_stdout(json):
         from tvm_shiftadd import demo
 

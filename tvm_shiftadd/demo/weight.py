@@ -25,8 +25,8 @@ class Weight:
     """One weight of one layer.
 
     ``position`` is its index in the layer's weights, ``[kh, kw, I, O]`` or ``[I, O]``; ``before``
-    the float weight with batch norm and the scales of channels folded in; ``exponent`` b of the channel's scale 2^-b;
-    ``codes`` its 4-bit codes, one a term; ``integer`` their sum.
+    the float weight with batch norm and the scales of channels folded in; ``exponent`` b of the
+    channel's scale 2^-b; ``codes`` its 4-bit codes, one a term; ``integer`` their sum.
     """
 
     layer: str
