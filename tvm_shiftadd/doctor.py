@@ -19,7 +19,7 @@ Status = Literal["ok", "missing", "wrong", "optional", "note"]
 
 #: Required at exactly this version: TVM asks for any later tvm-ffi, and crashes with it.
 PINNED = {"apache-tvm": "0.27.0.post1", "apache-tvm-ffi": "0.1.14.post1"}
-REQUIRED = ("numpy", "msgspec", "safetensors", "pillow", "typer", "rich")
+REQUIRED = ("numpy", "msgspec", "safetensors", "pillow", "threadpoolctl", "typer", "rich")
 IMPORTERS = ("onnx", "onnx-ir", "onnxscript")
 
 #: Optional modules, the extra that installs each, and what it is for.

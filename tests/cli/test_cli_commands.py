@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -221,6 +222,14 @@ def test_doctor_finds_no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CXX", raising=False)
     assert doctor._compiler().status == "missing"
     assert doctor._gpu() == Check("GPU", "note", "no NVIDIA driver")
+
+
+def test_doctor_looks_at_every_dependency() -> None:
+    text = (Path(__file__).parents[2] / "pyproject.toml").read_text()
+    listed = text.split("\ndependencies = [")[1].split("\n]")[0]
+    wanted = set(re.findall(r'^ *"([a-z-]+)', listed, re.MULTILINE))
+    assert len(wanted) > 8
+    assert wanted == {*doctor.PINNED, *doctor.REQUIRED, *doctor.IMPORTERS}
 
 
 def test_doctor_names_the_extra_to_install() -> None:
