@@ -14,7 +14,7 @@ __all__ = ["CPUTarget", "names", "parse"]
 
 _NAMED = {
     "cpu": "this machine's processor with all its vector instructions",
-    "cpu:generic": "any processor of this machine's family, without optional instructions",
+    "cpu:generic": "any processor of this machine's family: on x86-64 one with AVX2 (x86-64-v3)",
 }
 
 
@@ -23,8 +23,8 @@ class CPUTarget:
     """A processor that LLVM generates code for.
 
     ``mcpu`` is LLVM's name of it ("znver4", "x86-64-v3", ...), "host" for the machine that
-    compiles, or "generic" for its family's baseline. ``mattr`` adds or removes features
-    ("+avx2"). ``num_threads`` is what runs use by default; None leaves it to TVM, which takes one
+    compiles, or "generic" for its family's baseline, which on x86-64 is x86-64-v3: without AVX2 LLVM turns
+    shifts by varying amounts into multiplications. ``mattr`` adds or removes features ("+avx2"). ``num_threads`` is what runs use by default; None leaves it to TVM, which takes one
     thread a core.
     """
 
