@@ -23,9 +23,9 @@ class CPUTarget:
     """A processor that LLVM generates code for.
 
     ``mcpu`` is LLVM's name of it ("znver4", "x86-64-v3", ...), "host" for the machine that
-    compiles, or "generic" for its family's baseline, which on x86-64 is x86-64-v3: without AVX2 LLVM turns
-    shifts by varying amounts into multiplications. ``mattr`` adds or removes features ("+avx2"). ``num_threads`` is what runs use by default; None leaves it to TVM, which takes one
-    thread a core.
+    compiles, or "generic" for its family's baseline. That is x86-64-v3 on x86-64: without AVX2
+    LLVM turns shifts by varying amounts into multiplications. ``mattr`` adds or removes features
+    ("+avx2"). ``num_threads`` is what runs use by default; None takes one thread a core.
     """
 
     kind: str = "llvm"
