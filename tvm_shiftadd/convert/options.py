@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
+from tvm_shiftadd.convert.terms import TermLimits
 from tvm_shiftadd.errors import InputError
 from tvm_shiftadd.formats.codes import MAX_TERMS
 
@@ -16,7 +18,8 @@ class ConvertOptions:
     float network. compensation: round weights so that the errors of a channel cancel. equalize:
     scale the channels of a tensor so that they fill the int8 range first. limit: calibration
     images used, None for all. correction_images: images held in memory to fit layers on, at most;
-    memory: bytes these may take while they run through the network.
+    memory: bytes these may take while they run through the network. allocation: the term limits of
+    single layers by their names; every other layer has ``TermLimits(terms)``.
 
     Raises InputError for values that make no sense.
     """
@@ -28,6 +31,11 @@ class ConvertOptions:
     limit: int | None = None
     correction_images: int = 512
     memory: int = 2 << 30
+    allocation: Mapping[str, TermLimits] = field(default_factory=dict)
+
+    def limits_of(self, layer: str) -> TermLimits:
+        """The term limits of the layer of this name."""
+        return self.allocation.get(layer, TermLimits(self.terms))
 
     def __post_init__(self) -> None:
         """Check the values."""

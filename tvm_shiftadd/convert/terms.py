@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tvm_shiftadd.convert.graph import Node
-from tvm_shiftadd.errors import ConversionError, RangeError
+from tvm_shiftadd.errors import ConversionError, InputError, RangeError
 from tvm_shiftadd.formats import codes
 
 Float64 = NDArray[np.float64]
@@ -53,6 +53,36 @@ def nearest(scaled: Float64, terms: int) -> Float64:
     table, offset = _table(terms)
     cells = np.clip(np.floor(scaled * 2), -offset, offset).astype(np.intp)
     return table[cells + offset]
+
+
+@dataclass(frozen=True)
+class TermLimits:
+    """How many terms the weights of a layer may have.
+
+    terms: K of the layer's codes, 1 to 3. most: the most terms of each weight, uint8 ``[R, O]``,
+    0 to K; None for K everywhere. price: the cost of one non-zero term, in units of the layer's
+    mean squared output error; the search minimises that error plus the price of all its terms.
+
+    Raises InputError for values that make no sense.
+    """
+
+    terms: int
+    most: NDArray[np.uint8] | None = None
+    price: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        if not 1 <= self.terms <= codes.MAX_TERMS:
+            raise InputError(f"terms must be 1 to {codes.MAX_TERMS}, not {self.terms}; choose one")
+        if not (np.isfinite(self.price) and self.price >= 0):
+            raise InputError(f"price must be finite and not negative, not {self.price}; change it")
+        if self.most is not None and (
+            self.most.ndim != 2 or self.most.size == 0 or int(self.most.max()) > self.terms
+        ):
+            raise InputError(
+                f"most must be [R, O] with no entry above terms = {self.terms}, not of shape "
+                f"{self.most.shape}; change one of them"
+            )
 
 
 @dataclass(frozen=True)
