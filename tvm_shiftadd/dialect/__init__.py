@@ -7,12 +7,20 @@ calls, ``attrs`` the attributes as dataclasses, ``printer`` the legible text of 
 
 from __future__ import annotations
 
-from tvm_shiftadd.dialect import elementwise, layout, linear, pooling, registry, scaling
+from tvm_shiftadd.dialect import (
+    elementwise,
+    float_adder,
+    layout,
+    linear,
+    pooling,
+    registry,
+    scaling,
+)
 
 
 def register_all() -> None:
     """Register every operator with TVM; may be called again."""
-    for family in (linear, scaling, elementwise, pooling, layout):
+    for family in (linear, scaling, elementwise, pooling, layout, float_adder):
         for spec in family.SPECS:
             registry.register(spec)
 

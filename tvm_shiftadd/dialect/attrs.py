@@ -20,12 +20,12 @@ _Attrs = TypeVar("_Attrs", bound="OpAttrs")
 
 @dataclass(frozen=True)
 class OpAttrs:
-    """Base of all attribute classes; every field is an int, a bool or a tuple of ints."""
+    """Base of all attribute classes; every field is an int, a bool, a str or a tuple of ints."""
 
     OP: ClassVar[str] = ""
 
     def __post_init__(self) -> None:
-        """Bring lists and TVM arrays to tuples of plain ints, then check.
+        """Bring lists and TVM values to plain ones, then check.
 
         Raises VerificationError.
         """
@@ -35,6 +35,8 @@ class OpAttrs:
                 value = tuple(int(v) for v in value)
             elif field.type == "bool":
                 value = bool(value)
+            elif field.type == "str":
+                value = str(value)
             else:
                 value = int(value)
             object.__setattr__(self, field.name, value)
@@ -130,6 +132,28 @@ class Conv2DTransposeAttrs(OpAttrs):
             ),
             "output_padding",
             "smaller than the stride or the dilation",
+        )
+
+
+@dataclass(frozen=True)
+class FloatAdderConv2DAttrs(OpAttrs):
+    """strides (y, x), padding (top, left, bottom, right); both layouts channels first or last."""
+
+    OP: ClassVar[str] = "float_adder_conv2d"
+    LAYOUTS: ClassVar[dict[str, str]] = {"NCHW": "OIHW", "NHWC": "HWIO"}
+    strides: tuple[int, ...]
+    padding: tuple[int, ...]
+    data_layout: str
+    kernel_layout: str
+
+    def check(self) -> None:
+        """See the base class."""
+        self._require_ints("strides", 2, 1)
+        self._require_ints("padding", 4, 0)
+        self._require(self.data_layout in self.LAYOUTS, "data_layout", "NCHW or NHWC")
+        expected = self.LAYOUTS[self.data_layout]
+        self._require(
+            self.kernel_layout == expected, "kernel_layout", f"{expected} with {self.data_layout}"
         )
 
 
@@ -248,6 +272,7 @@ OPERATOR_ATTRS: dict[str, type[OpAttrs]] = {
     for cls in (
         Conv2DAttrs,
         Conv2DTransposeAttrs,
+        FloatAdderConv2DAttrs,
         QuantizeAttrs,
         RequantizeAttrs,
         ClipAttrs,

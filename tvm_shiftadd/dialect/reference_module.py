@@ -17,7 +17,7 @@ from tvm_shiftadd.dialect import attrs as op_attrs
 from tvm_shiftadd.dialect.registry import is_dialect_call, op_name
 from tvm_shiftadd.dialect.types import describe_type, dimensions
 from tvm_shiftadd.errors import DataError, UnsupportedOperatorError
-from tvm_shiftadd.formats import reference
+from tvm_shiftadd.formats import distance, reference
 from tvm_shiftadd.formats.packing import decode_packed
 
 Array = NDArray[Any]
@@ -185,6 +185,16 @@ def _dense(_call: Any, x: Array, codes: Array, bias: Array) -> Array:
     return reference.dense(x, decode_packed(codes, [x.shape[-1], codes.shape[2]]), bias)
 
 
+def _float_adder_conv2d(call: Any, x: Array, weight: Array, scale: Array) -> Array:
+    a = op_attrs.FloatAdderConv2DAttrs.of(call)
+    first = a.data_layout == "NCHW"
+    maps = x.transpose(0, 2, 3, 1) if first else x
+    taps = weight.transpose(2, 3, 1, 0) if first else weight
+    total = distance.conv2d(maps, taps, strides=a.strides, padding=a.padding)  # type: ignore[arg-type]
+    result = -total * scale
+    return result.transpose(0, 3, 1, 2) if first else result
+
+
 def _requantize(call: Any, x: Array, shift: Array) -> Array:
     a = op_attrs.RequantizeAttrs.of(call)
     return reference.requantize(x, shift, a.lo, a.hi)
@@ -214,6 +224,8 @@ _OPERATORS: dict[str, Callable[..., Array]] = {
     "conv2d_transpose": _conv2d_transpose,
     "dense": _dense,
     "dequantize": lambda _call, x, exponent: reference.dequantize(x, exponent),
+    "float_adder_conv2d": _float_adder_conv2d,
+    "float_adder_dense": lambda _call, x, weight, scale: -distance.dense(x, weight) * scale,
     "max_pool2d": _max_pool2d,
     "pad": lambda call, x: reference.pad(x, op_attrs.PadAttrs.of(call).pad_width),
     "quantize": lambda call, x: reference.quantize(x, op_attrs.QuantizeAttrs.of(call).exponent),
