@@ -21,6 +21,7 @@ from tvm_shiftadd.convert.bias import corrected_bias, integer_bias
 from tvm_shiftadd.convert.plan import LayerPlan, Plan
 from tvm_shiftadd.convert.report import snr_db
 from tvm_shiftadd.convert.sequence import images_in_memory
+from tvm_shiftadd.convert.terms import TermLimits
 from tvm_shiftadd.errors import InputError, RangeError
 from tvm_shiftadd.formats import codes
 
@@ -207,3 +208,42 @@ def test_options_without_meaning_are_refused(options: dict[str, int]):
 def test_signal_to_noise():
     assert snr_db(np.array([10.0]), np.array([1.0])) == pytest.approx(20)
     assert snr_db(np.array([10.0]), np.array([0.0])) is None
+
+
+def test_allocated_limits_hold_for_their_layer_alone():
+    graph = residual_network()
+    shape = next(n.weight for n in graph.nodes if n.name == "d.conv").reshape(-1, 16).shape
+    most = np.random.default_rng(0).integers(0, 3, shape).astype(np.uint8)
+    allocation = {
+        "d.conv": TermLimits(2, most),
+        "a.conv": TermLimits(1),
+        "c.conv": TermLimits(2, price=1e-4),
+    }
+    plain = {layer.name: layer for layer in converted(graph).report.layers}
+    result = converted(graph, allocation=allocation)
+    limited = {layer.name: layer for layer in result.report.layers}
+    assert (np.count_nonzero(result.plan.layers["d.conv"].codes, axis=0) <= most).all()
+    assert limited["a.conv"].terms == result.plan.layers["a.conv"].terms == 1
+    assert limited["stem.conv"] == plain["stem.conv"]
+    assert limited["c.conv"].terms_per_weight < plain["c.conv"].terms_per_weight - 0.1
+    prove_plan(graph, result.plan)
+    with pytest.raises(InputError, match=r"layer 'c\.conv' has weights"):
+        converted(graph, allocation={"c.conv": TermLimits(2, most)})
+
+
+def test_the_price_of_a_term_is_in_units_of_the_mean_squared_output():
+    graph = residual_network()
+    stem = graph.nodes[0]
+    assert stem.weight is not None and stem.bias is not None
+    # The whole network in other units: outputs 8 times as large, errors 64 times.
+    loud = replace(stem, weight=stem.weight * 8, bias=stem.bias * 8)
+    other = replace(graph, nodes=(loud, *graph.nodes[1:]))
+    large = converted(
+        other, terms=2, equalize=False, allocation={"stem.conv": TermLimits(2, price=64e-4)}
+    )
+    small = converted(
+        graph, terms=2, equalize=False, allocation={"stem.conv": TermLimits(2, price=1e-4)}
+    )
+    np.testing.assert_array_equal(
+        small.plan.layers["stem.conv"].codes, large.plan.layers["stem.conv"].codes
+    )

@@ -8,11 +8,13 @@ Both work on scaled weights, where a channel's representable values are integers
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
+
 import numpy as np
 from numpy.typing import NDArray
 
 from tvm_shiftadd.convert.moments import Moments
-from tvm_shiftadd.convert.terms import Float64, Int32, Search, nearest
+from tvm_shiftadd.convert.terms import Float64, Int32, Search, TermLimits, cheapest, nearest
 
 #: Columns whose updates are gathered before the rest of the matrix is touched.
 BLOCK = 64
@@ -21,16 +23,18 @@ BLOCK = 64
 SWEEPS = 6
 
 
-def compensated_search(moments: Moments, terms: int) -> Search:
+def compensated_search(moments: Moments, limits: TermLimits) -> Search:
     """Candidates rounded with compensation; the error is that of the layer's output."""
     hessian, ideal = moments.hessian, moments.ideal
     groups, reduction, made = ideal.shape
+    most = limits.grouped(groups)
 
     def search(exponent: Int32) -> tuple[Float64, Float64]:
         steps = exponent.shape[0]
         scaled = np.ldexp(ideal, exponent[:, :, None, :])
         rows = scaled.transpose(1, 2, 0, 3).reshape(groups, reduction, steps * made)
-        values = _compensate(rows, hessian, terms)
+        allowed = None if most is None else np.tile(most, (1, 1, steps))
+        values = _compensate(rows, hessian, limits.terms, allowed)
         error = _error(values - rows, hessian).reshape(groups, steps, made).transpose(1, 0, 2)
         values = values.reshape(groups, reduction, steps, made).transpose(2, 0, 1, 3)
         return values, np.ldexp(error, -2 * exponent)
@@ -38,11 +42,19 @@ def compensated_search(moments: Moments, terms: int) -> Search:
     return search
 
 
-def descend(values: Int32, exponent: Int32, moments: Moments, terms: int) -> Int32:
-    """Coordinate descent from ``values`` ``[R, G * O]`` at the given exponents ``[G * O]``."""
+def descend(
+    values: Int32, exponent: Int32, moments: Moments, limits: TermLimits, price: float = 0.0
+) -> Int32:
+    """Coordinate descent from ``values`` ``[R, G * O]`` at the given exponents ``[G * O]``.
+
+    price: of one term, in units of the squared error of one output (integer input times real
+    weight).
+    """
     hessian, ideal = moments.hessian, moments.ideal
     groups, reduction, made = ideal.shape
-    target = np.ldexp(ideal, exponent.reshape(groups, 1, made))
+    steps = exponent.reshape(groups, 1, made)
+    rule = _Rule(limits.terms, limits.grouped(groups), np.ldexp(price, 2 * steps[:, 0]))
+    target = np.ldexp(ideal, steps)
     current = values.reshape(reduction, groups, made).transpose(1, 0, 2).astype(np.float64)
     gradient = hessian @ (current - target)
     for _ in range(SWEEPS):
@@ -50,7 +62,7 @@ def descend(values: Int32, exponent: Int32, moments: Moments, terms: int) -> Int
         for start in range(0, reduction, BLOCK):
             part = slice(start, min(start + BLOCK, reduction))
             square = hessian[:, part, part]
-            moved = _descend_block(current[:, part], gradient[:, part], square, terms)
+            moved = _descend_block(current[:, part], gradient[:, part], square, rule.rows(part))
             if moved is not None:
                 changed = True
                 gradient += hessian[:, :, part] @ moved
@@ -59,15 +71,35 @@ def descend(values: Int32, exponent: Int32, moments: Moments, terms: int) -> Int
     return current.transpose(1, 0, 2).reshape(reduction, groups * made).astype(np.int32)
 
 
+@dataclass(frozen=True)
+class _Rule:
+    """What descent may round to: K, the most terms ``[G, n, O]``, the price of one ``[G, O]``."""
+
+    terms: int
+    most: NDArray[np.uint8] | None
+    price: Float64
+
+    def rows(self, part: slice) -> _Rule:
+        return self if self.most is None else replace(self, most=self.most[:, part])
+
+    def best(self, row: int, wanted: Float64, curvature: Float64) -> Float64:
+        """The value for weight ``row`` whose best real value is ``wanted`` ``[G, O]``."""
+        most = None if self.most is None else self.most[:, row]
+        if not self.price.any():
+            return nearest(wanted, self.terms, most)
+        return cheapest(wanted, self.terms, most, self.price / curvature[:, None])
+
+
 def _descend_block(
-    current: Float64, gradient: Float64, hessian: Float64, terms: int
+    current: Float64, gradient: Float64, hessian: Float64, rule: _Rule
 ) -> Float64 | None:
     """Improve one block of rows of ``current`` in place; what was added, None for nothing."""
     diagonal = np.einsum("gnn->gn", hessian)
     before = current.copy()
     local = gradient.copy()
     for row in range(current.shape[1]):
-        best = nearest(current[:, row] - local[:, row] / diagonal[:, row, None], terms)
+        wanted = current[:, row] - local[:, row] / diagonal[:, row, None]
+        best = rule.best(row, wanted, diagonal[:, row])
         step = best - current[:, row]
         if step.any():
             current[:, row] = best
@@ -76,20 +108,24 @@ def _descend_block(
     return moved if moved.any() else None
 
 
-def _compensate(scaled: Float64, hessian: Float64, terms: int) -> Float64:
+def _compensate(
+    scaled: Float64, hessian: Float64, terms: int, most: NDArray[np.uint8] | None
+) -> Float64:
     """Representable values for ``scaled`` ``[G, n, P]``, rounded in order of importance."""
     order = np.argsort(-np.einsum("gnn->gn", hessian), axis=1, kind="stable")
     sorted_rows = np.take_along_axis(hessian, order[:, :, None], axis=1)
     inverse = np.linalg.inv(np.take_along_axis(sorted_rows, order[:, None, :], axis=2))
     spread = np.linalg.cholesky((inverse + inverse.transpose(0, 2, 1)) / 2).transpose(0, 2, 1)
     rest = np.take_along_axis(scaled, order[:, :, None], axis=1)
+    allowed = None if most is None else np.take_along_axis(most, order[:, :, None], axis=1)
     reduction = rest.shape[1]
     values = np.empty_like(rest)
     for start in range(0, reduction, BLOCK):
         stop = min(start + BLOCK, reduction)
         errors = np.empty_like(rest[:, start:stop])
         for row in range(start, stop):
-            values[:, row] = nearest(rest[:, row], terms)
+            limit = None if allowed is None else allowed[:, row]
+            values[:, row] = nearest(rest[:, row], terms, limit)
             error = (rest[:, row] - values[:, row]) / spread[:, row, row, None]
             errors[:, row - start] = error
             tail = spread[:, row, row + 1 : stop]

@@ -7,6 +7,7 @@ can be fitted to the float output, errors of earlier layers included.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -117,7 +118,8 @@ class SequentialConversion:
             bias = integer_bias(corrected_bias(target, acc, scale), scale)
         else:
             bias = integer_bias(limits.bias, scale)
-        layer = LayerPlan(codes.encode(values, self.options.terms), exponent, bias)
+        terms = self.options.limits_of(node.name).terms
+        layer = LayerPlan(codes.encode(values, terms), exponent, bias)
         self.layers[node.name] = layer
         acc += bias
         wide = QTensor(acc, scale)
@@ -129,16 +131,19 @@ class SequentialConversion:
         self, node: Node, x: QTensor, target: NDArray[np.float32], limits: Limits
     ) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
         """The weights ``[R, O]`` and their exponents ``[O]``."""
-        weight, terms = group_weight(node), self.options.terms
+        weight, allowed = group_weight(node), self.options.limits_of(node.name)
+        groups, reduction, made = weight.shape
+        allowed.check(node.name, (reduction, groups * made))
         # Which weights of a transposed convolution meet depends on the output position.
-        separate = node.op == "conv2d_transpose" or weight.shape[1] > MAX_REDUCTION
+        separate = node.op == "conv2d_transpose" or reduction > MAX_REDUCTION
         if separate or not self.options.compensation:
-            search = nearest_search(weight, _mean_squares(x, weight), terms)
-            return choose_scales(node.name, weight, terms, search, limits)
-        moments = measure(node, x.values, int(x.exponent[0]), target, weight)
-        search = compensated_search(moments, terms)
-        values, exponent = choose_scales(node.name, moments.ideal, terms, search, limits)
-        return descend(values, exponent, moments, terms), exponent
+            search = nearest_search(weight, _mean_squares(x, weight), allowed)
+            return choose_scales(node.name, weight, allowed, search, limits)
+        moments = measure(node, x.values, limits.input_exponent, target, weight)
+        search = compensated_search(moments, allowed)
+        values, exponent = choose_scales(node.name, moments.ideal, allowed, search, limits)
+        price = math.ldexp(allowed.price * groups * made, 2 * limits.input_exponent)
+        return descend(values, exponent, moments, allowed, price), exponent
 
     def _target(self, node: Node) -> tuple[NDArray[np.float32], str | None]:
         """What the layer should give, and the tensor its result is added to, if that is known.

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,20 +40,52 @@ SCALE_LIMIT = 60
 
 
 @cache
-def _table(terms: int) -> tuple[Float64, int]:
-    """Nearest representable value by floor(2 x) + offset: every midpoint is a multiple of 1/2."""
-    values = codes.representable(terms).astype(np.float64)
-    offset = 2 * int(values[-1]) + 2
+def _tables(terms: int) -> tuple[Float64, int]:
+    """Row t: the nearest value of at most t terms, by floor(2 x) + offset.
+
+    Every midpoint between two values is a multiple of 1/2.
+    """
+    offset = 2 * int(codes.representable(terms)[-1]) + 2
     cells = (np.arange(-offset, offset + 1) + 0.5) / 2
-    middles = (values[1:] + values[:-1]) / 2
-    return values[np.searchsorted(middles, cells)], offset
+    rows = [np.zeros(len(cells))]
+    for count in range(1, terms + 1):
+        values = codes.representable(count).astype(np.float64)
+        middles = (values[1:] + values[:-1]) / 2
+        rows.append(values[np.searchsorted(middles, cells)])
+    return np.stack(rows), offset
 
 
-def nearest(scaled: Float64, terms: int) -> Float64:
-    """The representable value of at most ``terms`` terms nearest to each element."""
-    table, offset = _table(terms)
-    cells = np.clip(np.floor(scaled * 2), -offset, offset).astype(np.intp)
-    return table[cells + offset]
+@cache
+def _counts(terms: int) -> tuple[NDArray[np.int64], int]:
+    """The fewest terms of each representable value, by value + offset."""
+    offset = int(codes.representable(terms)[-1])
+    counts = np.full(2 * offset + 1, terms)
+    for count in range(terms - 1, 0, -1):
+        counts[codes.representable(count) + offset] = count
+    counts[offset] = 0
+    return counts, offset
+
+
+def nearest(scaled: Float64, terms: int, most: NDArray[np.uint8] | None = None) -> Float64:
+    """The nearest representable value of at most ``terms`` terms, or ``most`` [...] where given."""
+    tables, offset = _tables(terms)
+    cells = np.clip(np.floor(scaled * 2), -offset, offset).astype(np.intp) + offset
+    return tables[terms][cells] if most is None else tables[most, cells]
+
+
+def cheapest(
+    scaled: Float64, terms: int, most: NDArray[np.uint8] | None, price: Float64
+) -> Float64:
+    """The value with the least squared distance plus ``price`` times its terms."""
+    counts, offset = _counts(terms)
+    best, least = np.zeros_like(scaled), np.square(scaled)
+    for count in range(1, terms + 1):
+        allowed = np.uint8(count) if most is None else np.minimum(most, np.uint8(count))
+        value = nearest(scaled, terms, np.broadcast_to(allowed, scaled.shape))
+        cost = np.square(value - scaled) + price * counts[value.astype(np.intp) + offset]
+        better = cost < least
+        best, least = np.where(better, value, best), np.where(better, cost, least)
+    return best
 
 
 @dataclass(frozen=True)
@@ -61,7 +94,8 @@ class TermLimits:
 
     terms: K of the layer's codes, 1 to 3. most: the most terms of each weight, uint8 ``[R, O]``,
     0 to K; None for K everywhere. price: the cost of one non-zero term, in units of the layer's
-    mean squared output error; the search minimises that error plus the price of all its terms.
+    mean squared output error (a real number squared, the mean over positions and channels); the
+    search minimises that error plus the price of all its terms.
 
     Raises InputError for values that make no sense.
     """
@@ -83,6 +117,20 @@ class TermLimits:
                 f"most must be [R, O] with no entry above terms = {self.terms}, not of shape "
                 f"{self.most.shape}; change one of them"
             )
+
+    def check(self, name: str, shape: tuple[int, ...]) -> None:
+        """Raise InputError where ``most`` is not for the layer's ``[R, O]`` weights."""
+        if self.most is not None and self.most.shape != shape:
+            raise InputError(
+                f"layer '{name}' has weights {list(shape)}, but most is {list(self.most.shape)}; "
+                "give one number a weight"
+            )
+
+    def grouped(self, groups: int) -> NDArray[np.uint8] | None:
+        """``most`` as ``[G, n, O]``."""
+        if self.most is None:
+            return None
+        return split_groups(self.most, groups)
 
 
 @dataclass(frozen=True)
@@ -128,16 +176,21 @@ def group_weight(node: Node) -> Float64:
     if node.weight is None:
         raise ConversionError(f"layer '{node.name}' ({node.op}) has no weight; rebuild the graph")
     groups = int(node.attrs.get("groups", 1)) if node.op == "conv2d" else 1
-    flat = node.weight.reshape(-1, node.weight.shape[-1]).astype(np.float64)
+    return split_groups(node.weight.reshape(-1, node.weight.shape[-1]).astype(np.float64), groups)
+
+
+def split_groups(flat: NDArray[Any], groups: int) -> NDArray[Any]:
+    """``[R, G * O]`` as ``[G, R, O]``."""
     split = flat.reshape(flat.shape[0], groups, -1)
     return np.ascontiguousarray(split.transpose(1, 0, 2))
 
 
-def nearest_search(weight: Float64, importance: Float64, terms: int) -> Search:
+def nearest_search(weight: Float64, importance: Float64, limits: TermLimits) -> Search:
     """Round to nearest; the error weighs each input by ``importance``, float64 ``[G, n]``."""
+    terms, most = limits.terms, limits.grouped(weight.shape[0])
 
     def search(exponent: Int32) -> tuple[Float64, Float64]:
-        values = nearest(np.ldexp(weight, exponent[:, :, None, :]), terms)
+        values = nearest(np.ldexp(weight, exponent[:, :, None, :]), terms, most)
         error = np.ldexp(values, -exponent[:, :, None, :]) - weight
         return values, np.einsum("gn,sgno->sgo", importance, np.square(error))
 
@@ -145,13 +198,14 @@ def nearest_search(weight: Float64, importance: Float64, terms: int) -> Search:
 
 
 def choose_scales(
-    name: str, weight: Float64, terms: int, search: Search, limits: Limits
+    name: str, weight: Float64, allowed: TermLimits, search: Search, limits: Limits
 ) -> tuple[Int32, Int32]:
     """The layer's integers ``[R, G * O]`` and weight exponents ``[G * O]`` with the least error.
 
     Raises RangeError where a channel fits no accumulator at any scale.
     """
     groups, reduction, made = weight.shape
+    terms, most = allowed.terms, allowed.grouped(groups)
     base = _covering_exponent(weight, terms, limits)
     bias = limits.bias.reshape(groups, made)
     grouped = Limits(limits.input_exponent, bias, limits.output_exponent, _split(limits, groups))
@@ -166,7 +220,7 @@ def choose_scales(
         if not stuck.any():
             break
         coarser = (base + step).astype(np.int32)
-        rounded = nearest(np.ldexp(weight, coarser[:, None, :]), terms)
+        rounded = nearest(np.ldexp(weight, coarser[:, None, :]), terms, most)
         now = stuck & grouped.allow(rounded, coarser)
         exponent = np.where(now, coarser, exponent)
         chosen = np.where(now[:, None, :], rounded, chosen)
