@@ -8,19 +8,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tvm_shiftadd.formats import codes, packing, reference
+from tvm_shiftadd.formats import adder, codes, packing, reference
 from tvm_shiftadd.formats.reciprocal import reciprocal
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "integer-specification.md"
 
 
-def _table(first_header: str, columns: int) -> list[list[str]]:
-    """The rows of the table whose header starts with ``first_header`` and has ``columns``."""
+def _table(first_header: str, columns: int, second: str = "") -> list[list[str]]:
+    """The rows of the table whose header starts with ``first_header`` and has ``columns``.
+
+    ``second`` is the second header, where two tables start alike.
+    """
     rows: list[list[str]] = []
     inside = False
     for line in DOCUMENT.read_text(encoding="utf-8").splitlines():
-        cells = [cell.strip() for cell in line.strip("|").split("|")]
-        if line.startswith(f"| {first_header} |") and len(cells) == columns:
+        cells = [cell.strip() for cell in line.replace("\\|", "").strip("|").split("|")]
+        start = f"| {first_header} | {second}" if second else f"| {first_header} |"
+        if line.startswith(start) and len(cells) == columns:
             inside = True
         elif inside and not line.startswith("|"):
             return rows
@@ -57,11 +61,34 @@ def test_worked_byte() -> None:
 
 
 def test_rounding_examples() -> None:
-    rows = _table("acc", 4)
+    rows = _table("acc", 4, second="n")
     assert len(rows) >= 5
     for acc, shift, exact, result in rows:
         assert float(exact) == int(acc) / 2 ** int(shift)
         made = reference.requantize(np.array([int(acc)], dtype=np.int32), np.array([int(shift)]))
+        assert made.tolist() == [int(result)]
+
+
+def test_adder_examples() -> None:
+    rows = _table("x", 6)
+    assert len(rows) >= 5
+    for row in rows:
+        x, rounded, distance, clipped, left, offset = map(int, row)
+        weight, gain = adder.fold_weight(np.array([[rounded]]))
+        assert (weight[0, 0], gain[0]) == (clipped, offset)
+        assert (abs(x - rounded), abs(x - clipped)) == (distance, left)
+        bias = gain.astype(np.int32)
+        made = reference.adder_dense(np.array([[x]], dtype=np.int8), weight, bias)
+        assert made.tolist() == [[-distance]]
+
+
+def test_scale_examples() -> None:
+    rows = _table("acc", 4, second="f")
+    assert len(rows) >= 3
+    for acc, printed, factor, result in rows:
+        plain = np.array([[int(code)] for code in printed.split(",")], dtype=np.uint8)
+        assert codes.decode(plain).tolist() == [int(factor)]
+        made = reference.scale(np.array([int(acc)], dtype=np.int32), plain)
         assert made.tolist() == [int(result)]
 
 

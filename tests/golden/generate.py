@@ -232,6 +232,62 @@ def dense(rng: np.random.RandomState) -> Iterator[Case]:
         )
 
 
+def adder_conv2d(rng: np.random.RandomState) -> Iterator[Case]:
+    """Weights reach beyond int8: ``weight`` is what they are clipped to, ``bias`` has the rest."""
+    for name, size, kernel, channels, out, extra in (
+        ("1x1", (3, 3), (1, 1), 5, 3, {}),
+        ("3x3_same", (4, 5), (3, 3), 3, 4, {"padding": (1, 1, 1, 1)}),
+        ("3x3_stride2", (7, 6), (3, 3), 2, 3, {"strides": (2, 2), "padding": (1, 1, 1, 1)}),
+        ("asymmetric_pads", (5, 4), (3, 2), 3, 2, {"padding": (0, 1, 2, 0)}),
+        ("map_1x1_padded", (1, 1), (3, 3), 3, 3, {"padding": (1, 1, 1, 1)}),
+        ("kernel_1x5_stride_3x2", (7, 9), (1, 5), 2, 3, {"strides": (3, 2)}),
+    ):
+        attributes: dict[str, Any] = {"strides": (1, 1), "padding": (0, 0, 0, 0), **extra}
+        x, real, clipped, bias, folded = _adder_layer(rng, size, (*kernel, channels, out))
+        y = int32(naive.adder_conv2d(x, real, bias, **attributes))
+        inputs = {"x": x, "weight": clipped, "bias": folded}
+        yield case(name, inputs, {"y": y}, **attributes)
+
+
+def adder_dense(rng: np.random.RandomState) -> Iterator[Case]:
+    for rows, inputs, out in ((1, 1, 1), (2, 7, 5), (3, 16, 4)):
+        x, real, clipped, bias, folded = _adder_layer(rng, (), (inputs, out), rows)
+        y = int32(naive.adder_dense(x, real, bias))
+        yield case(f"{inputs}_to_{out}", {"x": x, "weight": clipped, "bias": folded}, {"y": y})
+
+
+def fold_weight(rng: np.random.RandomState) -> Iterator[Case]:
+    edges = np.array([[-129, -128, -127, 0], [126, 127, 128, -3000], [2**20, 5, -300, 200]])
+    for name, weight in (("edges", edges), ("random", rng.randint(-400, 400, (2, 3, 4)))):
+        weight = weight.astype(np.int64)
+        clipped, offset = naive.fold(weight)
+        yield case(name, {"weight": weight}, {"weight": clipped, "offset": offset})
+
+
+def _adder_layer(
+    rng: np.random.RandomState, size: tuple[int, ...], shape: tuple[int, ...], images: int = 1
+) -> tuple[np.ndarray, ...]:
+    """An input, weights beyond int8, what they are clipped to, a bias, and that of the clipped."""
+    x = maps(rng, images, *size, shape[-2])
+    real = rng.randint(-200, 200, shape, dtype=np.int64)
+    clipped, offset = naive.fold(real)
+    bias = rng.randint(-(2**17), 2**17, shape[-1:], dtype=np.int64)
+    return x, real, clipped, bias, int32(bias + offset)
+
+
+def scale(rng: np.random.RandomState) -> Iterator[Case]:
+    wide = rng.randint(-(2**24), 2**24, (2, 3, 4), dtype=np.int64).astype(np.int32)
+    for name, x, terms, channels in (
+        ("one_copy", wide, 1, 4),
+        ("two_copies", wide, 2, 4),
+        ("three_copies", wide, 3, 4),
+        ("one_factor", wide, 3, 1),
+        ("int8", maps(rng, 3, 4), 3, 4),
+    ):
+        own = random_codes(rng, terms, 1, channels)[:, 0]
+        yield case(name, {"x": x, "codes": own}, {"y": int32(naive.scale(x, own))})
+
+
 def requantize(rng: np.random.RandomState) -> Iterator[Case]:
     halves = np.array([-7, -6, -5, -3, -2, -1, 0, 1, 2, 3, 5, 6, 7], dtype=np.int32)[:, None]
     wide = rng.randint(-(2**30), 2**30, (6, 4), dtype=np.int64).astype(np.int32)
@@ -339,6 +395,10 @@ FILES: dict[str, Callable[[np.random.RandomState], Iterator[Case]]] = {
         conv2d,
         conv2d_transpose,
         dense,
+        adder_conv2d,
+        adder_dense,
+        fold_weight,
+        scale,
         requantize,
         add,
         max_pool2d,

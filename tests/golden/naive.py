@@ -103,6 +103,54 @@ def dense(x, weight, bias):
     return out + np.asarray(bias, dtype=np.int64)
 
 
+def adder_conv2d(x, weight, bias, *, strides, padding):
+    """Bias minus the distances; padding is a pixel of value 0 like any other."""
+    top, left, bottom, right = padding
+    n, height, width, inputs = x.shape
+    kernel_h, kernel_w, _, outputs = weight.shape
+    rows = (height + top + bottom - kernel_h) // strides[0] + 1
+    columns = (width + left + right - kernel_w) // strides[1] + 1
+    out = np.zeros((n, rows, columns, outputs), dtype=np.int64) + np.asarray(bias, dtype=np.int64)
+    for image, y, col, o in np.ndindex(out.shape):
+        for ky, kx, i in product(range(kernel_h), range(kernel_w), range(inputs)):
+            row, column = y * strides[0] - top + ky, col * strides[1] - left + kx
+            inside = 0 <= row < height and 0 <= column < width
+            pixel = int(x[image, row, column, i]) if inside else 0
+            out[image, y, col, o] -= abs(pixel - int(weight[ky, kx, i, o]))
+    return out
+
+
+def adder_dense(x, weight, bias):
+    out = np.zeros((x.shape[0], weight.shape[1]), dtype=np.int64)
+    out += np.asarray(bias, dtype=np.int64)
+    for image, i, o in product(range(x.shape[0]), range(weight.shape[0]), range(weight.shape[1])):
+        out[image, o] -= abs(int(x[image, i]) - int(weight[i, o]))
+    return out
+
+
+def fold(weight):
+    """Weights of any size to int8, and what each channel's bias gains by it."""
+    clipped = np.zeros(weight.shape, dtype=np.int8)
+    offset = np.zeros(weight.shape[-1], dtype=np.int64)
+    for where in np.ndindex(weight.shape):
+        value = int(weight[where])
+        clipped[where] = max(-128, min(127, value))
+        # Any int8 input shows the constant by which the distances differ.
+        offset[where[-1]] -= abs(5 - value) - abs(5 - int(clipped[where]))
+    return clipped, offset
+
+
+def scale(x, codes):
+    out = np.zeros(x.shape, dtype=np.int64)
+    for where in np.ndindex(x.shape):
+        for own in codes:
+            code = int(own[where[-1]] if len(own) > 1 else own[0])
+            if code & 7:
+                copy = int(x[where]) * 2 ** ((code & 7) - 1)
+                out[where] += -copy if code & 8 else copy
+    return out
+
+
 def requantize(acc, shift, lo, hi):
     out = np.zeros(acc.shape, dtype=np.int8)
     for where in np.ndindex(acc.shape):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tests.golden import generate
-from tvm_shiftadd.formats import codes, packing, reference
+from tvm_shiftadd.formats import adder, codes, packing, reference
 
 FOLDER = Path(generate.__file__).resolve().parent
 
@@ -77,8 +77,26 @@ def test_linear_operators(name: str, stored: dict[str, Any]) -> None:
     _same(actual, _arrays(stored["outputs"])["y"])
 
 
+@pytest.mark.parametrize(("name", "stored"), _cases("fold_weight"))
+def test_folded_weights(name: str, stored: dict[str, Any]) -> None:
+    weight, offset = adder.fold_weight(**_arrays(stored["inputs"]))
+    expected = _arrays(stored["outputs"])
+    _same(weight, expected["weight"])
+    _same(offset, expected["offset"])
+
+
 @pytest.mark.parametrize(
-    ("name", "stored"), _cases("quantize", "dequantize", "requantize", "add", "max_pool2d")
+    ("name", "stored"),
+    _cases(
+        "quantize",
+        "dequantize",
+        "requantize",
+        "scale",
+        "add",
+        "max_pool2d",
+        "adder_conv2d",
+        "adder_dense",
+    ),
 )
 def test_other_operators(name: str, stored: dict[str, Any]) -> None:
     attributes = {key: _tuple(value) for key, value in stored["attributes"].items()}

@@ -90,6 +90,36 @@ def prove_layer(
     return accumulator_bounds(terms.sum(axis=0, dtype=np.int32), bias, input_lo, input_hi)
 
 
+def prove_adder(name: str, weight: NDArray[np.int8], bias: NDArray[np.signedinteger]) -> Bounds:
+    """Prove an adder layer, weight ``[R, O]``: ``bias - sum |x - w|`` fits int32 for int8 x.
+
+    Distances may be added in any order, the bias first or last. Returns the bounds of the result.
+    Raises RangeError naming the layer.
+    """
+    wide = weight.astype(np.int64)
+    most = np.maximum(INT8_MAX - wide, wide - INT8_MIN).sum(axis=0)
+    offset = bias.astype(np.int64)
+    prove_int32(name, np.minimum(offset, 0) - most, np.maximum(offset, 0))
+    return offset - most, offset
+
+
+def prove_scale(
+    name: str, lo: NDArray[np.int64], hi: NDArray[np.int64], codes: NDArray[np.uint8]
+) -> Bounds:
+    """Prove the sum of shifted copies of an accumulator in [lo, hi]; codes uint8 ``[K, C]``.
+
+    Copies may be added in any order. Returns the bounds of the sum. Raises RangeError naming the
+    layer, InputError for unusable codes.
+    """
+    validate(codes)
+    terms = DECODE_TABLE[codes].astype(np.int64)
+    reach = np.abs(terms).sum(axis=0) * np.maximum(np.abs(lo), np.abs(hi))
+    prove_int32(name, -reach, reach)
+    factor = terms.sum(axis=0)
+    ends = (factor * lo, factor * hi)
+    return np.minimum(*ends), np.maximum(*ends)
+
+
 def _check_shift(name: str, what: str, shift: NDArray[np.int64], least: int) -> None:
     if bool(((shift < least) | (shift > MAX_SHIFT)).any()):
         raise RangeError(

@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 
 from tvm_shiftadd.errors import InputError, RangeError
 from tvm_shiftadd.formats import linear
+from tvm_shiftadd.formats.adder import adder_conv2d, adder_dense
+from tvm_shiftadd.formats.codes import decode
 from tvm_shiftadd.formats.pooling import avg_pool2d, avg_pool_reciprocal, max_pool2d
 from tvm_shiftadd.formats.ranges import INT8_MAX, INT8_MIN, INT32_MAX
 from tvm_shiftadd.formats.windows import Padding, Pair
@@ -25,6 +27,8 @@ Float32 = NDArray[np.float32]
 
 __all__ = [
     "add",
+    "adder_conv2d",
+    "adder_dense",
     "avg_pool2d",
     "avg_pool_reciprocal",
     "clip",
@@ -37,6 +41,7 @@ __all__ = [
     "pad",
     "quantize",
     "requantize",
+    "scale",
     "upsample2d",
 ]
 
@@ -197,6 +202,21 @@ def requantize(
         half = np.where(right > 0, np.int64(1) << np.maximum(right - 1, 0), 0)
         rounded = ((acc.astype(np.int64) + half) >> right) << left
     return np.clip(rounded, lo, hi).astype(np.int8)
+
+
+def scale(x: Int8 | Int32, codes: NDArray[np.uint8]) -> Int32:
+    """The sum of one to three shifted copies of ``x`` a channel, in int32.
+
+    codes: uint8 ``[K, C]`` or ``[K, 1]``, term codes (not packed) along the last axis of x: the
+    result is ``sum over k of +-(x << exponent(codes[k]))``. Raises InputError for unusable codes
+    and RangeError where these values leave int32.
+    """
+    _need("scale", x, "int8", "int32")
+    factor = decode(codes).astype(np.int64)
+    result = x.astype(np.int64) * factor
+    if bool((np.abs(result) > INT32_MAX).any()):
+        raise RangeError("scale left int32; prove it with formats.ranges.prove_scale first")
+    return result.astype(np.int32)
 
 
 def add(
