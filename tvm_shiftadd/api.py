@@ -64,17 +64,27 @@ class Model:
 
 
 def load(
-    source: Any, *, shape: Mapping[str, tuple[int, ...]] | tuple[int, ...] | None = None
+    source: Any,
+    *,
+    shape: Mapping[str, tuple[int, ...]] | tuple[int, ...] | None = None,
+    architecture: Any = None,
+    weights: str | None = None,
 ) -> Model:
     """Import a network from an ONNX file, an ``onnx.ModelProto`` or a torch ``ExportedProgram``.
 
+    A checkpoint (``.pth``, ``.pt``, ``.pth.tar``, ``.th``, ``.safetensors``) is read too, with the
+    ``torch.nn.Module`` it belongs to as ``architecture``, or recognised as a residual network by
+    its keys; ``weights`` says how to read it where the keys do not tell (``deepshift-q``,
+    ``apot-2`` to ``apot-5``).
+
     ``shape`` fixes inputs that leave more than the batch open. Raises ModelError, or its subclass
-    UnsupportedOperatorError, with one sentence that names what is wrong.
+    UnsupportedOperatorError, with one sentence that names what is wrong, and DependencyError.
     """
     from tvm_shiftadd import importers
 
     name = Path(source).name if isinstance(source, (str, os.PathLike)) else type(source).__name__
-    return Model(importers.load(source, shape=shape), name)
+    module = importers.load(source, shape=shape, architecture=architecture, weights=weights)
+    return Model(module, name)
 
 
 def compile(

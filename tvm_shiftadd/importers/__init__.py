@@ -17,14 +17,25 @@ __all__ = ["load"]
 ShapeOverride = Mapping[str, Sequence[int]] | Sequence[int]
 
 
-def load(source: Any, *, shape: ShapeOverride | None = None) -> tvm.IRModule:
+def load(
+    source: Any,
+    *,
+    shape: ShapeOverride | None = None,
+    architecture: Any = None,
+    weights: str | None = None,
+) -> tvm.IRModule:
     """Import a network.
 
     Args:
-        source: path of an ``.onnx`` file, an ``onnx.ModelProto``, or a
+        source: path of an ``.onnx`` file or of a checkpoint (``.pth``, ``.pt``, ``.pth.tar``,
+            ``.th``, ``.safetensors``), an ``onnx.ModelProto``, or a
             ``torch.export.ExportedProgram``.
-        shape: shapes for the inputs, for a model with symbolic dimensions besides the batch; -1
-            in axis 0 keeps the batch symbolic. ONNX only.
+        shape: shapes for the inputs, for a model with symbolic dimensions besides the batch and
+            for checkpoints; -1 in axis 0 keeps the batch symbolic.
+        architecture: for a checkpoint, the ``torch.nn.Module`` it belongs to; None to recognise
+            a residual network by the keys.
+        weights: for a checkpoint, how its weights are to be read where the keys do not tell:
+            ``deepshift-q``, ``apot-2`` to ``apot-5``.
 
     Returns:
         A module with one function ``main``: float32 parameters for the real inputs, weights as
@@ -36,13 +47,26 @@ def load(source: Any, *, shape: ShapeOverride | None = None) -> tvm.IRModule:
     Raises:
         ModelError: the model is missing, unreadable, malformed or of a version not handled.
         UnsupportedOperatorError: an operator that cannot run, named with its node.
+        DependencyError: PyTorch is needed and not installed.
     """
     if isinstance(source, str | os.PathLike):
-        if str(source).endswith((".pt2", ".pt", ".pth")):
+        if str(source).endswith(".pt2"):
             raise ModelError(
-                f"'{os.fspath(source)}' is a PyTorch file, and reading one may run code it holds: "
-                "load it yourself and pass the torch.export.ExportedProgram, or export to ONNX."
+                f"'{os.fspath(source)}' is an exported program, and reading one may run code it "
+                "holds: load it yourself and pass the torch.export.ExportedProgram."
             )
+        from tvm_shiftadd.importers._checkpoint_reader import is_checkpoint
+
+        if is_checkpoint(source):
+            from tvm_shiftadd.importers.checkpoint import load_checkpoint
+
+            return load_checkpoint(source, shape=shape, architecture=architecture, weights=weights)
+    if architecture is not None or weights is not None:
+        raise ModelError(
+            "Expected the path of a checkpoint beside architecture= or weights=, but got "
+            f"{source if isinstance(source, str) else type(source).__name__}."
+        )
+    if isinstance(source, str | os.PathLike):
         from tvm_shiftadd.importers.onnx import load_onnx
 
         return load_onnx(source, shape=shape)
@@ -57,6 +81,6 @@ def load(source: Any, *, shape: ShapeOverride | None = None) -> tvm.IRModule:
 
         return load_onnx(source, shape=shape)
     raise ModelError(
-        "Expected the path of an ONNX file, an onnx.ModelProto or a torch.export.ExportedProgram, "
-        f"but got {type(source).__name__}."
+        "Expected the path of an ONNX file or a checkpoint, an onnx.ModelProto or a "
+        f"torch.export.ExportedProgram, but got {type(source).__name__}."
     )
