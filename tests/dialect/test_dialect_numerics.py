@@ -104,6 +104,43 @@ def dense_case(draw: Draw) -> Any:
     return ops.dense, (int8(rng, *leading, inputs),), (codes, bias(rng, outputs)), {}
 
 
+@st.composite
+def adder_conv2d_case(draw: Draw) -> Any:
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    attrs, (h, w) = draw_window(draw)
+    del attrs["dilation"]
+    (kh, kw), channels, outputs = attrs["kernel_size"], *draw(st.tuples(*[st.integers(1, 5)] * 2))
+    x = int8(rng, draw(st.integers(1, 2)), h, w, channels)
+    weights = int8(rng, kh * kw * channels, outputs)
+    return (
+        lambda x, w, b: ops.adder_conv2d(x, w, b, **attrs),
+        (x,),
+        (weights, bias(rng, outputs)),
+        attrs,
+    )
+
+
+@st.composite
+def adder_dense_case(draw: Draw) -> Any:
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    leading = draw(st.lists(st.integers(1, 4), min_size=1, max_size=3))
+    inputs, outputs = draw(st.integers(1, 33)), draw(st.integers(1, 9))
+    x, weights = int8(rng, *leading, inputs), int8(rng, inputs, outputs)
+    return ops.adder_dense, (x,), (weights, bias(rng, outputs)), {}
+
+
+@st.composite
+def scale_case(draw: Draw) -> Any:
+    rng, shape = draw_map(draw)
+    terms = draw(st.integers(1, 3))
+    values = rng.choice(representable(terms), draw(st.sampled_from([1, shape[-1]])))
+    # The largest that fits int32 with any factor, so that no shift may go further than it must.
+    most = (2**31 - 1) // 112
+    x = rng.integers(-most, most, shape, endpoint=True).astype(np.int32)
+    x = int8(rng, *shape) if draw(st.booleans()) else x
+    return ops.scale, (x,), (encode(values, terms),), {}
+
+
 def draw_map(draw: Draw) -> tuple[Any, list[int]]:
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     return rng, [draw(st.integers(1, most)) for most in (2, 5, 5, 9)]
@@ -230,6 +267,8 @@ def upsample2d_case(draw: Draw) -> Any:
 
 CASES = {
     "add": add_case,
+    "adder_conv2d": adder_conv2d_case,
+    "adder_dense": adder_dense_case,
     "avg_pool2d": avg_pool2d_case,
     "clip": clip_case,
     "concat": concat_case,
@@ -241,6 +280,7 @@ CASES = {
     "pad": pad_case,
     "quantize": quantize_case,
     "requantize": requantize_case,
+    "scale": scale_case,
     "upsample2d": upsample2d_case,
 }
 
@@ -270,5 +310,5 @@ def test_compiled_operator_equals_reference(name: str, make_case: Any, check_cas
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(CASES))
 def test_thousand_cases_equal_reference(name: str, make_case: Any, check_cases: Any) -> None:
-    # 13 operators * 12 * 8 = 1248 cases.
+    # 16 operators * 12 * 8 = 1536 cases.
     compare(name, MANY, make_case, check_cases)

@@ -41,6 +41,27 @@ def test_one_line_a_binding_under_the_users_names() -> None:
     )
 
 
+def test_adder_layers_and_factors_are_printed_with_their_constants() -> None:
+    x = relax.Var("x", TensorType((1, 4, 4, 2), "int8"))
+    builder = relax.BlockBuilder()
+    with builder.function("main", [x]):
+        with builder.dataflow():
+            weight, zeros = (
+                relax.const(np.zeros((18, 3), np.int8)),
+                relax.const(np.zeros(3, "int32")),
+            )
+            y = builder.emit(ops.adder_conv2d(x, weight, zeros, kernel_size=(3, 3)), "distance")
+            y = builder.emit(ops.scale(y, relax.const(np.ones((2, 3), np.uint8))), "bn")
+            result = builder.emit_output(y)
+        builder.emit_func_output(result)
+    text = script(builder.get())
+    assert (
+        "%distance : i32[1, 2, 2, 3] = shiftadd.adder_conv2d(%x, weight<18x3>, bias<3>) "
+        "{kernel_size=[3, 3], strides=[1, 1], padding=[0, 0, 0, 0]}\n"
+    ) in text
+    assert "%bn : i32[1, 2, 2, 3] = shiftadd.scale(%distance, codes<2x3>)\n" in text
+
+
 def test_legalized_module_lists_its_kernels_and_keeps_the_names() -> None:
     text = script(relax.transform.LegalizeOps()(module()))
     assert "%/layer1/conv : i32[n, 8, 8, 16] = relax.call_tir(@shiftadd_conv2d, (%image, " in text

@@ -30,6 +30,10 @@ def bias(outputs: int) -> Any:
     return relax.const(np.zeros(outputs, np.int32))
 
 
+def distances(rows: int, outputs: int) -> Any:
+    return relax.const(np.zeros((rows, outputs), np.int8))
+
+
 def infer(call: Any) -> str:
     return str(relax.BlockBuilder().normalize(call).ty)
 
@@ -68,6 +72,24 @@ ACCEPTED = {
     "dense of rank 3": (
         lambda: ops.dense(var("int8", N, 3, 4), codes(2, 2, 7), bias(7)),
         "(n, 3, 7), int32",
+    ),
+    "adder_conv2d": (
+        lambda: ops.adder_conv2d(
+            MAP, distances(36, 6), bias(6), strides=(2, 1), padding=(1, 0, 0, 1), **CONV
+        ),
+        "(n, 4, 7, 6), int32",
+    ),
+    "adder_dense": (
+        lambda: ops.adder_dense(var("int8", N, 3, 5), distances(5, 7), bias(7)),
+        "(n, 3, 7), int32",
+    ),
+    "scale": (
+        lambda: ops.scale(WIDE, relax.const(np.ones((1, 4), np.uint8))),
+        "(n, 9, 8, 4), int32",
+    ),
+    "scale by one factor": (
+        lambda: ops.scale(MAP, relax.const(np.array([[7], [10]], np.uint8))),
+        "(n, 9, 8, 4), int32",
     ),
     "quantize": (lambda: ops.quantize(var("float32", N, 3), 5), "(n, 3), int8"),
     "dequantize": (lambda: ops.dequantize(WIDE, vec(1, 2, 3, 4)), "(n, 9, 8, 4), float32"),
@@ -160,6 +182,34 @@ REFUSED = {
     "dense: unknown width": (
         lambda: ops.dense(var("int8", 2, N), codes(2, 2, 7), bias(7)),
         ["known last dimension", "int8[2, n]"],
+    ),
+    "adder_conv2d: weight of another reduction": (
+        lambda: ops.adder_conv2d(MAP, distances(9, 6), bias(6), **CONV),
+        ["R = 36", "int8[9, 6]"],
+    ),
+    "adder_conv2d: codes": (
+        lambda: ops.adder_conv2d(MAP, codes(1, 18, 6), bias(6), **CONV),
+        ["weight to be int8 [R, O]", "uint8[1, 18, 6]"],
+    ),
+    "adder_conv2d: window too large": (
+        lambda: ops.adder_conv2d(MAP, distances(400, 6), bias(6), kernel_size=(10, 10)),
+        ["window that fits", "int8[n, 9, 8, 4]"],
+    ),
+    "adder_dense: bias of another length": (
+        lambda: ops.adder_dense(var("int8", N, 5), distances(5, 7), bias(6)),
+        ["bias int32 [7]", "int32[6]"],
+    ),
+    "scale: other channels": (
+        lambda: ops.scale(WIDE, relax.const(np.zeros((1, 3), np.uint8))),
+        ["one a channel", "uint8[1, 3]"],
+    ),
+    "scale: four copies": (
+        lambda: ops.scale(WIDE, relax.const(np.zeros((4, 1), np.uint8))),
+        ["1 to 3 terms", "uint8[4, 1]"],
+    ),
+    "scale: minus zero": (
+        lambda: ops.scale(WIDE, relax.const(np.full((1, 1), 8, np.uint8))),
+        ["valid term codes", "minus zero"],
     ),
     "quantize: int8": (lambda: ops.quantize(MAP, 3), ["x to be float32", "int8[n, 9, 8, 4]"]),
     "dequantize: float": (

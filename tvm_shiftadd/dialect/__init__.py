@@ -8,6 +8,7 @@ calls, ``attrs`` the attributes as dataclasses, ``printer`` the legible text of 
 from __future__ import annotations
 
 from tvm_shiftadd.dialect import (
+    adder,
     elementwise,
     float_adder,
     layout,
@@ -20,7 +21,7 @@ from tvm_shiftadd.dialect import (
 
 def register_all() -> None:
     """Register every operator with TVM; may be called again."""
-    for family in (linear, scaling, elementwise, pooling, layout, float_adder):
+    for family in (linear, adder, scaling, elementwise, pooling, layout, float_adder):
         for spec in family.SPECS:
             registry.register(spec)
 

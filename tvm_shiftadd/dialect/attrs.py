@@ -136,6 +136,22 @@ class Conv2DTransposeAttrs(OpAttrs):
 
 
 @dataclass(frozen=True)
+class AdderConv2DAttrs(OpAttrs):
+    """kernel_size, strides (y, x); padding (top, left, bottom, right)."""
+
+    OP: ClassVar[str] = "adder_conv2d"
+    kernel_size: tuple[int, ...]
+    strides: tuple[int, ...]
+    padding: tuple[int, ...]
+
+    def check(self) -> None:
+        """See the base class."""
+        for name in ("kernel_size", "strides"):
+            self._require_ints(name, 2, 1)
+        self._require_ints("padding", 4, 0)
+
+
+@dataclass(frozen=True)
 class FloatAdderConv2DAttrs(OpAttrs):
     """strides (y, x), padding (top, left, bottom, right); both layouts channels first or last."""
 
@@ -272,6 +288,7 @@ OPERATOR_ATTRS: dict[str, type[OpAttrs]] = {
     for cls in (
         Conv2DAttrs,
         Conv2DTransposeAttrs,
+        AdderConv2DAttrs,
         FloatAdderConv2DAttrs,
         QuantizeAttrs,
         RequantizeAttrs,

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from tvm_shiftadd.dialect.adder import adder_conv2d, adder_dense
 from tvm_shiftadd.dialect.elementwise import add, clip
 from tvm_shiftadd.dialect.float_adder import float_adder_conv2d, float_adder_dense
 from tvm_shiftadd.dialect.layout import concat, pad, upsample2d
 from tvm_shiftadd.dialect.linear import conv2d, conv2d_transpose, dense
 from tvm_shiftadd.dialect.pooling import avg_pool2d, max_pool2d
-from tvm_shiftadd.dialect.scaling import dequantize, quantize, requantize
+from tvm_shiftadd.dialect.scaling import dequantize, quantize, requantize, scale
 
 __all__ = [
     "add",
+    "adder_conv2d",
+    "adder_dense",
     "avg_pool2d",
     "clip",
     "concat",
@@ -24,5 +27,6 @@ __all__ = [
     "pad",
     "quantize",
     "requantize",
+    "scale",
     "upsample2d",
 ]

@@ -185,6 +185,12 @@ def _dense(_call: Any, x: Array, codes: Array, bias: Array) -> Array:
     return reference.dense(x, decode_packed(codes, [x.shape[-1], codes.shape[2]]), bias)
 
 
+def _adder_conv2d(call: Any, x: Array, weight: Array, bias: Array) -> Array:
+    a = op_attrs.AdderConv2DAttrs.of(call)
+    filters = weight.reshape(*a.kernel_size, x.shape[3], weight.shape[1])
+    return reference.adder_conv2d(x, filters, bias, strides=a.strides, padding=a.padding)  # type: ignore[arg-type]
+
+
 def _float_adder_conv2d(call: Any, x: Array, weight: Array, scale: Array) -> Array:
     a = op_attrs.FloatAdderConv2DAttrs.of(call)
     first = a.data_layout == "NCHW"
@@ -217,6 +223,8 @@ def _clip(call: Any, x: Array) -> Array:
 
 _OPERATORS: dict[str, Callable[..., Array]] = {
     "add": lambda _call, *operands: reference.add(*operands),
+    "adder_conv2d": _adder_conv2d,
+    "adder_dense": lambda _call, *operands: reference.adder_dense(*operands),
     "avg_pool2d": _avg_pool2d,
     "clip": _clip,
     "concat": lambda call, x: reference.concat(x, op_attrs.ConcatAttrs.of(call).axis),
@@ -230,6 +238,7 @@ _OPERATORS: dict[str, Callable[..., Array]] = {
     "pad": lambda call, x: reference.pad(x, op_attrs.PadAttrs.of(call).pad_width),
     "quantize": lambda call, x: reference.quantize(x, op_attrs.QuantizeAttrs.of(call).exponent),
     "requantize": _requantize,
+    "scale": lambda _call, x, codes: reference.scale(x, codes),
     "upsample2d": lambda call, x: reference.upsample2d(
         x,
         op_attrs.Upsample2DAttrs.of(call).scale,  # type: ignore[arg-type]

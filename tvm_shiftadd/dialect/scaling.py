@@ -1,16 +1,18 @@
-"""Between float and integers, and between integer scales: quantize, dequantize, requantize."""
+"""Between float and integers, and between integer scales."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from tvm_shiftadd._compat import relax
+from tvm_shiftadd._compat import constant_array, relax
 from tvm_shiftadd.dialect import registry
 from tvm_shiftadd.dialect.attrs import (
     QuantizeAttrs,
     RequantizeAttrs,
 )
-from tvm_shiftadd.dialect.types import Operands, tensor_type
+from tvm_shiftadd.dialect.types import Operands, same, tensor_type
+from tvm_shiftadd.errors import InputError
+from tvm_shiftadd.formats.codes import MAX_TERMS, validate
 from tvm_shiftadd.formats.reference import MAX_SCALE
 
 #: A requantising shift: to the right where positive, to the left where negative.
@@ -43,6 +45,32 @@ def requantize(x: Any, shift: Any, *, lo: int = -128, hi: int = 127) -> Any:
     """
     attrs = RequantizeAttrs(lo, hi)
     return relax.Call(registry.op("requantize"), [x, shift], attrs.to_node())
+
+
+def scale(x: Any, codes: Any) -> Any:
+    """int32 or int8 ``[..., C]`` to int32: the sum of one to three shifted copies a channel.
+
+    ``codes`` is uint8 ``[K, C]`` or ``[K, 1]``, K in 1 to 3, term codes, not packed: the channel is
+    multiplied by their sum. Followed by requantize it is the finer requantisation.
+    """
+    return relax.Call(registry.op("scale"), [x, codes])
+
+
+def _infer_scale(call: Any) -> Any:
+    operands = Operands(call, ["x", "codes"])
+    dims = operands.tensor(0, ("int32", "int8"), "[..., C]")
+    terms, channels = operands.tensor(1, "uint8", "[K, C]")
+    known = isinstance(terms, int) and 1 <= terms <= MAX_TERMS
+    operands.require(known, f"codes of 1 to {MAX_TERMS} terms")
+    fits = len(dims) > 0 and (channels == 1 or same(channels, dims[-1]))
+    operands.require(fits, "codes of one factor or one a channel of x")
+    values = constant_array(call.args[1])
+    if values is not None:
+        try:
+            validate(values)
+        except InputError as error:
+            raise operands.error(f"valid term codes ({error})") from None
+    return tensor_type(dims, "int32")
 
 
 def _infer_quantize(call: Any) -> Any:
@@ -94,6 +122,12 @@ def _legalize_requantize(builder: Any, call: Any) -> Any:
     )
 
 
+def _legalize_scale(builder: Any, call: Any) -> Any:
+    from tvm_shiftadd.topi import scaling
+
+    return builder.call_te(scaling.scale, *call.args, primfunc_name_hint="shiftadd_scale")
+
+
 SPECS = (
     registry.OpSpec(
         "quantize",
@@ -115,5 +149,12 @@ SPECS = (
         (("x", "int32 or int8, channels last"), ("shift", "int32 [C] or [1]")),
         _infer_requantize,
         _legalize_requantize,
+    ),
+    registry.OpSpec(
+        "scale",
+        "sum of at most three shifted copies a channel",
+        (("x", "int32 or int8, channels last"), ("codes", "uint8 [K, C] or [K, 1], term codes")),
+        _infer_scale,
+        _legalize_scale,
     ),
 )

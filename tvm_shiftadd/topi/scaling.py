@@ -74,6 +74,30 @@ def dequantize(x: Any, exponent: Any) -> Any:
     return te.compute(x.shape, body, name="dequantize")
 
 
+def scale(x: Any, codes: Any) -> Any:
+    """int32 or int8 ``x [..., C]`` as an int32 sum of shifted copies.
+
+    ``codes`` is uint8 ``[K, C]`` or ``[K, 1]``. A copy is 0 where the code's magnitude m is 0, else +-(x << (m - 1)).
+    """
+    single = isinstance(codes.shape[1], tirx.IntImm) and int(codes.shape[1]) == 1
+
+    def copy(value: Any, code: Any) -> Any:
+        magnitude = code & int32(7)
+        shifted = value << tirx.max(magnitude - int32(1), int32(0))
+        present = tirx.Select(magnitude == int32(0), int32(0), shifted)
+        return tirx.Select((code & int32(8)) != int32(0), int32(0) - present, present)
+
+    def body(*i: Any) -> Any:
+        value = x(*i).astype("int32")
+        channel = 0 if single else i[-1]
+        total = int32(0)
+        for term in range(int(codes.shape[0])):
+            total = total + copy(value, codes[term, channel].astype("int32"))
+        return total
+
+    return te.compute(x.shape, body, name="scale")
+
+
 def requantize(x: Any, shift: Any, *, lo: int = _INT8_MIN, hi: int = _INT8_MAX) -> Any:
     """int32 or int8 ``x [..., C]`` to int8 in [lo, hi] by int32 ``shift [C]`` or ``[1]``, n.
 
