@@ -46,12 +46,12 @@ def test_adder_layers_and_factors_are_printed_with_their_constants() -> None:
     builder = relax.BlockBuilder()
     with builder.function("main", [x]):
         with builder.dataflow():
-            weight, zeros = (
-                relax.const(np.zeros((18, 3), np.int8)),
-                relax.const(np.zeros(3, "int32")),
-            )
+            weight = relax.const(np.zeros((18, 3), np.int8))
+            zeros = relax.const(np.zeros(3, np.int32))
             y = builder.emit(ops.adder_conv2d(x, weight, zeros, kernel_size=(3, 3)), "distance")
-            y = builder.emit(ops.scale(y, relax.const(np.ones((2, 3), np.uint8))), "bn")
+            y = builder.emit(
+                ops.scale(y, relax.const(np.array([[7, 0, 1], [3, 0, 10]], np.uint8))), "bn"
+            )
             result = builder.emit_output(y)
         builder.emit_func_output(result)
     text = script(builder.get())

@@ -77,7 +77,8 @@ def dequantize(x: Any, exponent: Any) -> Any:
 def scale(x: Any, codes: Any) -> Any:
     """int32 or int8 ``x [..., C]`` as an int32 sum of shifted copies.
 
-    ``codes`` is uint8 ``[K, C]`` or ``[K, 1]``. A copy is 0 where the code's magnitude m is 0, else +-(x << (m - 1)).
+    ``codes`` is uint8 ``[K, C]`` or ``[K, 1]``. A copy is 0 where the code's
+    magnitude m is 0, else +-(x << (m - 1)).
     """
     single = isinstance(codes.shape[1], tirx.IntImm) and int(codes.shape[1]) == 1
 
