@@ -7,6 +7,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from tvm_shiftadd.convert.allocate import HELD_OUT, allocate
+from tvm_shiftadd.convert.allocate_budget import Budget
+from tvm_shiftadd.convert.allocate_report import AllocationReport
 from tvm_shiftadd.convert.calibrate import calibrate
 from tvm_shiftadd.convert.equalize import equalize
 from tvm_shiftadd.convert.execute import QTensor, run_float, run_integer
@@ -20,7 +23,9 @@ from tvm_shiftadd.convert.sequence import SequentialConversion, images_in_memory
 from tvm_shiftadd.convert.storage import Storage, stored
 
 __all__ = [
+    "AllocationReport",
     "Batches",
+    "Budget",
     "Conversion",
     "ConversionReport",
     "ConvertOptions",
@@ -63,23 +68,32 @@ def convert(
 
     ``batches()`` starts a pass over the calibration data: mappings from input name to float32
     arrays in the network's own layout. ``progress(phase, done, total)`` is told how far
-    "calibrate" (images) and "convert" (layers) have come. The same data give the same integers on
+    "calibrate" (images) and "convert" (layers) have come, and with a budget "measure" (layers),
+    "allocate" (conversions tried) and "frontier" (points). The same data give the same integers on
     one machine; another BLAS may round a weight differently.
 
     Raises DataError for unusable calibration data, ModelError for a network that is not finite
-    on it, RangeError where an accumulator cannot be proved to fit int32.
+    on it, RangeError where an accumulator cannot be proved to fit int32, InputError for a budget
+    out of reach, ConversionError where a largest drop cannot be held.
     """
     options = options or ConvertOptions()
     tell = progress or silent
     storage = stored(graph)
-    most = min(options.correction_images, images_in_memory(graph, options.memory))
+    wanted = options.correction_images
+    if options.budget is not None and (options.frontier or options.budget.max_drop is not None):
+        wanted = wanted * HELD_OUT // (HELD_OUT - 1)
+    most = min(wanted, images_in_memory(graph, options.memory))
     feeds, seen = hold(graph, batches, most, options.limit)
     scaled = equalize(graph, storage, feeds) if options.equalize else graph
     exponents = calibrate(scaled, storage, batches, options.limit, tell)
-    sequence = SequentialConversion(scaled, exponents, options, tell)
-    sequence.run(feeds)
+    allocation = None
+    if options.budget is None:
+        sequence = SequentialConversion(scaled, exponents, options, tell)
+        sequence.run(feeds)
+    else:
+        sequence, allocation = allocate(scaled, exponents, feeds, options, tell)
     plan = Plan(dict(sequence.layers), exponents)
     prove_plan(graph, plan)
     images = len(next(iter(feeds.values())))
-    report = ConversionReport(tuple(sequence.reports), seen, images)
+    report = ConversionReport(tuple(sequence.reports), seen, images, allocation)
     return Conversion(plan, report, scaled)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from tvm_shiftadd.convert.allocate_budget import Budget
 from tvm_shiftadd.convert.terms import TermLimits
 from tvm_shiftadd.errors import InputError
 from tvm_shiftadd.formats.codes import MAX_TERMS
@@ -19,7 +20,9 @@ class ConvertOptions:
     scale the channels of a tensor so that they fill the int8 range first. limit: calibration
     images used, None for all. correction_images: images held in memory to fit layers on, at most;
     memory: bytes these may take while they run through the network. allocation: the term limits of
-    single layers by their names; every other layer has ``TermLimits(terms)``.
+    single layers by their names; every other layer has ``TermLimits(terms)``. budget: give out
+    terms within it, instead of ``terms`` everywhere; frontier: also measure what other budgets
+    would give.
 
     Raises InputError for values that make no sense.
     """
@@ -32,6 +35,8 @@ class ConvertOptions:
     correction_images: int = 512
     memory: int = 2 << 30
     allocation: Mapping[str, TermLimits] = field(default_factory=dict)
+    budget: Budget | None = None
+    frontier: bool = False
 
     def limits_of(self, layer: str) -> TermLimits:
         """The term limits of the layer of this name."""
@@ -45,3 +50,7 @@ class ConvertOptions:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InputError(f"{name} must be at least 1, not {value}; choose a larger one")
+        if self.budget is not None and self.allocation:
+            raise InputError("the terms come from a budget or from an allocation; give one of them")
+        if self.frontier and self.budget is None:
+            raise InputError("a frontier is measured around a budget; give one (terms auto)")

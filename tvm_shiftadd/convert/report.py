@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tvm_shiftadd.convert.allocate_report import AllocationReport
+
 
 @dataclass(frozen=True)
 class LayerReport:
@@ -37,11 +39,15 @@ class LayerReport:
 
 @dataclass(frozen=True)
 class ConversionReport:
-    """All layers, in order. calibration_images: for the scales; correction_images: for the bias."""
+    """All layers, in order. calibration_images: for the scales; correction_images: for the bias.
+
+    allocation: how the terms were given out, None where every layer had the same.
+    """
 
     layers: tuple[LayerReport, ...]
     calibration_images: int
     correction_images: int
+    allocation: AllocationReport | None = None
 
     @property
     def weights(self) -> int:
