@@ -21,7 +21,7 @@ LAYERS = (
     ("tvm_shiftadd.convert",),
     ("tvm_shiftadd._compat",),
     ("tvm_shiftadd.dialect", "tvm_shiftadd.topi", "tvm_shiftadd.target", "tvm_shiftadd.plugin"),
-    ("tvm_shiftadd.importers", "tvm_shiftadd.tune", "relay_passes"),
+    ("tvm_shiftadd.importers", "tvm_shiftadd.torch", "tvm_shiftadd.tune", "relay_passes"),
     (
         "tvm_shiftadd._directory",
         "tvm_shiftadd._json",
