@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from tvm_shiftadd.convert.adders import refine_exponents
 from tvm_shiftadd.convert.allocate import HELD_OUT, allocate
 from tvm_shiftadd.convert.allocate_budget import Budget
 from tvm_shiftadd.convert.allocate_report import AllocationReport
@@ -16,16 +17,18 @@ from tvm_shiftadd.convert.execute import QTensor, run_float, run_integer
 from tvm_shiftadd.convert.feeds import Batches, Progress, hold, silent
 from tvm_shiftadd.convert.graph import Graph, Node
 from tvm_shiftadd.convert.options import ConvertOptions
-from tvm_shiftadd.convert.plan import LayerPlan, Plan
+from tvm_shiftadd.convert.plan import AdderPlan, ChannelFactor, LayerPlan, Plan
 from tvm_shiftadd.convert.prove import prove_plan
 from tvm_shiftadd.convert.report import ConversionReport, LayerReport
 from tvm_shiftadd.convert.sequence import SequentialConversion, images_in_memory
 from tvm_shiftadd.convert.storage import Storage, stored
 
 __all__ = [
+    "AdderPlan",
     "AllocationReport",
     "Batches",
     "Budget",
+    "ChannelFactor",
     "Conversion",
     "ConversionReport",
     "ConvertOptions",
@@ -86,13 +89,14 @@ def convert(
     feeds, seen = hold(graph, batches, most, options.limit)
     scaled = equalize(graph, storage, feeds) if options.equalize else graph
     exponents = calibrate(scaled, storage, batches, options.limit, tell)
+    exponents = refine_exponents(scaled, storage, exponents, feeds)
     allocation = None
     if options.budget is None:
         sequence = SequentialConversion(scaled, exponents, options, tell)
         sequence.run(feeds)
     else:
         sequence, allocation = allocate(scaled, exponents, feeds, options, tell)
-    plan = Plan(dict(sequence.layers), exponents)
+    plan = Plan(dict(sequence.layers), exponents, dict(sequence.adders))
     prove_plan(graph, plan)
     images = len(next(iter(feeds.values())))
     report = ConversionReport(tuple(sequence.reports), seen, images, allocation)

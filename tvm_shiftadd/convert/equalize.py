@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from tvm_shiftadd.convert.execute import run_float
 from tvm_shiftadd.convert.feeds import Feeds
-from tvm_shiftadd.convert.graph import WEIGHT_OPS, Graph, Node
+from tvm_shiftadd.convert.graph import ADDER_OPS, WEIGHT_OPS, Graph, Node
 from tvm_shiftadd.convert.storage import Storage
 
 #: Operators that treat every channel alike: a positive factor commutes with them (a clip's finite
@@ -81,6 +81,10 @@ def _families(graph: Graph) -> list[_Family]:
     fixed = {*graph.inputs, *graph.outputs}
     for node in graph.nodes:
         if node.op in WEIGHT_OPS:
+            continue
+        if node.op in ADDER_OPS:
+            # Distances do not scale with one channel of the input; their factor scales the output.
+            fixed.update(node.inputs)
             continue
         if _keeps_channels(node, graph.shapes):
             for name in node.inputs:
@@ -169,6 +173,11 @@ def _scaled(
     """
     if node.op == "clip" and node.output in ends:
         return replace(node, attrs={**node.attrs, "hi": ends[node.output]})
+    if node.op in ADDER_OPS and node.output in factors:
+        gain = factors[node.output]
+        factor = gain if node.factor is None else node.factor * gain
+        scaled_bias = None if node.bias is None else node.bias * gain
+        return replace(node, factor=factor, bias=scaled_bias)
     if node.op not in WEIGHT_OPS or node.weight is None:
         return node
     weight, bias = node.weight, node.bias

@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tvm_shiftadd.convert.feeds import Feeds
-from tvm_shiftadd.convert.graph import WEIGHT_OPS, Graph, Node
+from tvm_shiftadd.convert.graph import ADDER_OPS, WEIGHT_OPS, Graph, Node
 from tvm_shiftadd.convert.operators import MOVEMENT_OPS, move, pool_window, run_node
-from tvm_shiftadd.convert.plan import LayerPlan, Plan
+from tvm_shiftadd.convert.plan import AdderPlan, ChannelFactor, LayerPlan, Plan
 from tvm_shiftadd.errors import ConversionError
 from tvm_shiftadd.formats import codes, reference
 
@@ -167,6 +167,25 @@ def run_layer(
     return reference.conv2d_transpose(x, weight, bias, **where)
 
 
+def run_adder(node: Node, x: NDArray[np.int8], adder: AdderPlan) -> NDArray[np.int32]:
+    """The accumulators of an adder layer, bias included, before its factor."""
+    if node.weight is None:
+        raise ConversionError(f"layer '{node.name}' ({node.op}) has no weight; rebuild the graph")
+    weight = adder.weight.reshape(node.weight.shape)
+    if node.op == "adder_dense":
+        return reference.adder_dense(x, weight, adder.bias)
+    strides, padding = (tuple(node.attrs[key]) for key in ("strides", "padding"))
+    return reference.adder_conv2d(x, weight, adder.bias, strides=strides, padding=padding)
+
+
+def scaled(value: QTensor, factor: ChannelFactor | None) -> QTensor:
+    """Accumulators times a factor a channel, where there is one."""
+    if factor is None:
+        return value
+    exponent = (value.exponent + factor.exponent).astype(np.int32)
+    return QTensor(reference.scale(value.values, factor.codes), exponent)
+
+
 def clip(node: Node, operand: QTensor) -> QTensor:
     """A clip: at once on int8 values, noted for the next requantisation on a wide tensor."""
     lo, hi = float(node.attrs["lo"]), float(node.attrs["hi"])
@@ -182,7 +201,11 @@ def _operate(node: Node, operands: Sequence[QTensor], plan: Plan) -> QTensor:
     if node.op in WEIGHT_OPS:
         layer = plan.layers[node.name]
         acc = run_layer(node, first.values, layer_weight(node, layer), layer.bias)
-        return QTensor(acc, first.exponent + layer.weight_exponent)
+        return scaled(QTensor(acc, first.exponent + layer.weight_exponent), layer.factor)
+    if node.op in ADDER_OPS:
+        adder = plan.adders[node.name]
+        acc = run_adder(node, first.values, adder)
+        return scaled(QTensor(acc, first.exponent), adder.factor)
     if node.op == "add":
         return _add(node, first, operands[1])
     if node.op == "clip":

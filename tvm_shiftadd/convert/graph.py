@@ -4,7 +4,7 @@ A :class:`Graph` is read off the canonical float module once (``relay_passes.ext
 changed. It holds NumPy arrays and plain values only, so that everything in ``convert`` runs,
 and can be tested, without a compiler.
 
-Layouts: feature maps ``[N, H, W, C]``; convolution weights ``[kh, kw, I/groups, O]``; transposed
+Layouts: maps ``[N, H, W, C]``; convolution and adder weights ``[kh, kw, I/groups, O]``; transposed
 convolution weights ``[kh, kw, I, O/groups]``; dense weights ``[I, O]``. Batch is axis 0.
 """
 
@@ -19,6 +19,12 @@ from numpy.typing import NDArray
 
 #: Operators with constant weights: these become shift-add layers.
 WEIGHT_OPS = frozenset({"conv2d", "conv2d_transpose", "dense"})
+
+#: Operators with constant weights that measure distances: these become adder layers.
+ADDER_OPS = frozenset({"adder_conv2d", "adder_dense"})
+
+#: Every operator with constant weights.
+LAYER_OPS = WEIGHT_OPS | ADDER_OPS
 
 #: Operators a shift-add region may hold besides. ``host`` marks any other operator.
 CONNECTING_OPS = frozenset(
@@ -37,7 +43,7 @@ CONNECTING_OPS = frozenset(
 )
 
 #: Operators of a region whose result is a wide (int32) tensor until it is requantised.
-WIDE_OPS = WEIGHT_OPS | {"add", "avg_pool2d"}
+WIDE_OPS = LAYER_OPS | {"add", "avg_pool2d"}
 
 
 @dataclass(frozen=True)
@@ -49,6 +55,7 @@ class Node:
 
     - ``conv2d``: strides (2), padding (top, left, bottom, right), dilation (2), groups
     - ``conv2d_transpose``: strides (2), padding (4), output_padding (2), dilation (2), groups
+    - ``adder_conv2d``: strides (2), padding (4)
     - ``clip``: lo, hi (floats; a ReLU is 0 and infinity)
     - ``max_pool2d``, ``avg_pool2d``: pool_size (2), strides (2), padding (4), dilation (2),
       ceil_mode (bool), and for the average count_include_pad (bool). Global pooling has
@@ -58,6 +65,9 @@ class Node:
     - ``upsample2d``: scale (2), nearest neighbour
     - ``slice``: axes, begin, end, strides
     - ``host``: operator, and ``evaluate``, which runs it on float arrays
+
+    An adder layer is ``factor * -sum |x - weight| + bias``; ``factor``, ``[O]``, is the batch norm
+    behind it, which its weights cannot take. Other operators have none.
     """
 
     name: str
@@ -67,6 +77,7 @@ class Node:
     attrs: Mapping[str, Any] = field(default_factory=dict)
     weight: NDArray[np.float32] | None = None
     bias: NDArray[np.float32] | None = None
+    factor: NDArray[np.float32] | None = None
     evaluate: Callable[..., NDArray[Any]] | None = None
     reason: str = ""
 

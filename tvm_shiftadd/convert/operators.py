@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tvm_shiftadd.convert.graph import Graph, Node
+from tvm_shiftadd.convert.graph import ADDER_OPS, Graph, Node
 from tvm_shiftadd.errors import ConversionError
-from tvm_shiftadd.formats import linear
+from tvm_shiftadd.formats import distance, linear
 from tvm_shiftadd.formats.windows import pool_counts
 
 Array = NDArray[Any]
@@ -34,6 +34,8 @@ def run_node(node: Node, inputs: Sequence[Array], graph: Graph | None = None) ->
         return move(node, inputs)
     if node.op in ("conv2d", "conv2d_transpose", "dense"):
         return run_linear(node, inputs[0], node.weight, node.bias)
+    if node.op in ADDER_OPS:
+        return run_adder(node, inputs[0])
     if node.op == "add":
         return np.asarray(inputs[0] + inputs[1])
     if node.op == "clip":
@@ -59,6 +61,27 @@ def run_linear(node: Node, x: Array, weight: Array | None, bias: Array | None) -
         return linear.conv2d(x, weight, bias, **where)
     where["output_padding"] = tuple(node.attrs["output_padding"])
     return linear.conv2d_transpose(x, weight, bias, **where)
+
+
+def run_adder(node: Node, x: Float) -> Float:
+    """An adder layer in float32: ``factor * -sum |x - weight| + bias``."""
+    if node.weight is None:
+        raise ConversionError(f"layer '{node.name}' ({node.op}) has no weight; rebuild the graph")
+    result = distances(node, x, node.weight)
+    np.negative(result, out=result)
+    if node.factor is not None:
+        result *= node.factor
+    if node.bias is not None:
+        result += node.bias
+    return result
+
+
+def distances(node: Node, x: Array, weight: Array) -> Array:
+    """``sum |x - weight|`` of an adder layer, for float32 or int8 arrays."""
+    if node.op == "adder_dense":
+        return distance.dense(x, weight)
+    strides, padding = (tuple(node.attrs[key]) for key in ("strides", "padding"))
+    return distance.conv2d(x, weight, strides=strides, padding=padding)
 
 
 def move(node: Node, inputs: Sequence[Array]) -> Array:

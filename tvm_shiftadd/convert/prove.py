@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tvm_shiftadd.convert.execute import as_exponent, exponent_of
-from tvm_shiftadd.convert.graph import WEIGHT_OPS, Graph, Node
+from tvm_shiftadd.convert.graph import ADDER_OPS, WEIGHT_OPS, Graph, Node
 from tvm_shiftadd.convert.operators import pool_window
-from tvm_shiftadd.convert.plan import Plan
+from tvm_shiftadd.convert.plan import ChannelFactor, Plan
 from tvm_shiftadd.formats import ranges, reference
 
 
@@ -60,7 +60,12 @@ def _bounds(graph: Graph, plan: Plan, node: Node, operands: Sequence[Bounded]) -
     if node.op in WEIGHT_OPS:
         layer = plan.layers[node.name]
         lo, hi = ranges.prove_layer(node.name, layer.codes, layer.bias)
-        return Bounded(lo, hi, first.exponent + layer.weight_exponent)
+        acc = Bounded(lo, hi, first.exponent + layer.weight_exponent)
+        return _scaled(node, acc, layer.factor)
+    if node.op in ADDER_OPS:
+        adder = plan.adders[node.name]
+        lo, hi = ranges.prove_adder(node.name, adder.weight, adder.bias)
+        return _scaled(node, Bounded(lo, hi, first.exponent), adder.factor)
     if node.op == "add":
         second = operands[1]
         exponent = np.maximum(first.exponent, second.exponent)
@@ -78,6 +83,13 @@ def _bounds(graph: Graph, plan: Plan, node: Node, operands: Sequence[Bounded]) -
         lo, hi = ranges.avg_pool_bounds(scale)
         return Bounded(lo, hi, first.exponent + np.int32(scale.shift))
     return first
+
+
+def _scaled(node: Node, acc: Bounded, factor: ChannelFactor | None) -> Bounded:
+    if factor is None:
+        return acc
+    lo, hi = ranges.prove_scale(node.name, acc.lo, acc.hi, factor.codes)
+    return Bounded(lo, hi, (acc.exponent + factor.exponent).astype(np.int32))
 
 
 def _requantized(node: Node, value: Bounded, plan: Plan) -> Bounded:

@@ -17,10 +17,11 @@ from tvm_shiftadd.convert.allocate_report import AllocationReport
 class LayerReport:
     """One weight layer.
 
-    terms: K, the most terms a weight may have; terms_per_weight: non-zero terms, mean over all
-    weights. weight_snr_db, output_snr_db: signal to noise of the weights, and of the layer's
-    output (before clipping) on calibration data, both against float, None where the error or the
-    signal is zero; compensation gives up some of the first for the second. input_exponent,
+    terms: K, the most terms a weight may have, 0 for an adder layer, which has none;
+    terms_per_weight: non-zero terms, mean over all weights. weight_snr_db, output_snr_db: signal to
+    noise of the weights, and of the layer's output (before clipping) on calibration data, both
+    against float, None where the error or the signal is zero; compensation gives up some of the
+    first for the second. input_exponent,
     output_exponent: a of the scales 2^-a, the output's None where the host or the caller reads
     the accumulator. saturation: fraction of the stored output values at a limit of int8, 0 to 1.
     """
@@ -56,9 +57,10 @@ class ConversionReport:
 
     @property
     def terms_per_weight(self) -> float:
-        """Non-zero terms, mean over the weights of all layers."""
-        total = sum(layer.terms_per_weight * layer.weights for layer in self.layers)
-        return total / max(self.weights, 1)
+        """Non-zero terms, mean over the weights of all layers but adder layers."""
+        made = [layer for layer in self.layers if layer.terms]
+        total = sum(layer.terms_per_weight * layer.weights for layer in made)
+        return total / max(sum(layer.weights for layer in made), 1)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON; no NaN and no infinity among them."""

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tvm_shiftadd.convert.adders import fit_adder, integer_weight
 from tvm_shiftadd.convert.bias import channel_mean, corrected_bias, float_bias, integer_bias
 from tvm_shiftadd.convert.compensate import compensated_search, descend
 from tvm_shiftadd.convert.execute import (
@@ -21,16 +22,17 @@ from tvm_shiftadd.convert.execute import (
     clip,
     integer_node,
     run_layer,
+    scaled,
     store,
     to_float,
     to_integers,
 )
 from tvm_shiftadd.convert.feeds import Feeds, Progress
-from tvm_shiftadd.convert.graph import WEIGHT_OPS, Graph, Node
+from tvm_shiftadd.convert.graph import ADDER_OPS, LAYER_OPS, WEIGHT_OPS, Graph, Node
 from tvm_shiftadd.convert.moments import MAX_REDUCTION, measure
-from tvm_shiftadd.convert.operators import run_node
+from tvm_shiftadd.convert.operators import distances, run_node
 from tvm_shiftadd.convert.options import ConvertOptions
-from tvm_shiftadd.convert.plan import LayerPlan, Plan
+from tvm_shiftadd.convert.plan import AdderPlan, LayerPlan, Plan
 from tvm_shiftadd.convert.prove import Bounded, prove_node, stored_bounds
 from tvm_shiftadd.convert.report import LayerReport, snr_db
 from tvm_shiftadd.convert.terms import Limits, choose_scales, group_weight, nearest_search
@@ -68,7 +70,8 @@ class SequentialConversion:
         self.progress = progress
         self.layers: dict[str, LayerPlan] = {}
         self.reports: list[LayerReport] = []
-        self.plan = Plan(self.layers, exponents)
+        self.adders: dict[str, AdderPlan] = {}
+        self.plan = Plan(self.layers, exponents, self.adders)
         self._floats: dict[str, NDArray[Any]] = {}
         self._converted: dict[str, QTensor | NDArray[Any]] = {}
         self._wide: dict[str, Bounded] = {}
@@ -79,10 +82,10 @@ class SequentialConversion:
         self._floats = dict(feeds)
         self._converted = dict(feeds)
         left = {name: len(readers) for name, readers in self._consumers.items()}
-        total = sum(node.op in WEIGHT_OPS for node in self.graph.nodes)
+        total = sum(node.op in LAYER_OPS for node in self.graph.nodes)
         for node in self.graph.nodes:
             self._step(node)
-            if node.op in WEIGHT_OPS:
+            if node.op in LAYER_OPS:
                 self.progress("convert", len(self.reports), total)
             for name in node.inputs:
                 left[name] -= 1
@@ -97,6 +100,8 @@ class SequentialConversion:
         converted = [self._converted[name] for name in node.inputs]
         if node.op in WEIGHT_OPS:
             self._converted[node.output] = self._layer(node, converted)
+        elif node.op in ADDER_OPS:
+            self._converted[node.output] = self._adder(node, converted)
         else:
             self._converted[node.output] = integer_node(self.graph, self.plan, node, converted)
         if not node.on_host:
@@ -126,6 +131,23 @@ class SequentialConversion:
         result = store(wide, node.output, self.plan)
         self.reports.append(self._report(node, layer, values, wide))
         return result
+
+    def _adder(self, node: Node, inputs: Sequence[QTensor | NDArray[Any]]) -> QTensor:
+        x = to_integers(inputs[0], node.inputs[0], self.plan)
+        target, addend = self._target(node)
+        limits = Limits(
+            int(x.exponent[0]), float_bias(node), self._requantized_to(node), self._size(addend)
+        )
+        weight, offset = integer_weight(node, limits.input_exponent)
+        acc = -distances(node, x.values, weight)
+        fitted = target if self.options.bias_correction else None
+        flat = weight.reshape(-1, weight.shape[-1])
+        adder = fit_adder(node, acc, flat, offset, limits, fitted)
+        self.adders[node.name] = adder
+        acc += adder.bias
+        wide = scaled(QTensor(acc, x.exponent), adder.factor)
+        self.reports.append(self._adder_report(node, limits.input_exponent, wide))
+        return store(wide, node.output, self.plan)
 
     def _integers(
         self, node: Node, x: QTensor, target: NDArray[np.float32], limits: Limits
@@ -207,6 +229,24 @@ class SequentialConversion:
             weight_snr_db=snr_db(weight, kept - weight),
             output_snr_db=snr_db(wanted, to_float(result) - wanted),
             input_exponent=self.plan.exponents[node.inputs[0]],
+            output_exponent=self._requantized_to(node),
+            saturation=self._saturation(node, result),
+        )
+
+    def _adder_report(self, node: Node, exponent: int, result: QTensor) -> LayerReport:
+        assert node.weight is not None
+        weight = node.weight.astype(np.float64)
+        kept = np.ldexp(np.rint(np.ldexp(weight, exponent)), -exponent)
+        wanted = self._floats[node.output]
+        return LayerReport(
+            name=node.name,
+            op=node.op,
+            terms=0,
+            weights=weight.size,
+            terms_per_weight=0.0,
+            weight_snr_db=snr_db(weight, kept - weight),
+            output_snr_db=snr_db(wanted, to_float(result) - wanted),
+            input_exponent=exponent,
             output_exponent=self._requantized_to(node),
             saturation=self._saturation(node, result),
         )

@@ -152,7 +152,10 @@ class Limits:
         scale = exponent + self.input_exponent
         # Twice, because a partial sum of terms can exceed the sum of the weights they make.
         reach = 2.0 * 128 * np.abs(values).sum(axis=-2)
-        total = reach + np.abs(np.ldexp(self.bias, scale))
+        return self.fit(reach + np.abs(np.ldexp(self.bias, scale)), scale)
+
+    def fit(self, total: Float64, scale: Int32) -> NDArray[np.bool_]:
+        """Which accumulators fit that reach ``total`` [..., O] at the scale exponents [..., O]."""
         fits = (total < ACCUMULATOR_LIMIT) & (np.abs(scale) <= SCALE_LIMIT)
         if self.output_exponent is not None:
             shift = scale - self.output_exponent

@@ -212,7 +212,11 @@ def scale(x: Int8 | Int32, codes: NDArray[np.uint8]) -> Int32:
     and RangeError where these values leave int32.
     """
     _need("scale", x, "int8", "int32")
-    factor = decode(codes).astype(np.int64)
+    factor = decode(codes)
+    largest = max(abs(int(x.max(initial=0))), abs(int(x.min(initial=0))))
+    if largest * int(np.abs(factor).max(initial=0)) <= INT32_MAX:
+        return np.asarray(x.astype(np.int32, copy=False) * factor)
+    # int64 costs twice the time; only values that might leave int32 need the check.
     result = x.astype(np.int64) * factor
     if bool((np.abs(result) > INT32_MAX).any()):
         raise RangeError("scale left int32; prove it with formats.ranges.prove_scale first")
