@@ -25,6 +25,8 @@ from relay_passes.expressions import (
 )
 from relay_passes.host_reasons import HOST_REASONS
 from tvm_shiftadd._compat import relax
+from tvm_shiftadd.errors import RangeError
+from tvm_shiftadd.formats.reference import avg_pool_reciprocal
 
 
 @dataclass(frozen=True)
@@ -123,10 +125,20 @@ def _pool(call: Any) -> Match | Refusal:
         key: ints(call.attrs[key]) for key in ("pool_size", "strides", "padding", "dilation")
     }
     attrs["ceil_mode"] = bool(call.attrs["ceil_mode"])
-    kind = op_name(call).removeprefix("relax.nn.")
-    if kind == "avg_pool2d":
-        attrs["count_include_pad"] = bool(call.attrs["count_include_pad"])
-    return Match(kind, (call.args[0],), attrs)
+    if op_name(call) == "relax.nn.max_pool2d":
+        return Match("max_pool2d", (call.args[0],), attrs)
+    return _average(call, {**attrs, "count_include_pad": bool(call.attrs["count_include_pad"])})
+
+
+def _average(call: Any, window: dict[str, Any]) -> Match | Refusal:
+    height, width = static_shape(call.args[0])[1:3]
+    if height < 1 or width < 1:
+        return Refusal("the size of its feature map is not known")
+    try:
+        avg_pool_reciprocal((height, width), **window)
+    except RangeError:
+        return Refusal("32 bits do not hold the sum of its window times a reciprocal in shifts")
+    return Match("avg_pool2d", (call.args[0],), window)
 
 
 def _global_pool(call: Any) -> Match | Refusal:
@@ -148,7 +160,7 @@ def _global_pool(call: Any) -> Match | Refusal:
     }
     if not average:
         return Match("max_pool2d", (call.args[0],), attrs)
-    return Match("avg_pool2d", (call.args[0],), {**attrs, "count_include_pad": False})
+    return _average(call, {**attrs, "count_include_pad": False})
 
 
 def _pad(call: Any) -> Match | Refusal:
