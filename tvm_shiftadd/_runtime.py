@@ -30,8 +30,8 @@ class Machine:
     """A library with its parameters, ready to be called; one caller at a time.
 
     ``library`` is a compiled Relax module or an opened library. ``parameters`` are handed to
-    ``main`` after the inputs, in their order. ``num_threads``: None takes one a core. Raises
-    ``InputError`` for a number of threads that cannot be had.
+    ``main`` after the inputs, in their order. ``num_threads``: None takes one a core, and where
+    there are fewer processors it takes those.
     """
 
     def __init__(
@@ -42,7 +42,8 @@ class Machine:
 
         from tvm_shiftadd.target import runtime
 
-        runtime.set_num_threads(num_threads)
+        runtime.prefer_num_threads(num_threads)
+        self._num_threads = num_threads
         self._device = tvm.cpu()
         self._machine = relax.VirtualMachine(library, self._device)
         constants = [
@@ -57,7 +58,11 @@ class Machine:
         """The outputs of ``main``, in its order."""
         import tvm
 
+        from tvm_shiftadd.target import runtime
+
         with self._lock:
+            # The machine that was set up in one thread may be called in another.
+            runtime.prefer_num_threads(self._num_threads)
             arguments = [tvm.runtime.tensor(array, self._device) for array in arrays]
             result = self._machine["main"](*arguments, *self._constants)
             outputs = [result] if hasattr(result, "numpy") else list(result)

@@ -28,6 +28,7 @@ from tvm_shiftadd.manifest import (
     TargetInfo,
     TensorInfo,
 )
+from tvm_shiftadd.target import runtime
 
 if TYPE_CHECKING:
     from tvm import relax
@@ -187,10 +188,13 @@ class Artifact:
         """Run the network on one array, or on a mapping of input names to arrays.
 
         Returns the output array, or a mapping of output names to arrays where there are several.
-        Raises :class:`DataError` for a wrong name, shape or dtype, and :class:`ArtifactError` if
-        the library cannot be used on this machine.
+        Raises :class:`DataError` for a wrong name, shape or dtype, :class:`ArtifactError` if the
+        library cannot be used on this machine, and :class:`InputError` in a process that was
+        forked after TVM had run: start processes by multiprocessing's "spawn" method.
         """
         arrays = _runtime.check_inputs(self.inputs, x)
+        # Before the locks: another thread may have held one at the time of the fork.
+        runtime.check_process()
         with self._lock:
             if self._machine is None:
                 threads = self._manifest.target.attributes.get("num_threads")
