@@ -21,7 +21,7 @@ from tests.importers.onnx_models import (
     run_tvm,
 )
 from tvm_shiftadd._compat import relax, tirx
-from tvm_shiftadd.errors import ModelError
+from tvm_shiftadd.errors import ModelError, UnsupportedOperatorError
 from tvm_shiftadd.importers import load
 from tvm_shiftadd.importers.naming import UniqueNames
 
@@ -141,6 +141,53 @@ def test_a_shape_computation_folds_away_and_the_batch_stays_symbolic() -> None:
     assert isinstance(batch, tirx.Var) and int(features) == 48
     x = random(3, 3, 4, 4)
     assert_same(run_tvm(mod, x), run_onnxruntime(model, x))
+
+
+@pytest.mark.parametrize(
+    ("target", "dims"), [([1, -1], [48]), ([1, 48], [48]), ([1, 6, -1, 2], [6, 4, 2])]
+)
+def test_a_batch_of_one_written_into_a_reshape_is_the_open_batch(
+    target: list[int], dims: list[int]
+) -> None:
+    model = build(
+        [helper.make_node("Reshape", ["x", "s"], ["y"], name="flat")],
+        {"s": np.array(target)},
+        shape=("N", 3, 4, 4),
+    )
+    mod = load(model)
+    batch, *rest = mod["main"].ret_ty.shape.values
+    assert isinstance(batch, tirx.Var) and [int(dim) for dim in rest] == dims
+    (note,) = mod["main"].attrs["shiftadd.notes"]
+    assert str(note).startswith("flat: ")
+    x = random(3, 3, 4, 4)
+    np.testing.assert_array_equal(run_tvm(mod, x)[0], x.reshape(3, *dims))
+    assert_same(run_tvm(mod, x[:1]), run_onnxruntime(model, x[:1]))
+
+
+def test_a_batch_of_one_is_restored_behind_merged_samples() -> None:
+    """A product over all positions of all samples, between two reshapes."""
+    nodes = [
+        helper.make_node("Reshape", ["x", "rows"], ["r"]),
+        helper.make_node("MatMul", ["r", "w"], ["m"]),
+        helper.make_node("Reshape", ["m", "back"], ["y"]),
+    ]
+    weights = {"rows": np.array([-1, 5]), "w": random(5, 6), "back": np.array([1, 7, 6])}
+    model = build(nodes, weights, shape=("N", 7, 5))
+    x = random(3, 7, 5)
+    (got,) = run_tvm(load(model), x)
+    want = np.concatenate([run_onnxruntime(model, x[i : i + 1])[0] for i in range(3)])
+    assert_same([got], [want])
+
+
+@pytest.mark.parametrize("target", [[2, -1], [1, 5, -1], [4, 48], [1, 47]])
+def test_a_reshape_that_fixes_an_open_batch_is_refused(target: list[int]) -> None:
+    model = build(
+        [helper.make_node("Reshape", ["x", "s"], ["y"], name="flat")],
+        {"s": np.array(target)},
+        shape=("N", 3, 4, 4),
+    )
+    with pytest.raises(UnsupportedOperatorError, match=r"node 'flat'.* fix the batch with shape="):
+        load(model)
 
 
 def test_a_computed_padding_folds_to_constants() -> None:

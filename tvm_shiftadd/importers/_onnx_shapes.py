@@ -32,11 +32,43 @@ def reshape(node: OnnxNode) -> relax.Expr | None:
     dims: list[Any] = [int(dim) for dim in target.reshape(-1)]
     if not keep_zero:
         dims = [shape[axis] if dim == 0 else dim for axis, dim in enumerate(dims)]
+    dims = _with_open_batch(node, shape, dims)
     for axis, dim in enumerate(dims):
         if isinstance(dim, int) and dim == -1:
             others = product([*dims[:axis], *dims[axis + 1 :]])
             dims[axis] = quotient(product(shape), others)
     return relax.op.reshape(node.inputs[0], dims)
+
+
+def _with_open_batch(node: OnnxNode, shape: list[Any], dims: list[Any]) -> list[Any]:
+    """The target of a reshape, with the batch of one that exporters write into it left open.
+
+    Taken as it stands, ``[1, -1]`` would lay the samples of a larger batch one behind the other.
+    """
+    batch, sample = _split_batch(shape)
+    if batch is None or not dims or not isinstance(dims[0], int) or dims[0] < 1:
+        return dims
+    known = product([dim for dim in dims[1:] if dim != -1])
+    whole = sample % known == 0 if -1 in dims[1:] and known else sample == known
+    if dims[0] == 1 and whole:
+        node.notes.append(f"{node.name}: the 1 that its shape begins with is read as the batch")
+        return [batch, *(sample // known if dim == -1 else dim for dim in dims[1:])]
+    if isinstance(shape[0], tirx.Var):
+        raise node.unsupported(
+            f"its shape {dims} does not fit an open batch of {list(shape[1:])}; fix the batch "
+            "with shape="
+        )
+    return dims
+
+
+def _split_batch(shape: list[Any]) -> tuple[Any, int]:
+    """An open batch and the elements a sample; the batch is None where there is none."""
+    if not shape or isinstance(shape[0], int) or not all(isinstance(d, int) for d in shape[1:]):
+        return None, 0
+    head, inner = shape[0], product(shape[1:])
+    if isinstance(head, tirx.Mul) and isinstance(head.b, tirx.IntImm):
+        head, inner = head.a, inner * int(head.b)
+    return (head, inner) if isinstance(head, tirx.Var) else (None, 0)
 
 
 def slice_(node: OnnxNode) -> relax.Expr | None:
