@@ -15,12 +15,14 @@ from tvm_shiftadd.errors import InputError, ShiftAddError
 if TYPE_CHECKING:
     from tvm_shiftadd.api import compile, evaluate, explain, load
     from tvm_shiftadd.artifact import Artifact
+    from tvm_shiftadd.convert import Budget
     from tvm_shiftadd.data import Dataset, Preprocess, open_dataset
 
 __version__ = "0.1.0"
 
 __all__ = [
     "Artifact",
+    "Budget",
     "Dataset",
     "InputError",
     "Preprocess",
@@ -35,6 +37,7 @@ __all__ = [
 
 _HOME = {
     "Artifact": "tvm_shiftadd.artifact",
+    "Budget": "tvm_shiftadd.convert",
     "Dataset": "tvm_shiftadd.data",
     "Preprocess": "tvm_shiftadd.data",
     "compile": "tvm_shiftadd.api",

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
-from tvm_shiftadd.convert import Conversion, ConvertOptions, Graph, Progress
+from tvm_shiftadd.convert import Budget, Conversion, ConvertOptions, Graph, Progress
 from tvm_shiftadd.convert.feeds import silent
 from tvm_shiftadd.data import Dataset
 from tvm_shiftadd.errors import InputError
@@ -92,7 +92,11 @@ def compile(
     *,
     target: Any = "cpu",
     calibration: Dataset | Array,
-    terms: int = 2,
+    terms: int | str = 2,
+    budget: Budget | str | None = None,
+    max_drop: float | None = None,
+    grain: str | None = None,
+    frontier: bool = False,
     options: ConvertOptions | None = None,
     dump_ir: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
@@ -101,17 +105,23 @@ def compile(
 
     ``calibration``: unlabelled inputs as the model will see them, a Dataset or a float32 array
     in the model's own layout; the scales and biases are fitted to them. ``terms``: K, the most
-    terms a weight may have, 1 to 3; ``options`` overrides it and more. ``dump_ir``: a directory
+    terms a weight may have, 1 to 3, or "auto": given out where they are worth most, within
+    ``budget`` (a :class:`Budget` or its text, such as "terms=1.3") or so that at most ``max_drop``
+    points of top-1 are lost, by ``grain`` (layer, tile, weight). ``frontier``: also measure
+    what other budgets would give. ``options`` overrides all of these. ``dump_ir``: a directory
     for the module's text after each pass. ``progress(phase, done, total)``.
 
-    Raises DataError for unusable calibration data, InputError for an unknown target or option,
-    ConversionError where the integers cannot be proved safe, CompileError.
+    Raises DataError for unusable calibration data, InputError for an unknown target or option and
+    for a budget out of reach, ConversionError where the integers cannot be proved safe or a
+    largest drop cannot be held, CompileError.
     """
     resolved = parse(target)
+    options = options or ConvertOptions.choose(
+        terms, budget=budget, max_drop=max_drop, grain=grain, frontier=frontier
+    )
     if not isinstance(model, Model):
         model = load(model)
     report = progress or silent
-    options = options or ConvertOptions(terms=terms)
     conversion = convert(model, calibration, options, report)
     return build(model, conversion, target=resolved, dump_ir=dump_ir, progress=report)
 
@@ -193,7 +203,11 @@ def evaluate(
     *,
     calibration: Dataset | Array | None = None,
     target: Any = "cpu",
-    terms: int = 2,
+    terms: int | str = 2,
+    budget: Budget | str | None = None,
+    max_drop: float | None = None,
+    grain: str | None = None,
+    frontier: bool = False,
     options: ConvertOptions | None = None,
     progress: Progress | None = None,
 ) -> Evaluation:
@@ -220,6 +234,10 @@ def evaluate(
         target=target,
         calibration=calibration,
         terms=terms,
+        budget=budget,
+        max_drop=max_drop,
+        grain=grain,
+        frontier=frontier,
         options=options,
         progress=progress,
     )

@@ -26,7 +26,8 @@ class Evaluation:
 
     n: images. float_top1, shiftadd_top1, agreement: percent, the last the share of images for
     which both networks name the same class. float_seconds, shiftadd_seconds: wall time of the
-    networks alone. costs: as ``costs.CostReport.to_dict`` gives them.
+    networks alone. costs: as ``costs.CostReport.to_dict`` gives them. allocation: as
+    ``convert.AllocationReport``, None where every layer has the same terms.
     """
 
     n: int
@@ -36,6 +37,7 @@ class Evaluation:
     float_seconds: float | None
     shiftadd_seconds: float
     costs: Mapping[str, Any] = field(default_factory=dict)
+    allocation: Mapping[str, Any] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as ``eval --json`` prints them."""
@@ -48,6 +50,7 @@ class Evaluation:
             "weight_bytes": self.costs.get("weight_bytes"),
             "multiplications": self.costs.get("multiplications"),
             "shift_add_share": self.costs.get("shift_add_share"),
+            "allocation": self.allocation,
         }
 
 
@@ -79,6 +82,7 @@ def compare(
         float_seconds=None if reference is None else reference.seconds,
         shiftadd_seconds=scores.seconds,
         costs=artifact.report.get("costs", {}),
+        allocation=artifact.report.get("conversion", {}).get("allocation"),
     )
 
 

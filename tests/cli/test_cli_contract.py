@@ -72,7 +72,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         ["run"],
         ["run", "x"],
         ["compile", "m.onnx", "-o", "d", "--terms", "4"],
-        ["compile", "m.onnx", "-o", "d", "--terms", "auto"],
+        ["compile", "m.onnx", "-o", "d", "--terms", "automatic"],
         ["eval", "m.onnx", "--data", "x", "--limit", "many"],
         ["explain", "m.onnx", "--nonsense"],
     ],

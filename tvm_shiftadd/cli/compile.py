@@ -27,7 +27,7 @@ class Config:
     calib: Path | None
     calib_limit: int | None
     preprocess: str | None
-    terms: int
+    terms: options.TermChoice
     dump_ir: Path | None
 
 
@@ -39,6 +39,10 @@ def command(
     calib_limit: options.CalibLimit = None,
     preprocess: options.Spec = None,
     terms: options.Terms = "2",
+    budget: options.Budget = None,
+    max_drop: options.MaxDrop = None,
+    grain: options.Grain = None,
+    frontier: options.Frontier = None,
     dump_ir: Annotated[
         Path | None, typer.Option("--dump-ir", help="Write the module after each phase here.")
     ] = None,
@@ -53,11 +57,13 @@ def command(
         calib,
         calib_limit,
         preprocess,
-        options.terms_of(terms),
+        options.TermChoice(options.terms_of(terms), budget, max_drop, grain, frontier),
         dump_ir,
     )
     with output.clean_stdout(json):
         artifact = _compile(config)
+        if config.terms.frontier is not None:
+            _write_frontier(config.terms.frontier, artifact)
     summary = _summary(config, artifact)
     if json:
         output.print_json(summary)
@@ -73,6 +79,7 @@ def _compile(config: Config) -> Artifact:
 
     # Cheap checks first: a minute of calibration must not end in "that directory is taken".
     check_replaceable(config.directory)
+    config.terms.check()
     preprocess = Preprocess.parse(config.preprocess)
     if config.calib is None:
         raise InputError("compile needs images to calibrate on; pass --calib FILE")
@@ -84,12 +91,18 @@ def _compile(config: Config) -> Artifact:
             api.load(config.model),
             target=config.target,
             calibration=calibration,
-            terms=config.terms,
+            **config.terms.arguments(),
             dump_ir=config.dump_ir,
             progress=progress,
         )
         artifact.save(config.directory)
     return artifact
+
+
+def _write_frontier(path: Path, artifact: Artifact) -> None:
+    from tvm_shiftadd.cli import frontier
+
+    frontier.write(path, artifact.report["conversion"]["allocation"])
 
 
 def _summary(config: Config, artifact: Artifact) -> dict[str, Any]:
@@ -105,6 +118,6 @@ def _summary(config: Config, artifact: Artifact) -> dict[str, Any]:
         "artifact": str(config.directory),
         "source": artifact.manifest.source.name,
         "target": artifact.manifest.target.kind,
-        "terms": config.terms,
+        "terms": config.terms.terms,
         **{key: costs.get(key) for key in keys},
     }

@@ -8,7 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
-from tvm_shiftadd.cli import options, output
+from tvm_shiftadd.cli import allocation, options, output
+from tvm_shiftadd.errors import InputError
 
 HELP = "Measure a model, or an artifact, on labelled images."
 
@@ -23,7 +24,7 @@ class Config:
     calib: Path | None
     calib_limit: int | None
     target: str
-    terms: int
+    terms: options.TermChoice
     skip: int
     limit: int | None
 
@@ -36,6 +37,10 @@ def command(
     calib_limit: options.CalibLimit = None,
     target: options.Target = "cpu",
     terms: options.Terms = "2",
+    budget: options.Budget = None,
+    max_drop: options.MaxDrop = None,
+    grain: options.Grain = None,
+    frontier: options.Frontier = None,
     skip: Annotated[int, typer.Option("--skip", help="Leave out the first N images.")] = 0,
     limit: Annotated[
         int | None, typer.Option("--limit", help="Measure N images only, in file order.")
@@ -51,12 +56,14 @@ def command(
         calib,
         calib_limit,
         target,
-        options.terms_of(terms),
+        options.TermChoice(options.terms_of(terms), budget, max_drop, grain, frontier),
         skip,
         limit,
     )
     with output.clean_stdout(json):
         result = _evaluate(config)
+        if config.terms.frontier is not None:
+            _write_frontier(config.terms.frontier, result)
     if json:
         output.print_json(result)
     else:
@@ -69,6 +76,7 @@ def _evaluate(config: Config) -> dict[str, Any]:
 
     if not config.model.exists():
         raise ModelError(f"{config.model} does not exist; give an ONNX file or an artifact")
+    config.terms.check()
     preprocess = Preprocess.parse(config.preprocess)
     data = open_dataset(config.data, preprocess).subset(config.skip, config.limit)
     calibration = None
@@ -82,10 +90,18 @@ def _evaluate(config: Config) -> dict[str, Any]:
             data,
             calibration=calibration,
             target=config.target,
-            terms=config.terms,
+            **config.terms.arguments(),
             progress=progress,
         )
     return evaluation.to_dict()
+
+
+def _write_frontier(path: Path, result: dict[str, Any]) -> None:
+    from tvm_shiftadd.cli import frontier
+
+    if result.get("allocation") is None:
+        raise InputError("an artifact keeps no float network to try other budgets on; give a model")
+    frontier.write(path, result["allocation"])
 
 
 def _print(config: Config, result: dict[str, Any]) -> None:
@@ -99,3 +115,5 @@ def _print(config: Config, result: dict[str, Any]) -> None:
     ]
     title = f"{config.model.name} on {result['n']:,} images"
     output.print_table(title, ["", "value", "unit"], rows)
+    if result.get("allocation") is not None:
+        allocation.show(result["allocation"])

@@ -10,7 +10,7 @@ import typer
 
 from tvm_shiftadd.cli import options, output
 
-HELP = "List every operator: shift-add or host, and why."
+HELP = "List every operator: shift-add, adder or host, and why."
 
 
 @dataclass(frozen=True)

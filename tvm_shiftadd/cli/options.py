@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -28,13 +29,40 @@ def _set_debug(value: bool) -> bool:
     return value
 
 
-def terms_of(text: str) -> int:
-    """K of ``--terms``; raises :class:`InputError` unless it is 1, 2 or 3."""
+@dataclass(frozen=True)
+class TermChoice:
+    """What a call says about terms: K, or "auto" within limits."""
+
+    terms: int | str
+    budget: str | None = None
+    max_drop: float | None = None
+    grain: str | None = None
+    frontier: Path | None = None
+
+    def check(self) -> None:
+        """Refuse what does not go together, before minutes of work.
+
+        Raises InputError, and DependencyError where a picture is wanted without matplotlib.
+        """
+        from tvm_shiftadd.cli import frontier
+        from tvm_shiftadd.convert import ConvertOptions
+
+        ConvertOptions.choose(**self.arguments())
+        if self.frontier is not None:
+            frontier.check(self.frontier)
+
+    def arguments(self) -> dict[str, Any]:
+        """For ``api.compile`` and ``api.evaluate``."""
+        return {**asdict(self), "frontier": self.frontier is not None}
+
+
+def terms_of(text: str) -> int | str:
+    """K of ``--terms``, or "auto"; raises :class:`InputError` for anything else."""
     if text in ("1", "2", "3"):
         return int(text)
     if text == "auto":
-        raise InputError("--terms auto is not there yet; choose 1, 2 or 3")
-    raise InputError(f"expected --terms 1, 2 or 3, got {text!r}")
+        return text
+    raise InputError(f"expected --terms 1, 2, 3 or auto, got {text!r}")
 
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
@@ -45,7 +73,42 @@ Debug = Annotated[
     ),
 ]
 Target = Annotated[str, typer.Option("--target", help="cpu, cpu:generic or a target's JSON file.")]
-Terms = Annotated[str, typer.Option("--terms", help="Most terms of a weight: 1, 2 or 3.")]
+Terms = Annotated[
+    str,
+    typer.Option("--terms", help="Most terms of a weight: 1, 2, 3, or auto: where they count."),
+]
+Budget = Annotated[
+    str | None,
+    typer.Option(
+        "--budget",
+        help="With --terms auto: terms=MEAN a weight (default 1.3), bytes=N of packed weights, "
+        "energy=MICROJOULES of terms an inference, or cycles=N of the accelerator.",
+    ),
+]
+MaxDrop = Annotated[
+    float | None,
+    typer.Option(
+        "--max-drop",
+        help="With --terms auto, instead of a budget: points of top-1 that may be lost. Without "
+        "labels it is held by disagreement with the float network on held-out calibration images.",
+    ),
+]
+Grain = Annotated[
+    str | None,
+    typer.Option(
+        "--grain",
+        help="What gets its own number of terms: layer, tile (16 x 16 weights) or weight. "
+        "Default: weight for terms and energy, tile for cycles, layer for bytes.",
+    ),
+]
+Frontier = Annotated[
+    Path | None,
+    typer.Option(
+        "--frontier",
+        help="With --terms auto: convert at other budgets too and write cost and agreement to "
+        "this .json, .csv or .png.",
+    ),
+]
 Spec = Annotated[
     str | None,
     typer.Option(

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from tvm_shiftadd.cli import options, output
+from tvm_shiftadd.cli import allocation, options, output
 
 HELP = "Show an artifact's errors, operations, memory, energy."
 
@@ -39,6 +39,8 @@ def command(
     output.print_lines(f"{source.name} ({source.format}) for {target.kind}")
     if "conversion" in loaded.report:
         _print_layers(loaded.report["conversion"])
+        if loaded.report["conversion"].get("allocation") is not None:
+            allocation.show(loaded.report["conversion"]["allocation"])
     if "costs" in loaded.report:
         print_costs(loaded.report["costs"])
 

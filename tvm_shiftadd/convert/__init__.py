@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tvm_shiftadd.convert.adders import refine_exponents
-from tvm_shiftadd.convert.allocate import HELD_OUT, allocate
+from tvm_shiftadd.convert.allocate import HELD_TIMES, allocate
 from tvm_shiftadd.convert.allocate_budget import Budget
 from tvm_shiftadd.convert.allocate_report import AllocationReport
 from tvm_shiftadd.convert.calibrate import calibrate
@@ -84,7 +84,7 @@ def convert(
     storage = stored(graph)
     wanted = options.correction_images
     if options.budget is not None and (options.frontier or options.budget.max_drop is not None):
-        wanted = wanted * HELD_OUT // (HELD_OUT - 1)
+        wanted *= HELD_TIMES
     most = min(wanted, images_in_memory(graph, options.memory))
     feeds, seen = hold(graph, batches, most, options.limit)
     scaled = equalize(graph, storage, feeds) if options.equalize else graph

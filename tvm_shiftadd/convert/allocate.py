@@ -25,7 +25,6 @@ from tvm_shiftadd.convert.execute import run_float, run_integer
 from tvm_shiftadd.convert.feeds import Feeds, Progress, silent
 from tvm_shiftadd.convert.graph import Graph
 from tvm_shiftadd.convert.options import ConvertOptions
-from tvm_shiftadd.convert.plan import Plan
 from tvm_shiftadd.convert.sequence import SequentialConversion
 from tvm_shiftadd.convert.terms import TermLimits
 from tvm_shiftadd.errors import ConversionError, InputError
@@ -47,8 +46,17 @@ WORTH_A_PLANE = {2: 0.02, 3: 0.1}
 #: one term everywhere nothing useful is left.
 LEAST_PART = 0.25
 
-#: Every how many images of those held one is kept back where agreement is to be measured.
-HELD_OUT = 3
+#: Where agreement is to be measured: so many times the images that layers are fitted to are
+#: held, and of fewer images at least this part is fitted to, the rest held out.
+HELD_TIMES = 2
+FITTED_PART = 2 / 3
+
+#: A largest drop never goes below this part of the cost of one term everywhere: so few terms
+#: pass on images the network was trained on, and fail on others.
+LEAST_PART_HELD = 0.75
+
+#: The fewest images of which some can be held out.
+LEAST_IMAGES = 6
 
 #: Prices of the frontier, relative to the one chosen.
 FRONTIER = (0.02, 0.1, 0.35, 3.0, 10.0, 50.0)
@@ -106,7 +114,7 @@ class _Allocator:
         self._trials = 0
         self._fit = feeds
         if options.frontier or self.budget.max_drop is not None:
-            self._fit, self.held = _split(feeds)
+            self._fit, self.held = _split(feeds, options.correction_images)
         # A budget promises nothing about held-out images: its last conversion may use all.
         self._all = feeds if self.budget.max_drop is None else self._fit
         self._wanted = run_float(graph, self.held) if self.held else {}
@@ -224,21 +232,21 @@ class _Allocator:
     def _hold_drop(self, drop: float) -> _Trial:
         """The dearest price at which the networks still agree on enough held-out images."""
         start = 0.13 * self.allotment.typical_price()
+        least = LEAST_PART_HELD * float(self.allotment.uniform_costs()[0])
         free = self._judged(self.allotment.limits(0.0), 0.0)
-        assert free.disagreement is not None
-        if free.disagreement > drop:
+        if self._could_drop(free) > drop:
             images = len(next(iter(self.held.values())))
             raise ConversionError(
                 f"a drop of at most {drop:g} points cannot be promised: even with {MAX_TERMS} "
-                f"terms {free.disagreement:.2f} % of {images} held-out images change class; allow "
-                "more, or calibrate on more images"
+                f"terms {free.disagreement:.2f} % of {images} held-out images change class, and "
+                f"one image more makes {self._could_drop(free):.2f}; allow more, or calibrate on "
+                "more images"
             )
         best, low, high = free, 0.0, 0.0
         price = start
         for _ in range(TRIALS):
             trial = self._judged(self.allotment.limits(price), price)
-            assert trial.disagreement is not None
-            if trial.disagreement <= drop:
+            if self._could_drop(trial) <= drop and self._cost(trial) >= least:
                 low = price
                 best = trial if self._cost(trial) < self._cost(best) else best
             else:
@@ -254,8 +262,13 @@ class _Allocator:
         if all(limit.terms == planes.get(name, limit.terms) for name, limit in best.limits.items()):
             return best
         trial = self._judged(self.allotment.limits(best.price, planes), best.price)
+        return trial if self._could_drop(trial) <= drop else best
+
+    def _could_drop(self, trial: _Trial) -> float:
+        """Percent of held-out images that change class, one more than seen counted."""
         assert trial.disagreement is not None
-        return trial if trial.disagreement <= drop else best
+        images = len(next(iter(self.held.values())))
+        return (trial.disagreement * images + 100.0) / (images + 1)
 
     def _judged(self, limits: Allocation, price: float) -> _Trial:
         trial = self._convert(limits, self._fit, price)
@@ -264,8 +277,7 @@ class _Allocator:
 
     def _judge(self, trial: _Trial) -> None:
         """Measure the trial on the held-out images."""
-        plan = Plan(dict(trial.sequence.layers), self.exponents)
-        have, _ = run_integer(self.graph, plan, self.held)
+        have, _ = run_integer(self.graph, trial.sequence.plan, self.held)
         trial.error = output_error(have, self._wanted)
         first = self.graph.outputs[0]
         wanted, got = _classes(self._wanted[first]), _classes(have[first])
@@ -327,6 +339,9 @@ class _Allocator:
         for done, (label, limits, price) in enumerate(tries):
             self.progress("frontier", done, len(tries))
             trial = self._convert(limits, few, price)
+            if label == "auto" and self.allotment.grain == "weight":
+                limits = self.allotment.limits(price, self._planes(trial))
+                trial = self._convert(limits, few, price)
             self._judge(trial)
             points[label, round(self._cost(trial), 9)] = _point(label, trial)
         self.progress("frontier", len(tries), len(tries))
@@ -351,15 +366,17 @@ def _point(label: str, trial: _Trial, kept: bool = False) -> FrontierPoint:
     return FrontierPoint(label, costs, trial.error, agreement, kept)
 
 
-def _split(feeds: Feeds) -> tuple[Feeds, Feeds]:
-    """Images to fit layers to, and every third, held out."""
+def _split(feeds: Feeds, most: int) -> tuple[Feeds, Feeds]:
+    """Images to fit layers to, at most ``most``, and those held out, evenly mixed."""
     count = len(next(iter(feeds.values())))
-    if count < 2 * HELD_OUT:
+    if count < LEAST_IMAGES:
         raise InputError(
             f"agreement is measured on held-out calibration images, and {count} images are too "
-            f"few to hold any out; give {2 * HELD_OUT} or more"
+            f"few to hold any out; give {LEAST_IMAGES} or more"
         )
-    held = np.arange(count) % HELD_OUT == HELD_OUT - 1
+    fitted = min(most, int(count * FITTED_PART))
+    held = np.ones(count, dtype=np.bool_)
+    held[np.arange(fitted) * count // fitted] = False
     return (
         {name: array[~held] for name, array in feeds.items()},
         {name: array[held] for name, array in feeds.items()},

@@ -47,7 +47,8 @@ class Budget:
 
     max_drop: percentage points of top-1 accuracy that may be lost. There are no labels, so it is
     held by the share of held-out calibration images on which the converted network names another
-    class than the float network: accuracy cannot drop by more than that on these images.
+    class than the float network, one more image than seen counted: on these images accuracy
+    cannot drop by more. Images the network was trained on are easier than others.
     grain: what gets its own number of terms; None for the finest that can move the cost.
 
     Raises InputError for values that make no sense.

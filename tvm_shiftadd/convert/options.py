@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from tvm_shiftadd.convert.allocate_budget import Budget
 from tvm_shiftadd.convert.terms import TermLimits
 from tvm_shiftadd.errors import InputError
 from tvm_shiftadd.formats.codes import MAX_TERMS
+
+#: The budget of ``terms="auto"`` where none is given.
+DEFAULT_BUDGET = "terms=1.3"
 
 
 @dataclass(frozen=True)
@@ -54,3 +57,37 @@ class ConvertOptions:
             raise InputError("the terms come from a budget or from an allocation; give one of them")
         if self.frontier and self.budget is None:
             raise InputError("a frontier is measured around a budget; give one (terms auto)")
+
+    @staticmethod
+    def choose(
+        terms: int | str = 2,
+        *,
+        budget: Budget | str | None = None,
+        max_drop: float | None = None,
+        grain: str | None = None,
+        frontier: bool = False,
+    ) -> ConvertOptions:
+        """The options behind ``terms``: 1, 2, 3, or "auto" with what the others say.
+
+        budget: ``UNIT=AMOUNT`` or a :class:`Budget`; :data:`DEFAULT_BUDGET` where neither it nor
+        ``max_drop`` is given. Raises InputError for what does not go together.
+        """
+        if terms != "auto":
+            given = {"budget": budget, "max-drop": max_drop, "grain": grain}
+            extra = [name for name, value in given.items() if value is not None]
+            extra += ["frontier"] if frontier else []
+            if extra:
+                raise InputError(f"--{extra[0]} is for terms that are chosen; give --terms auto")
+            if not isinstance(terms, int):
+                raise InputError(f"terms are 1, 2, 3 or auto, not '{terms}'; choose one")
+            return ConvertOptions(terms=terms)
+        if budget is not None and max_drop is not None:
+            raise InputError("a budget and a largest drop cannot both be kept to; give one of them")
+        if isinstance(budget, Budget):
+            if grain is not None:
+                budget = replace(budget, grain=grain)  # type: ignore[arg-type]
+        elif max_drop is not None:
+            budget = Budget(max_drop=max_drop, grain=grain)  # type: ignore[arg-type]
+        else:
+            budget = Budget.parse(budget or DEFAULT_BUDGET, grain)
+        return ConvertOptions(terms=MAX_TERMS, budget=budget, frontier=frontier)
