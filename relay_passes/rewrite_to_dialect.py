@@ -119,11 +119,27 @@ class _Rewrite(Rewriter):
         return ops.dequantize(acc, int32(layer.weight_exponent + self._exponent(x)))
 
     def _mover(self, name: str, match: Match, value: Any) -> Any:
+        if match.op == "concat":
+            return self._concat(name, match)
         exponent = self._exponent(match.inputs[0])
         moved = self.emit(_mover_call(match, [self._int8(x) for x in match.inputs], value), name)
         if match.op == "avg_pool2d":
             exponent += int(self.defined(moved).attrs["reciprocal_shift"])
         return ops.dequantize(moved, int32(exponent))
+
+
+    def _concat(self, name: str, match: Match) -> Any:
+        """Every input on the scale of the result, which those read elsewhere may not have."""
+        exponent = self.plan.exponents[name]
+        parts = []
+        for x in match.inputs:
+            if self._exponent(x) == exponent:
+                parts.append(self._int8(x))
+            else:
+                part = ops.quantize(self._in_region(x), exponent)
+                parts.append(self.emit(part, f"{self._tensor.get(x, x.name)}.for.{name}"))
+        joined = self.emit(ops.concat(parts, axis=match.attrs["axis"]), name)
+        return ops.dequantize(joined, int32(exponent))
 
 
 def _layer_call(match: Match, x: Any, codes: Any, bias: Any) -> Any:
@@ -143,8 +159,6 @@ def _mover_call(match: Match, xs: list[Any], value: Any) -> Any:
         return ops.avg_pool2d(xs[0], **attrs)
     if match.op == "max_pool2d":
         return ops.max_pool2d(xs[0], **attrs)
-    if match.op == "concat":
-        return ops.concat(xs, axis=attrs["axis"])
     if match.op == "pad":
         return ops.pad(xs[0], pad_width=[side for pair in attrs["pad_width"] for side in pair])
     if match.op == "upsample2d":

@@ -218,9 +218,19 @@ def _operate(node: Node, operands: Sequence[QTensor], plan: Plan) -> QTensor:
         return QTensor(acc, first.exponent + np.int32(scale.shift))
     if node.op == "max_pool2d":
         return replace(first, values=reference.max_pool2d(first.values, **pool_window(node)))
+    if node.op == "concat":
+        exponent = exponent_of(node.output, plan)
+        parts = [_at_exponent(operand, exponent) for operand in operands]
+        return QTensor(move(node, parts), as_exponent(exponent))
     if node.op in MOVEMENT_OPS:
         return replace(first, values=move(node, [operand.values for operand in operands]))
     raise ConversionError(f"layer '{node.name}' is a {node.op}, which no region can hold")
+
+
+def _at_exponent(operand: QTensor, exponent: int) -> NDArray[np.int8]:
+    """Stored values on another power-of-two scale, rounded and saturated where they must be."""
+    shift = (operand.exponent - exponent).astype(np.int32)
+    return reference.requantize(operand.values, shift, -128, 127) if shift.any() else operand.values
 
 
 def _add(node: Node, lhs: QTensor, rhs: QTensor) -> QTensor:

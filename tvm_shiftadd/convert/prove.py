@@ -82,6 +82,11 @@ def _bounds(graph: Graph, plan: Plan, node: Node, operands: Sequence[Bounded]) -
         scale = reference.avg_pool_reciprocal((height, width), **pool_window(node))
         lo, hi = ranges.avg_pool_bounds(scale)
         return Bounded(lo, hi, first.exponent + np.int32(scale.shift))
+    if node.op == "concat":
+        for operand in operands:
+            shift = operand.exponent - exponent_of(node.output, plan)
+            ranges.prove_requantize(node.name, operand.lo, operand.hi, shift)
+        return stored_bounds(node.output, plan)
     return first
 
 

@@ -45,10 +45,15 @@ def stored(graph: Graph) -> Storage:
             name = root[name]
         return name
 
+    consumers = graph.consumers()
     for node in graph.nodes:
         if _shares(node, names):
             for name in node.inputs:
-                root[find(name)] = find(node.output)
+                # What is read elsewhere too keeps a scale of its own: a concatenation rounds such
+                # an input to its own, which may be far coarser.
+                alone = len(consumers[name]) == 1 and name not in graph.outputs
+                if node.op != "concat" or alone:
+                    root[find(name)] = find(node.output)
     groups: dict[str, list[str]] = {}
     for name in names:
         groups.setdefault(find(name), []).append(name)
