@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -145,6 +146,19 @@ def test_a_host_node_that_drops_the_batch_axis_sees_one_batch_at_a_time():
     np.testing.assert_allclose(
         result.reshape(4, 3, 2), x - x.sum(1, keepdims=True), rtol=1e-6, atol=1e-6
     )
+
+
+@pytest.mark.parametrize("fixed", [False, True])
+def test_integers_of_the_host_stay_what_they_are(fixed: bool):
+    b = Builder((2 if fixed else -1, 1))
+    large = 2**40 + 1  # float32 has no such number
+    b.add("count", "host", "x", (-1, 1), evaluate=lambda x: x.astype(np.int64) + large)
+    b.add("rest", "host", "count", (-1, 1), evaluate=lambda n: (n - large).astype(np.float32))
+    graph = b.graph("rest")
+    if fixed:
+        graph = replace(graph, batch=2, shapes={name: (2, 1) for name in graph.shapes})
+    x = np.array([[1], [-2], [3]], np.float32)
+    np.testing.assert_array_equal(run_float(graph, {"x": x})["rest"], x)
 
 
 def test_only_what_is_asked_for_is_kept():

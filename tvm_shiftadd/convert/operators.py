@@ -127,14 +127,14 @@ def _run_host(node: Node, inputs: Sequence[Array], graph: Graph | None) -> Array
     if node.evaluate is None:
         raise ConversionError(f"host layer '{node.name}' cannot be run; rebuild the graph")
     if graph is None or graph.batch is None or not inputs:
-        return np.asarray(node.evaluate(*inputs), dtype=np.float32)
+        return np.asarray(node.evaluate(*inputs))
     # A host operator may have dropped the batch axis: what one batch makes of axis 0 counts.
     rows = [graph.shapes[name][0] for name in node.inputs]
     runs = max(-(-len(array) // size) for array, size in zip(inputs, rows, strict=True))
     pieces = []
     for run in range(runs):
         piece = [_batch(array, size, run) for array, size in zip(inputs, rows, strict=True)]
-        pieces.append(np.asarray(node.evaluate(*piece), dtype=np.float32))
+        pieces.append(np.asarray(node.evaluate(*piece)))
     result = np.concatenate(pieces) if runs > 1 else pieces[0]
     filled = rows[0] == graph.batch == len(pieces[0])
     return result[: len(inputs[0])] if filled else result
