@@ -16,10 +16,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from tvm_shiftadd.convert.exact import exact_terms
 from tvm_shiftadd.convert.execute import run_float
 from tvm_shiftadd.convert.feeds import Feeds
 from tvm_shiftadd.convert.graph import ADDER_OPS, WEIGHT_OPS, Graph, Node
 from tvm_shiftadd.convert.storage import Storage
+from tvm_shiftadd.formats.codes import MAX_TERMS
 
 #: Operators that treat every channel alike: a positive factor commutes with them (a clip's finite
 #: bounds are heeded separately).
@@ -81,6 +83,7 @@ def _families(graph: Graph) -> list[_Family]:
     fixed = {*graph.inputs, *graph.outputs}
     for node in graph.nodes:
         if node.op in WEIGHT_OPS:
+            fixed.update(_trained_tensors(node))
             continue
         if node.op in ADDER_OPS:
             # Distances do not scale with one channel of the input; their factor scales the output.
@@ -99,6 +102,19 @@ def _families(graph: Graph) -> list[_Family]:
         for names in members.values()
         if not fixed.intersection(names)
     ]
+
+
+def _trained_tensors(node: Node) -> tuple[str, ...]:
+    """Tensors around a layer of power-of-two weights whose scaling would spoil them.
+
+    A factor an output is nothing new to weights that have one from a batch norm; a factor an
+    input is.
+    """
+    assert node.weight is not None
+    found = exact_terms(node.weight.reshape(-1, node.weight.shape[-1]), MAX_TERMS)
+    if found is None:
+        return ()
+    return (*node.inputs, node.output) if found.plain else node.inputs
 
 
 def _keeps_channels(node: Node, shapes: Mapping[str, tuple[int, ...]]) -> bool:

@@ -24,6 +24,7 @@ class LayerReport:
     first for the second. input_exponent,
     output_exponent: a of the scales 2^-a, the output's None where the host or the caller reads
     the accumulator. saturation: fraction of the stored output values at a limit of int8, 0 to 1.
+    exact: the weights were sums of powers of two already, up to a factor a channel, and are kept.
     """
 
     name: str
@@ -36,6 +37,12 @@ class LayerReport:
     input_exponent: int
     output_exponent: int | None
     saturation: float
+    exact: bool = False
+
+    @property
+    def weight_error(self) -> float:
+        """Root mean square error of the weights relative to the weights, 0 where none is known."""
+        return 0.0 if self.weight_snr_db is None else 10 ** (-self.weight_snr_db / 20)
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from tvm_shiftadd.convert.adders import fit_adder, integer_weight
 from tvm_shiftadd.convert.bias import channel_mean, corrected_bias, float_bias, integer_bias
 from tvm_shiftadd.convert.compensate import compensated_search, descend
+from tvm_shiftadd.convert.exact import KeptWeight, keep_weight
 from tvm_shiftadd.convert.execute import (
     QTensor,
     clip,
@@ -115,21 +116,26 @@ class SequentialConversion:
         limits = Limits(
             int(x.exponent[0]), float_bias(node), self._requantized_to(node), self._size(addend)
         )
-        values, exponent = self._integers(node, x, target, limits)
+        kept = keep_weight(node, self.options.limits_of(node.name), limits)
+        if kept is None:
+            values, exponent = self._integers(node, x, target, limits)
+            kept = KeptWeight(values, exponent, self.options.limits_of(node.name).terms)
+        values, exponent = kept.values, kept.exponent
         assert node.weight is not None
         acc = run_layer(node, x.values, values.reshape(node.weight.shape), None)
         scale = x.exponent + exponent
         if self.options.bias_correction:
-            bias = integer_bias(corrected_bias(target, acc, scale), scale)
+            # The bias comes in front of the factor.
+            wanted = target if kept.factor is None else target / kept.multiplier.astype(np.float32)
+            bias = integer_bias(corrected_bias(wanted, acc, scale), scale)
         else:
-            bias = integer_bias(limits.bias, scale)
-        terms = self.options.limits_of(node.name).terms
-        layer = LayerPlan(codes.encode(values, terms), exponent, bias)
+            bias = integer_bias(limits.bias / kept.multiplier, scale)
+        layer = LayerPlan(codes.encode(values, kept.terms), exponent, bias, kept.factor)
         self.layers[node.name] = layer
         acc += bias
-        wide = QTensor(acc, scale)
+        wide = scaled(QTensor(acc, scale), kept.factor)
         result = store(wide, node.output, self.plan)
-        self.reports.append(self._report(node, layer, values, wide))
+        self.reports.append(self._report(node, layer, kept, wide))
         return result
 
     def _adder(self, node: Node, inputs: Sequence[QTensor | NDArray[Any]]) -> QTensor:
@@ -214,11 +220,12 @@ class SequentialConversion:
         return self.plan.exponents[name]
 
     def _report(
-        self, node: Node, layer: LayerPlan, values: NDArray[np.int32], result: QTensor
+        self, node: Node, layer: LayerPlan, weights: KeptWeight, result: QTensor
     ) -> LayerReport:
         assert node.weight is not None
+        values = weights.values
         weight = node.weight.reshape(values.shape).astype(np.float64)
-        kept = np.ldexp(values.astype(np.float64), -layer.weight_exponent)
+        kept = np.ldexp(values.astype(np.float64), -layer.weight_exponent) * weights.multiplier
         wanted = self._floats[node.output]
         return LayerReport(
             name=node.name,
@@ -231,6 +238,7 @@ class SequentialConversion:
             input_exponent=self.plan.exponents[node.inputs[0]],
             output_exponent=self._requantized_to(node),
             saturation=self._saturation(node, result),
+            exact=weights.exact,
         )
 
     def _adder_report(self, node: Node, exponent: int, result: QTensor) -> LayerReport:
