@@ -18,7 +18,7 @@ Converter = Callable[[OnnxNode], "relax.Expr | None"]
 
 def conv(node: OnnxNode) -> relax.Expr | None:
     """Conv on maps with a constant weight: conv2d, then the bias as an addition of [1, C, 1, 1]."""
-    weight = node.constant(1)
+    weight = _layer_weight(node)
     if weight is None or weight.ndim != 4:
         return None
     strides = node.integers("strides", [1, 1])
@@ -36,7 +36,7 @@ def conv(node: OnnxNode) -> relax.Expr | None:
 
 def conv_transpose(node: OnnxNode) -> relax.Expr | None:
     """ConvTranspose on maps with a constant weight [I, O/groups, kh, kw]."""
-    weight = node.constant(1)
+    weight = _layer_weight(node, transposed=True)
     if weight is None or weight.ndim != 4:
         return None
     strides = node.integers("strides", [1, 1])
@@ -52,6 +52,63 @@ def conv_transpose(node: OnnxNode) -> relax.Expr | None:
         groups=int(node.attrs.get("group", 1)),
     )
     return _with_channel_bias(node, result)
+
+
+def _layer_weight(node: OnnxNode, transposed: bool = False) -> NDArray[Any] | None:
+    """A convolution's constant weight, held against its attributes, data and bias."""
+    _check_float32(node)
+    weight = node.constant(1)
+    if weight is None or weight.ndim < 3:
+        return None
+    groups = int(node.attrs.get("group", 1))
+    if groups < 1:
+        raise node.unsupported(f"expected one group or more, but got {groups}")
+    if weight.size == 0:
+        raise node.unsupported(f"its weight of shape {list(weight.shape)} is empty")
+    kernel = list(weight.shape[2:])
+    given = node.integers("kernel_shape", kernel)
+    if given != kernel:
+        raise node.unsupported(f"its kernel_shape {given} is not its weight's, {kernel}")
+    _check_window(node, kernel)
+    first, second = weight.shape[0], weight.shape[1] * groups
+    inputs, outputs = (first, second) if transposed else (second, first)
+    data, bias = node.shape(), node.constant(2)
+    if first % groups or len(data) != weight.ndim or data[1] != inputs:
+        raise node.unsupported(
+            f"its weight of shape {list(weight.shape)} in {groups} groups does not fit its input "
+            f"of shape {data}"
+        )
+    if bias is not None and bias.size not in (0, outputs):
+        raise node.unsupported(f"its bias has {bias.size} values for {outputs} channels")
+    return weight
+
+
+def _check_window(node: OnnxNode, kernel: list[int]) -> None:
+    """Refuse a window that the ONNX specification does not define."""
+    rank = len(kernel)
+    for key, length, least in (
+        ("kernel_shape", rank, 1),
+        ("strides", rank, 1),
+        ("dilations", rank, 1),
+        ("pads", 2 * rank, 0),
+        ("output_padding", rank, 0),
+    ):
+        values = node.integers(key, [least] * length)
+        if len(values) != length or min(values, default=least) < least:
+            raise node.unsupported(
+                f"expected {length} values of at least {least} as its {key}, but got {values}"
+            )
+
+
+def _check_float32(node: OnnxNode) -> None:
+    """Refuse a layer whose data, weight or bias is of another type, as mixed models have it."""
+    for index, expr in enumerate(node.inputs):
+        kind = str(getattr(getattr(expr, "ty", None), "dtype", "float32"))
+        if kind != "float32" and not node.is_left_out(index):
+            raise node.unsupported(
+                f"its input {index} is {kind}, and only float32 is handled; export the model in "
+                "float32"
+            )
 
 
 def _transpose_padding(
@@ -99,6 +156,7 @@ def _with_channel_bias(node: OnnxNode, result: relax.Expr) -> relax.Expr:
 
 def gemm(node: OnnxNode) -> relax.Expr | None:
     """Gemm with a constant matrix: alpha, beta and the transposition go into the constants."""
+    _check_float32(node)
     weight = node.constant(1)
     if weight is None:
         return None
@@ -135,6 +193,9 @@ def batch_norm(node: OnnxNode) -> relax.Expr | None:
         raise node.unsupported("it is in training mode: export the model in inference mode")
     if any(node.constant(index) is None for index in range(1, 5)):
         return None
+    least = float(np.min(np.asarray(node.constant(4)), initial=np.inf))
+    if not least + float(node.attrs.get("epsilon", 1e-5)) > 0:
+        raise node.unsupported(f"its variance of {least:g} plus epsilon is not positive")
     tensors = [float_constant(np.asarray(node.constant(index))) for index in range(1, 5)]
     statistics = node.emit(
         relax.op.nn.batch_norm(
@@ -182,15 +243,21 @@ def average_pool(node: OnnxNode) -> relax.Expr | None:
 
 def _pool(node: OnnxNode, operator: Callable[..., relax.Expr], **extra: bool) -> relax.Expr | None:
     kernel = node.integers("kernel_shape", [])
+    _check_window(node, kernel)
     if len(kernel) != 2:
         return None
     strides = node.integers("strides", [1, 1])
     dilations = node.integers("dilations", [1, 1])
+    padding = spatial_padding(node, kernel, strides, dilations)
+    for axis, pad in enumerate(padding):
+        reach = (kernel[axis % 2] - 1) * dilations[axis % 2]
+        if pad > reach:
+            raise node.unsupported(f"a padding of {pad} makes windows of nothing but padding")
     return operator(
         node.inputs[0],
         pool_size=kernel,
         strides=strides,
-        padding=spatial_padding(node, kernel, strides, dilations),
+        padding=padding,
         dilation=dilations,
         ceil_mode=bool(node.attrs.get("ceil_mode", 0)),
         **extra,
@@ -210,7 +277,8 @@ def clip(node: OnnxNode) -> relax.Expr | None:
             if value is None:
                 return None
             bounds[index] = float(value.reshape(-1)[0])
-    lo, hi = bounds
+    # The specification: where the bounds are crossed, every value becomes the upper one.
+    lo, hi = min(bounds), bounds[1]
     if (lo, hi) == (-np.inf, np.inf):
         return node.inputs[0]
     if (lo, hi) == (0.0, np.inf):

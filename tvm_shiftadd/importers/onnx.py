@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -26,6 +27,9 @@ from tvm_shiftadd.importers._onnx_shapes import SHAPE_CONVERTERS
 from tvm_shiftadd.importers.naming import name_variables
 
 _CONVERTERS: dict[str, Converter] = {**LAYER_CONVERTERS, **SHAPE_CONVERTERS}
+
+#: More elements a sample than this is a damaged attribute; as float32 they would take 1 GiB.
+_MAX_ELEMENTS = 2**28
 
 #: Control flow has no place in a single dataflow function.
 _CONTROL_FLOW = frozenset({"If", "Loop", "Scan"})
@@ -182,6 +186,7 @@ class _Importer(onnx_frontend.ONNXGraphImporter):
         if not isinstance(getattr(result, "ty", None), TensorType):
             return result
         self._operators.setdefault(node.name, node.op_type)
+        _check_elements(node, result)
         if isinstance(result, relax.Var):
             if result.name not in self._names and isinstance(result, relax.DataflowVar):
                 self._names[result.name] = node.name + suffix
@@ -200,3 +205,12 @@ class _Importer(onnx_frontend.ONNXGraphImporter):
         var = self.bb.emit_output(self._nodes[name])
         self._names[var.name] = name
         return var
+
+
+def _check_elements(node: OnnxNode, result: Any) -> None:
+    dims = [int(d) for d in getattr(result.ty.shape, "values", []) if isinstance(d, tirx.IntImm)]
+    # Of a fixed batch, only a part of the memory is one sample's.
+    if math.prod(dims) // max(dims[:1], default=1) > _MAX_ELEMENTS:
+        raise node.unsupported(
+            f"its result of {dims} has more than {_MAX_ELEMENTS} elements a sample"
+        )
