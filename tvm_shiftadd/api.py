@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from tvm_shiftadd.convert import Budget, Conversion, ConvertOptions, Graph, Progress
@@ -91,7 +92,7 @@ def compile(
     model: Model | str | os.PathLike[str],
     *,
     target: Any = "cpu",
-    calibration: Dataset | Array,
+    calibration: Dataset | Array | Mapping[str, Array],
     terms: int | str = 2,
     budget: Budget | str | None = None,
     max_drop: float | None = None,
@@ -128,7 +129,7 @@ def compile(
 
 def convert(
     model: Model,
-    calibration: Dataset | Array,
+    calibration: Dataset | Array | Mapping[str, Array],
     options: ConvertOptions | None = None,
     progress: Progress | None = None,
 ) -> Conversion:
@@ -141,9 +142,14 @@ def convert(
     from tvm_shiftadd.convert import convert as convert_graph
 
     graph = model.graph
-    data = calibration if isinstance(calibration, Dataset) else Dataset(calibration)
-    options = options or ConvertOptions()
-    return convert_graph(graph, lambda: feeds(graph, data), options, progress or silent)
+    data = Dataset(calibration) if isinstance(calibration, np.ndarray) else calibration
+    size = len(data) if isinstance(data, Dataset) else max(map(len, data.values()), default=0)
+    tell = progress or silent
+
+    def report(phase: str, done: int, total: int) -> None:
+        tell(phase, done, total or (size if phase == "calibrate" else 0))
+
+    return convert_graph(graph, lambda: feeds(graph, data), options or ConvertOptions(), report)
 
 
 def build(
@@ -201,7 +207,7 @@ def evaluate(
     model: Model | Artifact | str | os.PathLike[str],
     data: Dataset,
     *,
-    calibration: Dataset | Array | None = None,
+    calibration: Dataset | Array | Mapping[str, Array] | None = None,
     target: Any = "cpu",
     terms: int | str = 2,
     budget: Budget | str | None = None,

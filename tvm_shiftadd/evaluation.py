@@ -86,18 +86,23 @@ def compare(
     )
 
 
-def feeds(graph: Graph, data: Dataset) -> Iterator[dict[str, Float]]:
-    """A data set as the feeds of a network with one input, in the network's batch size.
+def feeds(graph: Graph, data: Dataset | Mapping[str, Float]) -> Iterator[dict[str, Float]]:
+    """Calibration data as feeds: a data set for the only input, or an array for each by name.
 
-    Raises DataError for a network with several inputs.
+    Raises DataError for a data set where a network has several inputs.
     """
+    if isinstance(data, Mapping):
+        step = graph.batch or 100
+        for start in range(0, max((len(array) for array in data.values()), default=0), step):
+            yield {name: array[start : start + step] for name, array in data.items()}
+        return
     if len(graph.inputs) != 1:
         raise DataError(
-            f"expected a network with one input, got {', '.join(graph.inputs)}; "
-            "calibrate it through tvm_shiftadd.convert with a feed for each"
+            f"expected calibration data for each of the inputs {', '.join(graph.inputs)}, got one "
+            "set; give a mapping from their names to arrays"
         )
     for batch in data.batches(graph.batch):
-        yield {graph.inputs[0]: whole_batch(batch, graph.batch)}
+        yield {graph.inputs[0]: batch}
 
 
 def whole_batch(images: Float, size: int | None) -> Float:

@@ -16,7 +16,7 @@ from tvm_shiftadd.convert.execute import run_float
 from tvm_shiftadd.convert.feeds import Batches, Progress, checked, silent
 from tvm_shiftadd.convert.graph import Graph
 from tvm_shiftadd.convert.storage import Storage
-from tvm_shiftadd.errors import ModelError
+from tvm_shiftadd.errors import DataError, ModelError
 
 #: Values kept of one tensor, at most.
 SAMPLE_SIZE = 1 << 17
@@ -79,13 +79,19 @@ def calibrate(
     """
     watched = sorted({name for names in storage.measured for name in names})
     statistics = {name: TensorStatistics(seed) for seed, name in enumerate(watched)}
-    seen = 0
+    seen, empty = 0, set(graph.inputs)
     for feeds in checked(graph, batches, limit):
+        empty -= {name for name in empty if feeds[name].any()}
         for name, values in run_float(graph, feeds, keep=watched).items():
             if name in statistics:
                 statistics[name].update(values)
         seen += len(next(iter(feeds.values())))
         progress("calibrate", seen, limit or 0)
+    if empty:
+        raise DataError(
+            "expected calibration data like what the network will see, got nothing but zeros for "
+            f"{', '.join(sorted(empty))}; check the data and its preprocessing"
+        )
     exponents = {}
     for group, measured in zip(storage.groups, storage.measured, strict=True):
         exponent = _group_exponent({name: statistics[name] for name in measured})
