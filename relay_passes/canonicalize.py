@@ -31,6 +31,9 @@ from relay_passes.expressions import (
 )
 from tvm_shiftadd._compat import ir, is_integer_constant, relax
 
+#: Layers whose channels are the last axis.
+PRODUCTS = frozenset({"relax.matmul", "shiftadd.float_adder_dense"})
+
 
 @dataclass(frozen=True)
 class Canonicalize(ModulePass):
@@ -128,7 +131,7 @@ def channel_axis(rewriter: Rewriter, x: Any) -> int:
     before = rewriter.defined(x)
     if op_name(before) == "relax.add" and constant(before.args[1]) is not None:
         before = rewriter.defined(before.args[0])
-    return len(static_shape(x)) - 1 if op_name(before) == "relax.matmul" else 1
+    return len(static_shape(x)) - 1 if op_name(before) in PRODUCTS else 1
 
 
 def _permute(rewriter: Rewriter, name: str, call: relax.Call) -> Any:

@@ -20,6 +20,7 @@ from relay_passes.expressions import (
     static_shape,
 )
 from tvm_shiftadd._compat import relax
+from tvm_shiftadd.dialect import ops
 
 if TYPE_CHECKING:
     from relay_passes.channels_last import LayoutRewriter
@@ -133,6 +134,21 @@ def _conv2d_transpose(pass_: LayoutRewriter, call: Any, old: Any) -> Any:
         dilation=ints(call.attrs["dilation"]),
         data_layout="NHWC",
         kernel_layout="HWIO",
+    )
+
+
+@_last
+def _adder_conv2d(pass_: LayoutRewriter, call: Any, old: Any) -> Any:
+    weight = constant(call.args[1])
+    if weight is None or call.attrs["data_layout"] != "NCHW":
+        return None
+    return ops.float_adder_conv2d(
+        pass_.to_last(call.args[0]),
+        relax.const(np.ascontiguousarray(weight.transpose(2, 3, 1, 0))),
+        call.args[2],
+        strides=ints(call.attrs["strides"]),
+        padding=ints(call.attrs["padding"]),
+        data_layout="NHWC",
     )
 
 
@@ -286,6 +302,7 @@ def _permute(pass_: LayoutRewriter, call: Any, old: Any) -> Any:
 RULES: dict[str, Rule] = {
     "relax.nn.conv2d": _conv2d,
     "relax.nn.conv2d_transpose": _conv2d_transpose,
+    "shiftadd.float_adder_conv2d": _adder_conv2d,
     "relax.nn.instance_norm": _instance_norm,
     "relax.concat": _concat,
     "relax.nn.pad": _pad,

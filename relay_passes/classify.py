@@ -25,18 +25,22 @@ from relay_passes.expressions import (
 )
 from relay_passes.host_reasons import HOST_REASONS
 from tvm_shiftadd._compat import relax
+from tvm_shiftadd.dialect.registry import FLOAT_NAMESPACE
 from tvm_shiftadd.errors import RangeError
 from tvm_shiftadd.formats.reference import avg_pool_reciprocal
 
 
 @dataclass(frozen=True)
 class Match:
-    """An operator of ``tvm_shiftadd.convert.graph`` with its attributes, weight and data inputs."""
+    """An operator of ``tvm_shiftadd.convert.graph``: its data inputs, attributes and weight, and
+    the factor of each output channel of an adder layer that has one.
+    """
 
     op: str
     inputs: tuple[Any, ...]
     attrs: dict[str, Any] = field(default_factory=dict)
     weight: NDArray[np.float32] | None = None
+    factor: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True)
@@ -102,6 +106,20 @@ def _dense(call: Any) -> Match | Refusal:
     if weight.ndim != 2:
         return Refusal("its weight is not a matrix")
     return Match("dense", (call.args[0],), weight=weight)
+
+
+def _adder(call: Any) -> Match | Refusal:
+    weight, factor = constant(call.args[1]), constant(call.args[2])
+    if weight is None or factor is None:
+        return Refusal("its weight is not a constant")
+    attrs: dict[str, Any] = {}
+    if op_name(call).endswith("conv2d"):
+        if call.attrs["data_layout"] != "NHWC":
+            return Refusal("its feature map is not channels-last")
+        attrs = {key: ints(call.attrs[key]) for key in ("strides", "padding")}
+    op = op_name(call).removeprefix(FLOAT_NAMESPACE)
+    own = None if np.all(factor == 1) else factor
+    return Match(op, (call.args[0],), attrs, weight, own)
 
 
 def _add(call: Any) -> Match | Refusal:
@@ -223,6 +241,8 @@ RULES: dict[str, Callable[[Any], Match | Refusal]] = {
     "relax.nn.conv2d": _conv2d,
     "relax.nn.conv2d_transpose": _conv2d_transpose,
     "relax.matmul": _dense,
+    "shiftadd.float_adder_conv2d": _adder,
+    "shiftadd.float_adder_dense": _adder,
     "relax.add": _add,
     "relax.clip": _clip,
     "relax.nn.max_pool2d": _pool,

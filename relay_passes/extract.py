@@ -26,7 +26,7 @@ from relay_passes.expressions import (
 )
 from relay_passes.select_regions import REGIONS_ATTR
 from tvm_shiftadd._compat import ir, relax
-from tvm_shiftadd.convert.graph import WEIGHT_OPS, Graph, Node
+from tvm_shiftadd.convert.graph import LAYER_OPS, Graph, Node
 from tvm_shiftadd.errors import ModelError
 
 #: Builds a module of Relax operators into something ``relax.VirtualMachine`` can load.
@@ -109,12 +109,14 @@ class _Extraction:
 
     def _region(self, var: relax.Var, match: Match, bias: Any) -> None:
         output, values = var.name, None
-        if match.op in WEIGHT_OPS and bias is not None:
+        if match.op in LAYER_OPS and bias is not None:
             output, values = bias.var.name, bias_of(bias.value)
             del self.shapes[var.name]
         inputs = tuple(self.names[x] for x in match.inputs)
         self.nodes.append(
-            Node(var.name, match.op, inputs, output, match.attrs, match.weight, values)
+            Node(
+                var.name, match.op, inputs, output, match.attrs, match.weight, values, match.factor
+            )
         )
 
     def _host(self, var: relax.Var, value: Any) -> None:

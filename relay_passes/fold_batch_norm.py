@@ -1,7 +1,8 @@
 """Fold batch normalisation, and constant factors a channel, into the layer on either side.
 
 Inference batch norm is y = s x + t for each channel. Behind a layer with constant weights it
-scales that layer's output channels; in front of an unpadded convolution it scales the input
+scales that layer's output channels (an adder layer has an operand for the factors, since no weight
+of |x - w| can take them); in front of an unpadded convolution it scales the input
 channels (zero padding would have to see t at the border, so a padded one cannot take it). With
 neither neighbour it becomes a 1x1 depthwise convolution, which converts like any other layer. A
 product with a constant is the same with t = 0, and is folded backwards only: an output scale, say,
@@ -28,9 +29,13 @@ from relay_passes.expressions import (
     static_shape,
 )
 from tvm_shiftadd._compat import GenericConst, ir, relax
+from tvm_shiftadd.errors import ModelError
 
 #: Output-channel axis of the weight of every layer that can absorb a batch norm.
 OUTPUT_AXIS = {"relax.nn.conv2d": 0, "relax.nn.conv2d_transpose": 1, "relax.matmul": 1}
+
+#: Layers whose weight can take no factor; they have an operand for it.
+ADDERS = frozenset({"shiftadd.float_adder_conv2d", "shiftadd.float_adder_dense"})
 
 
 @dataclass(frozen=True)
@@ -69,8 +74,14 @@ class _Fold(Rewriter):
             gamma = np.ones_like(mean)
         if not call.attrs["center"]:
             beta = np.zeros_like(mean)
-        scale = gamma / np.sqrt(variance + float(call.attrs["epsilon"]))
-        shift = beta - mean * scale
+        with np.errstate(invalid="ignore", divide="ignore"):
+            scale = gamma / np.sqrt(variance + float(call.attrs["epsilon"]))
+            shift = beta - mean * scale
+        if not (_finite(scale) and _finite(shift)):
+            raise ModelError(
+                f"expected batch norm {name} to have finite factors, but its variance plus epsilon "
+                "is not positive or its numbers are too large; check the model's checkpoint"
+            )
         layer, bias = self._layer_before(x)
         # A batch norm is over axis 1, which of a product of three or more axes is not the channel.
         if layer is None or channel_axis(self, x) != 1:
@@ -105,10 +116,15 @@ class _Fold(Rewriter):
     def _scale_layer(self, layer: relax.Var, bias: Any, scale: Any, shift: Any) -> relax.Var:
         """The layer again, its output multiplied by scale and moved by shift."""
         layer_call = self.defined(layer)
+        bias = scale * bias + shift
+        if op_name(layer_call) in ADDERS:
+            x, weight, factor = layer_call.args
+            factor = _const(_array(factor) * scale)
+            return self._layer(layer.name, layer_call, [x, weight, factor], bias)
         axis = OUTPUT_AXIS[op_name(layer_call)]
         weight = _array(layer_call.args[1])
         weight = weight * scale.reshape([-1 if i == axis else 1 for i in range(weight.ndim)])
-        return self._layer(layer.name, layer_call, layer_call.args[0], weight, scale * bias + shift)
+        return self._layer(layer.name, layer_call, [layer_call.args[0], _const(weight)], bias)
 
     def _layer_before(self, x: Any) -> tuple[relax.Var | None, NDArray[np.float64]]:
         """The layer that alone feeds x, looking through its bias, and that bias."""
@@ -122,7 +138,7 @@ class _Fold(Rewriter):
             bias = values.reshape(-1).astype(np.float64)
             x = self.defined(x).args[0]
         call = self.defined(x)
-        if op_name(call) not in OUTPUT_AXIS or not self.read_once(x):
+        if op_name(call) not in OUTPUT_AXIS.keys() | ADDERS or not self.read_once(x):
             return None, bias
         weight = constant(call.args[1])
         if weight is None or (op_name(call) == "relax.matmul" and weight.ndim != 2):
@@ -131,9 +147,9 @@ class _Fold(Rewriter):
             return None, bias
         return x, bias
 
-    def _layer(self, name: str, call: Any, x: Any, weight: Any, bias: NDArray[Any]) -> relax.Var:
-        """Emit a layer again with another weight and bias."""
-        new = self.emit(relax.Call(call.op, [x, _const(weight)], call.attrs), name)
+    def _layer(self, name: str, call: Any, operands: Any, bias: NDArray[Any]) -> relax.Var:
+        """Emit a layer again with other operands and another bias."""
+        new = self.emit(relax.Call(call.op, operands, call.attrs), name)
         offset = channel_const(bias, len(static_shape(new)), channel_axis(self, new))
         return self.emit(relax.op.add(new, offset), f"{name}.bias")
 
@@ -144,7 +160,7 @@ class _Fold(Rewriter):
             return self.emit(relax.op.add(scaled, channel_const(shift, rank)), name)
         self.folded[name] = "batch norm as a 1x1 depthwise convolution"
         conv = relax.op.nn.conv2d(x, _const(scale.reshape(-1, 1, 1, 1)), groups=scale.size)
-        result = self._layer(name, conv, x, scale.reshape(-1, 1, 1, 1), shift)
+        result = self._layer(name, conv, list(conv.args), shift)
         self.standing[result] = name
         return result
 
@@ -162,7 +178,7 @@ class _Fold(Rewriter):
         bias = np.einsum("oihw,i->o", weight, _array(offset.args[1]).reshape(-1))
         weight = weight * _array(depthwise.args[1]).reshape(1, -1, 1, 1)
         self.folded[self.standing[x]] = f"batch norm folded into {name}"
-        return self._layer(name, call, depthwise.args[0], weight, bias)
+        return self._layer(name, call, [depthwise.args[0], _const(weight)], bias)
 
 
 def channel_const(values: NDArray[Any], rank: int, axis: int = 1) -> GenericConst:
@@ -181,4 +197,15 @@ def _array(expr: Any) -> NDArray[np.float64]:
 
 
 def _const(values: NDArray[Any]) -> GenericConst:
+    if not _finite(values):
+        raise ModelError(
+            "expected finite weights after constant factors are folded into their layers, but got "
+            "infinity or NaN; check the factors in the model"
+        )
     return relax.const(np.ascontiguousarray(values, dtype=np.float32))
+
+
+def _finite(values: NDArray[Any]) -> bool:
+    """Whether all of them are finite as float32, in which layers hold them."""
+    with np.errstate(over="ignore"):
+        return bool(np.isfinite(values.astype(np.float32)).all())

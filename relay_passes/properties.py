@@ -22,9 +22,15 @@ from relay_passes.fold_batch_norm import is_inference
 from relay_passes.lift_constants import MINIMUM_SIZE, PARAMETERS_ATTR
 from relay_passes.select_regions import REGIONS_ATTR
 from tvm_shiftadd._compat import ir
+from tvm_shiftadd.dialect.registry import is_integer_call
 from tvm_shiftadd.errors import VerificationError
 
 Check = Callable[[ir.IRModule], None]
+
+#: What ``ChannelsLast`` moves to NHWC.
+CONVOLUTIONS = frozenset(
+    {"relax.nn.conv2d", "relax.nn.conv2d_transpose", "shiftadd.float_adder_conv2d"}
+)
 
 #: What ``Canonicalize`` spells as reshapes.
 RESHAPES = frozenset({"relax.flatten", "relax.squeeze", "relax.expand_dims"})
@@ -45,7 +51,7 @@ def _canonical(mod: ir.IRModule) -> None:
 
 def _float_form(mod: ir.IRModule) -> None:
     for binding in bindings(mod["main"]):
-        if op_name(binding.value).startswith("shiftadd."):
+        if is_integer_call(binding.value):
             _fail(binding, "a float module")
 
 
@@ -58,7 +64,7 @@ def _batch_norm_folded(mod: ir.IRModule) -> None:
 def _channels_last(mod: ir.IRModule) -> None:
     for binding in bindings(mod["main"]):
         call = binding.value
-        is_layer = op_name(call) in ("relax.nn.conv2d", "relax.nn.conv2d_transpose")
+        is_layer = op_name(call) in CONVOLUTIONS
         if not is_layer or constant(call.args[1]) is None:
             continue
         grouped_transpose = op_name(call).endswith("transpose") and int(call.attrs["groups"]) != 1

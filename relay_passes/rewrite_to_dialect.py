@@ -17,8 +17,8 @@ from relay_passes.base import ModulePass, Rewriter
 from relay_passes.classify import Match, classify
 from relay_passes.select_regions import REGIONS_ATTR
 from tvm_shiftadd._compat import ir, relax
-from tvm_shiftadd.convert.graph import WEIGHT_OPS
-from tvm_shiftadd.convert.plan import LayerPlan, Plan
+from tvm_shiftadd.convert.graph import ADDER_OPS, WEIGHT_OPS
+from tvm_shiftadd.convert.plan import ChannelFactor, LayerPlan, Plan
 from tvm_shiftadd.dialect import ops
 from tvm_shiftadd.errors import ConversionError
 from tvm_shiftadd.formats.packing import pack
@@ -66,6 +66,8 @@ class _Rewrite(Rewriter):
             result = value.args[0]
         elif match.op in WEIGHT_OPS:
             result = self.emit(self._layer(name, match), f"{name}.wide")
+        elif match.op in ADDER_OPS:
+            result = self.emit(self._adder(name, match), f"{name}.wide")
         elif match.op in ("add", "clip"):
             inputs = [self._in_region(x) for x in match.inputs]
             call = relax.Call(value.op, [*inputs, *value.args[len(inputs) :]], value.attrs)
@@ -116,7 +118,28 @@ class _Rewrite(Rewriter):
         (x,) = match.inputs
         codes, bias = relax.const(pack(layer.codes)), relax.const(layer.bias)
         acc = self.emit(_layer_call(match, self._int8(x), codes, bias), name)
-        return ops.dequantize(acc, int32(layer.weight_exponent + self._exponent(x)))
+        return self._scaled(name, acc, layer.weight_exponent + self._exponent(x), layer.factor)
+
+    def _adder(self, name: str, match: Match) -> Any:
+        if name not in self.plan.adders:
+            raise ConversionError(f"expected a plan for the adder layer {name}, but there is none")
+        layer = self.plan.adders[name]
+        (x,) = match.inputs
+        operands = (self._int8(x), relax.const(layer.weight), relax.const(layer.bias))
+        if match.op == "adder_dense":
+            call = ops.adder_dense(*operands)
+        else:
+            assert match.weight is not None, "a layer that matches has a weight"
+            kernel = match.weight.shape[:2]
+            call = ops.adder_conv2d(*operands, kernel_size=kernel, **match.attrs)
+        return self._scaled(name, self.emit(call, name), self._exponent(x), layer.factor)
+
+    def _scaled(self, name: str, acc: Any, exponent: Any, factor: ChannelFactor | None) -> Any:
+        """An accumulator as a float, multiplied by its factor if it has one."""
+        if factor is not None:
+            acc = self.emit(ops.scale(acc, relax.const(factor.codes)), f"{name}.factor")
+            exponent = exponent + factor.exponent
+        return ops.dequantize(acc, int32(exponent))
 
     def _mover(self, name: str, match: Match, value: Any) -> Any:
         if match.op == "concat":
@@ -126,7 +149,6 @@ class _Rewrite(Rewriter):
         if match.op == "avg_pool2d":
             exponent += int(self.defined(moved).attrs["reciprocal_shift"])
         return ops.dequantize(moved, int32(exponent))
-
 
     def _concat(self, name: str, match: Match) -> Any:
         """Every input on the scale of the result, which those read elsewhere may not have."""

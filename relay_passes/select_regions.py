@@ -16,7 +16,7 @@ from relay_passes.base import ModulePass
 from relay_passes.classify import Match, Refusal, bias_of, classify
 from relay_passes.expressions import bindings, is_operator, uses, variables
 from tvm_shiftadd._compat import ir, relax
-from tvm_shiftadd.convert.graph import WEIGHT_OPS, WIDE_OPS
+from tvm_shiftadd.convert.graph import LAYER_OPS, WIDE_OPS
 
 #: Function attribute: {variable name: reason}, the reason empty for shift-add operators.
 REGIONS_ATTR = "shiftadd.regions"
@@ -73,7 +73,7 @@ def _fed_by_region(func: relax.Function, matches: Mapping[Any, Match | Refusal])
                 inside.add(binding.var)
             continue
         fed = [x in inside or (x in params and match.op not in WIDE_OPS) for x in match.inputs]
-        if match.op in WEIGHT_OPS or any(fed):
+        if match.op in LAYER_OPS or any(fed):
             inside.add(binding.var)
     return inside
 
@@ -84,7 +84,7 @@ def _is_bias(call: Any, matches: Mapping[Any, Match | Refusal], reads: Mapping[A
         return False
     layer = call.args[0]
     match = matches.get(layer)
-    return isinstance(match, Match) and match.op in WEIGHT_OPS and reads[layer] == 1
+    return isinstance(match, Match) and match.op in LAYER_OPS and reads[layer] == 1
 
 
 def _without_dead_ends(

@@ -14,7 +14,7 @@ from relay_passes.base import ModulePass
 from relay_passes.expressions import bindings, dtype, is_operator, op_name, variables
 from tvm_shiftadd._compat import ir, relax, tirx
 from tvm_shiftadd.dialect.purity import multiplications
-from tvm_shiftadd.dialect.registry import is_dialect_call
+from tvm_shiftadd.dialect.registry import is_integer_call
 from tvm_shiftadd.errors import VerificationError
 
 #: Operators of Relax that only move data and so may stand inside a region.
@@ -57,7 +57,7 @@ def host_operators(func: relax.Function) -> frozenset[str]:
         reads = [x for x in variables(value) if _is_integer(x)]
         inside = [x for x in reads if x in region]
         regroups = not is_operator(binding) or op_name(value) in MOVEMENT
-        if is_dialect_call(value):
+        if is_integer_call(value):
             strangers = [x for x in reads if x not in region]
             if strangers:
                 _refuse(value, var, f"which reads the host's {strangers[0].name}")

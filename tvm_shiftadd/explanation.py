@@ -5,20 +5,24 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from tvm_shiftadd.convert.graph import WEIGHT_OPS, Graph, Node
+from tvm_shiftadd.convert.graph import ADDER_OPS, WEIGHT_OPS, Graph, Node
 from tvm_shiftadd.costs.operations import multiply_accumulates
 
 if TYPE_CHECKING:
     from tvm_shiftadd.api import Model
 
 
+#: Placements inside a region.
+INSIDE = frozenset({"shift-add", "adder"})
+
+
 @dataclass(frozen=True)
 class OperatorExplanation:
-    """One operator. ``placement`` is "shift-add", "host" or "folded".
+    """One operator. ``placement`` is "shift-add", "adder", "host" or "folded".
 
     operator: its name in the dialect or in Relax, or in the model's own format where it was folded.
     reason: why it stays on the host, or what it was folded into; macs: multiply-accumulates for
-    one inference, None where they are not known.
+    one inference, or the distances of an adder layer, None where they are not known.
     """
 
     name: str
@@ -41,9 +45,9 @@ class Explanation:
 
     @property
     def shift_add_share(self) -> float:
-        """Share of the known multiply-accumulates that become shift-add, 0 to 1."""
+        """Share of the known multiply-accumulates inside regions, adder layers too, 0 to 1."""
         total = sum(op.macs or 0 for op in self.operators)
-        inside = sum(op.macs or 0 for op in self.operators if op.placement == "shift-add")
+        inside = sum(op.macs or 0 for op in self.operators if op.placement in INSIDE)
         return inside / total if total else 0.0
 
     def to_dict(self) -> dict[str, Any]:
@@ -77,5 +81,7 @@ def _explain(graph: Graph, node: Node) -> OperatorExplanation:
     if node.on_host:
         operator = str(node.attrs["operator"]).removeprefix("relax.")
         return OperatorExplanation(node.name, operator, "host", node.reason, macs)
+    if node.op in ADDER_OPS:
+        return OperatorExplanation(node.name, node.op, "adder", "", macs)
     reason = "" if node.op in WEIGHT_OPS else "between layers of the region"
     return OperatorExplanation(node.name, node.op, "shift-add", reason, macs)

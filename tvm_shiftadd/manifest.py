@@ -74,7 +74,9 @@ class LayerInfo(_Strict, frozen=True):
 
     ``terms`` is K, the most terms a weight has. ``input_exponents`` and ``output_exponent`` are a
     in the scale 2^-a of an int8 tensor, None where that tensor is not stored as int8.
-    ``weight_exponents`` is b in the scale 2^-b of the weights, one per output channel.
+    ``weight_exponents`` is b in the scale 2^-b of the weights, one per output channel; an adder
+    layer's weights are on the input's scale. ``factor_exponents`` is what the accumulator's scale
+    gains by a factor of shifted copies, one per output channel, where there is one.
     """
 
     name: str
@@ -83,6 +85,7 @@ class LayerInfo(_Strict, frozen=True):
     input_exponents: tuple[int | None, ...] = ()
     output_exponent: int | None = None
     weight_exponents: tuple[int, ...] = ()
+    factor_exponents: tuple[int, ...] = ()
 
 
 class IntegerSpecification(_Strict, frozen=True):
@@ -99,6 +102,8 @@ class IntegerSpecification(_Strict, frozen=True):
             if node.on_host:
                 continue
             layer = plan.layers.get(node.name)
+            made = layer or plan.adders.get(node.name)
+            factor = made.factor if made else None
             layers.append(
                 LayerInfo(
                     name=node.name,
@@ -108,6 +113,9 @@ class IntegerSpecification(_Strict, frozen=True):
                     output_exponent=plan.exponents.get(node.output),
                     weight_exponents=(
                         tuple(int(b) for b in layer.weight_exponent.ravel()) if layer else ()
+                    ),
+                    factor_exponents=(
+                        tuple(int(q) for q in factor.exponent.ravel()) if factor else ()
                     ),
                 )
             )

@@ -6,8 +6,8 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from tvm_shiftadd.convert.graph import WEIGHT_OPS, WIDE_OPS, Graph, Node
-from tvm_shiftadd.convert.plan import LayerPlan, Plan
+from tvm_shiftadd.convert.graph import ADDER_OPS, LAYER_OPS, WEIGHT_OPS, WIDE_OPS, Graph, Node
+from tvm_shiftadd.convert.plan import AdderPlan, ChannelFactor, LayerPlan, Plan
 from tvm_shiftadd.formats.codes import count_terms
 from tvm_shiftadd.formats.reciprocal import reciprocal
 
@@ -68,7 +68,7 @@ def size(graph: Graph, tensor: str) -> int:
 
 def weight_positions(graph: Graph, node: Node) -> int:
     """How often each weight of a layer is used in one inference: once for each pixel or row."""
-    if node.op == "conv2d":
+    if node.op in ("conv2d", "adder_conv2d"):
         return math.prod(graph.shapes[node.output][1:3])
     if node.op == "conv2d_transpose":
         return math.prod(graph.shapes[node.inputs[0]][1:3])
@@ -76,8 +76,10 @@ def weight_positions(graph: Graph, node: Node) -> int:
 
 
 def multiply_accumulates(graph: Graph, node: Node) -> int | None:
-    """Products of a weight layer, or of a host operator between two tensors; None if unknown."""
-    if node.op in WEIGHT_OPS:
+    """Products of a weight layer, distances of an adder layer, or products of a host operator
+    between two tensors; None if unknown.
+    """
+    if node.op in LAYER_OPS:
         weight = node.weight
         return 0 if weight is None else weight.size * weight_positions(graph, node)
     name = host_operator(node)
@@ -107,6 +109,12 @@ def float_operations(graph: Graph, node: Node) -> Operations | None:
     """Operations of the float network; None for a host operator whose products are unknown."""
     if node.on_host:
         return _host_operations(graph, node)
+    if node.op in ADDER_OPS:
+        distances = multiply_accumulates(graph, node) or 0
+        elements = size(graph, node.output)
+        scaled = 0 if node.factor is None else elements
+        biases = 0 if node.bias is None else elements
+        return Operations(multiplies=scaled, adds=2 * distances + biases)
     if node.op in WEIGHT_OPS:
         products = multiply_accumulates(graph, node) or 0
         biases = 0 if node.bias is None else size(graph, node.output)
@@ -131,6 +139,8 @@ def shift_add_operations(graph: Graph, node: Node, plan: Plan) -> Operations:
     """Operations of a region operator after conversion, requantisation included."""
     if node.op in WEIGHT_OPS:
         made = _layer_operations(graph, node, plan.layers[node.name])
+    elif node.op in ADDER_OPS:
+        made = _adder_operations(graph, node, plan.adders[node.name])
     else:
         made = _INTEGER.get(node.op, _nothing)(graph, node)
     wide = node.op in WIDE_OPS or (node.op == "clip" and node.inputs[0] not in plan.exponents)
@@ -144,7 +154,25 @@ def shift_add_operations(graph: Graph, node: Node, plan: Plan) -> Operations:
 def _layer_operations(graph: Graph, node: Node, layer: LayerPlan) -> Operations:
     """One shift and one add for each non-zero term and position; one add for the bias."""
     used = count_terms(layer.codes) * weight_positions(graph, node)
-    return Operations(adds=used + size(graph, node.output), shifts=used)
+    made = Operations(adds=used + size(graph, node.output), shifts=used)
+    return made + _factor_operations(graph, node, layer.factor)
+
+
+def _adder_operations(graph: Graph, node: Node, adder: AdderPlan) -> Operations:
+    """A subtraction and an addition for each weight and position; one add for the bias."""
+    distances = adder.weight.size * weight_positions(graph, node)
+    made = Operations(adds=2 * distances + size(graph, node.output))
+    return made + _factor_operations(graph, node, adder.factor)
+
+
+def _factor_operations(graph: Graph, node: Node, factor: ChannelFactor | None) -> Operations:
+    """A shift for each copy, and an addition for each but the first of a channel."""
+    if factor is None:
+        return Operations()
+    pixels = size(graph, node.output) // factor.codes.shape[1]
+    copies = count_terms(factor.codes)
+    used = int(factor.codes.any(axis=0).sum())
+    return Operations(adds=pixels * (copies - used), shifts=pixels * copies)
 
 
 def _nothing(graph: Graph, node: Node) -> Operations:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from tvm_shiftadd.convert.graph import WEIGHT_OPS, Graph, Node
+from tvm_shiftadd.convert.graph import ADDER_OPS, LAYER_OPS, WEIGHT_OPS, Graph, Node
 from tvm_shiftadd.convert.plan import Plan
 from tvm_shiftadd.costs.energy import MEMORY, OPERATIONS, operation_energy
 from tvm_shiftadd.costs.operations import (
@@ -81,8 +81,8 @@ class LayerCost:
 
     @property
     def int8(self) -> Operations | None:
-        """The layer with ordinary 8-bit products; the rest as in shift-add form."""
-        if self.shift_add is None or not self.weights:
+        """The layer with ordinary 8-bit products; the rest, adder layers too, as converted."""
+        if self.shift_add is None or self.op not in WEIGHT_OPS:
             return self.shift_add
         products, terms = self.macs or 0, self.term_shifts
         adds = self.shift_add.adds - terms + products
@@ -131,13 +131,13 @@ class CostReport:
 
     @property
     def terms_per_weight(self) -> float:
-        """Non-zero terms, mean over all converted weights."""
-        weights = sum(c.weights for c in self.layers)
+        """Non-zero terms, mean over all converted weights but those of adder layers."""
+        weights = sum(c.weights for c in self.layers if c.op in WEIGHT_OPS)
         return sum(c.terms for c in self.layers) / weights if weights else 0.0
 
     @property
     def weight_bytes(self) -> int:
-        """Bytes of all packed weight codes."""
+        """Bytes of all packed weight codes, and of the int8 weights of adder layers."""
         return sum(c.weight_bytes for c in self.layers)
 
     def operations(self) -> dict[str, Operations]:
@@ -201,10 +201,12 @@ def count(graph: Graph, plan: Plan) -> CostReport:
 def _layer(graph: Graph, node: Node, plan: Plan) -> LayerCost:
     before = float_operations(graph, node)
     after = before if node.on_host else shift_add_operations(graph, node, plan)
-    weights = node.weight.size if node.weight is not None and node.op in WEIGHT_OPS else 0
-    codes = plan.layers[node.name].codes if weights else None
+    weights = node.weight.size if node.weight is not None and node.op in LAYER_OPS else 0
+    codes = plan.layers[node.name].codes if weights and node.op in WEIGHT_OPS else None
     packed = 0 if codes is None else codes.shape[0] * ((codes.shape[1] + 1) // 2) * codes.shape[2]
-    bias = BIAS_BYTES * (codes.shape[2] if codes is not None else 0)
+    if weights and node.op in ADDER_OPS:
+        packed = weights
+    bias = BIAS_BYTES * (node.weight.shape[-1] if weights and node.weight is not None else 0)
     moved = [(t, _charged(graph, plan, t)) for t in (*node.inputs, node.output)]
     elements = sum(size(graph, tensor) for tensor, charged in moved if charged)
     integer = sum(

@@ -14,8 +14,10 @@ from typing import Any
 from tvm_shiftadd._compat import Op, op_exists, register_error, register_op, register_op_attr, relax
 from tvm_shiftadd.errors import InputError, RangeError, VerificationError
 
-#: Prefix of every operator's name.
+#: Prefix of every operator's name, and of those that are float on both sides: passes carry these
+#: until the converter's integers replace them, or the host runs them.
 NAMESPACE = "shiftadd."
+FLOAT_NAMESPACE = "shiftadd.float_"
 
 InferType = Callable[[Any], Any]
 Legalize = Callable[[Any, Any], Any]
@@ -90,6 +92,11 @@ def is_dialect_call(expr: Any) -> bool:
         and isinstance(expr.op, Op)
         and str(expr.op.name).startswith(NAMESPACE)
     )
+
+
+def is_integer_call(expr: Any) -> bool:
+    """Whether an expression is a call of one of the dialect's operators that a region may hold."""
+    return is_dialect_call(expr) and not str(expr.op.name).startswith(FLOAT_NAMESPACE)
 
 
 def op_name(call: Any) -> str:
