@@ -121,6 +121,20 @@ def test_a_factor_is_coarser_where_int32_has_less_room() -> None:
     assert keep(found, limits(bias=1e9)) is None
 
 
+def test_channels_that_never_move_the_output_are_left_out() -> None:
+    scale = factors()
+    scale[3] = 1e-14
+    found = exact_terms(trained(1) * scale, 1)
+    assert found is not None
+    kept = keep(found, limits(bias=1.5))
+    assert kept is not None and kept.exact
+    assert not kept.values[:, 3].any() and kept.values[0].astype(bool).sum() == 7
+    assert abs(np.ldexp(1.5, kept.exponent[3] + 5)) < 2**20, "its bias must fit"
+    # A result read in float may be as small as it likes.
+    wide = keep(found, limits(None))
+    assert wide is not None and wide.values[:, 3].any()
+
+
 def network(terms: int, factor: bool) -> Graph:
     """Convolution, ReLU, dense; both layers made of sums of powers of two."""
     rng = np.random.default_rng(3)

@@ -8,7 +8,7 @@ which then follows the layer as a few shifted copies of its accumulator.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,6 +39,9 @@ _SAMPLE = 64
 #: Powers of two that are too far apart for seven exponents are taken when rounding the smallest
 #: costs no more than this, relative to all weights (root mean square).
 MAX_TAIL_ERROR = 0.01
+
+#: The largest sum of a channel that is left out, in steps of the output.
+DEAD = 1 / 16
 
 #: Copies of the accumulator that make a factor, and the coarser ones tried for want of room.
 _COPIES = codes.MAX_TERMS
@@ -183,6 +186,7 @@ def keep(found: ExactTerms, limits: Limits) -> KeptWeight | None:
     A factor is the nearest sum of three terms that leaves the accumulator room: 0.75 % off on
     average, 2.4 % at most where there is room for all seven bits.
     """
+    found = _without_dead_channels(found, limits)
     mantissa, power = np.frexp(found.scale)
     # scale = 2^-b * slope, the slope from 1 to 2, and exactly 1 for a power of two.
     slope, exponent = 2 * mantissa, (1 - power).astype(np.int32)
@@ -197,6 +201,24 @@ def keep(found: ExactTerms, limits: Limits) -> KeptWeight | None:
     if factor is None:
         return None
     return KeptWeight(found.values, exponent, found.terms, factor, found.exact)
+
+
+def _without_dead_channels(found: ExactTerms, limits: Limits) -> ExactTerms:
+    """``found`` without the weights of channels that never move the layer's int8 output.
+
+    Training leaves some with a batch norm of next to zero; their scale is beyond all others.
+    """
+    if limits.output_exponent is None:
+        return found
+    reach = 128 * np.abs(found.values).sum(axis=0) * found.scale
+    dead = np.ldexp(reach, limits.output_exponent - limits.input_exponent) < DEAD
+    # Such a channel still has its bias: 8 bits finer than the output are plenty.
+    scale = np.ldexp(1.0, limits.input_exponent - limits.output_exponent - 8)
+    return replace(
+        found,
+        values=np.where(dead, 0, found.values).astype(np.int32),
+        scale=np.where(dead, scale, found.scale),
+    )
 
 
 def _factor(

@@ -126,7 +126,7 @@ class SequentialConversion:
         scale = x.exponent + exponent
         if self.options.bias_correction:
             # The bias comes in front of the factor.
-            wanted = target if kept.factor is None else target / kept.multiplier.astype(np.float32)
+            wanted = target if kept.factor is None else _divided(target, kept.multiplier)
             bias = integer_bias(corrected_bias(wanted, acc, scale), scale)
         else:
             bias = integer_bias(limits.bias / kept.multiplier, scale)
@@ -270,6 +270,10 @@ class SequentialConversion:
             name = readers[0].output
         stored = store(result, name, self.plan)
         return float(np.mean((stored.values == -128) | (stored.values == 127)))
+
+
+def _divided(values: NDArray[np.float32], factor: NDArray[np.float64]) -> NDArray[np.float32]:
+    return np.asarray(values / factor.astype(np.float32), dtype=np.float32)
 
 
 def _mean_squares(x: QTensor, weight: NDArray[np.float64]) -> NDArray[np.float64]:
