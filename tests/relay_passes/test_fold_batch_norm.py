@@ -22,6 +22,7 @@ from tests.relay_passes.programs import (
     random,
 )
 from tvm_shiftadd._compat import constant_array, relax
+from tvm_shiftadd.errors import ModelError
 
 FOLD = FoldBatchNorm()
 W = random(6, 4, 3, 3)
@@ -247,3 +248,20 @@ def test_a_factor_behind_an_activation_stays() -> None:
     p, x = program()
     relu = p("relu", relax.op.clip(p("conv", conv2d(x, W)), 0.0, math.inf))
     assert_unchanged(FOLD, p.module(p("scaled", relax.op.multiply(relu, constant(2)))))
+
+
+def test_a_batch_norm_without_finite_factors_is_refused() -> None:
+    p, x = program(("N", 4, 5, 5))
+    ones = constant(np.ones(4))
+    spread = constant(np.full(4, -2 * EPSILON))
+    statistics = relax.op.nn.batch_norm(x, ones, ones, ones, spread, axis=1, epsilon=EPSILON)
+    y = p("bn", relax.TupleGetItem(p("bn.statistics", statistics), 0))
+    with pytest.raises(ModelError, match="expected batch norm bn to have finite factors"):
+        FOLD(p.module(y))
+
+
+def test_a_factor_that_makes_a_weight_infinite_is_refused() -> None:
+    p, x = program(("N", 4, 5, 5))
+    y = p("y", relax.op.multiply(p("conv", conv2d(x, W)), constant(np.float32(3e38))))
+    with pytest.raises(ModelError, match="finite weights after constant factors"):
+        FOLD(p.module(y))
