@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from tvm_shiftadd.convert.allocate_budget import UNITS, Unit
 from tvm_shiftadd.convert.graph import Graph, Node
+from tvm_shiftadd.convert.plan import LayerPlan
 from tvm_shiftadd.formats import codes
 
 #: Picojoules of a non-zero term at one output position: an 8-bit shift and a 32-bit addition at
@@ -79,6 +80,7 @@ def tiles(node: Node) -> NDArray[np.int64]:
 class LayerCost:
     """Costs of one layer, each in its unit; ``terms`` counts all non-zero terms."""
 
+    weights: int
     terms: int
     bytes: int
     energy: float
@@ -95,6 +97,7 @@ def layer_cost(graph: Graph, node: Node, values: NDArray[np.int32], planes: int)
     reduction, outputs = values.shape
     terms = int(counts.sum())
     return LayerCost(
+        weights=values.size,
         terms=terms,
         bytes=planes * -(-reduction // 2) * outputs,
         energy=1e-6 * TERM_PICOJOULES * terms * used,
@@ -102,10 +105,21 @@ def layer_cost(graph: Graph, node: Node, values: NDArray[np.int32], planes: int)
     )
 
 
-def totals(layers: Mapping[str, LayerCost], weights: int) -> dict[Unit, float]:
-    """The network's cost in every unit; ``terms`` as a mean over its ``weights``."""
+def layer_costs(graph: Graph, layers: Mapping[str, LayerPlan]) -> dict[str, LayerCost]:
+    """What each converted layer of ``graph`` costs, by name."""
+    return {
+        node.name: layer_cost(
+            graph, node, codes.decode(layers[node.name].codes), layers[node.name].terms
+        )
+        for node in graph.nodes
+        if node.op in TERM_OPS
+    }
+
+
+def totals(layers: Mapping[str, LayerCost]) -> dict[Unit, float]:
+    """The network's cost in every unit; ``terms`` as a mean over its weights."""
     found: dict[Unit, float] = {
         unit: float(sum(getattr(cost, unit) for cost in layers.values())) for unit in UNITS
     }
-    found["terms"] /= max(weights, 1)
+    found["terms"] /= max(sum(cost.weights for cost in layers.values()), 1)
     return found

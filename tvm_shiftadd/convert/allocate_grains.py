@@ -13,28 +13,51 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tvm_shiftadd.convert.allocate_budget import Grain, Unit
-from tvm_shiftadd.convert.allocate_costs import TERM_PICOJOULES, positions
+from tvm_shiftadd.convert.allocate_costs import TERM_PICOJOULES, LayerCost, positions
 from tvm_shiftadd.convert.allocate_probe import LayerProfile
 from tvm_shiftadd.convert.allocate_solve import Choices, relaxed
 from tvm_shiftadd.convert.graph import Graph
+from tvm_shiftadd.convert.moments import MAX_REDUCTION
 from tvm_shiftadd.convert.terms import TermLimits
 from tvm_shiftadd.formats.codes import MAX_TERMS
 
 Float64 = NDArray[np.float64]
 Allocation = dict[str, TermLimits]
 
+#: By weight any cost could be reached, down to no terms at all; below this part of the cost of
+#: one term everywhere nothing useful is left.
+LEAST_PART = 0.25
+
+#: The price at which about 1.3 terms a weight are used, relative to what a unit of cost saves
+#: where every layer goes from one term to two.
+FIRST_PRICE = 0.13
+
 
 class Allotment:
     """The measured layers of a network, priced in one unit at one grain."""
 
     def __init__(
-        self, graph: Graph, layers: Sequence[LayerProfile], unit: Unit, grain: Grain
+        self,
+        graph: Graph,
+        layers: Sequence[LayerProfile],
+        unit: Unit,
+        grain: Grain,
+        fixed: Mapping[str, LayerCost] | None = None,
+        priced: bool = True,
     ) -> None:
-        """``layers`` as :func:`allocate_probe.profile` measured them."""
+        """``layers`` as :func:`allocate_probe.profile` measured them, and ``fixed`` the others.
+
+        priced: whether the search heeds the price of a term; rounding to nearest does not.
+        """
         self.layers = tuple(layers)
         self.unit = unit
         self.grain = grain
-        self.weights = sum(layer.weights for layer in layers)
+        kept = list((fixed or {}).values())
+        self.weights = sum(layer.weights for layer in layers) + sum(c.weights for c in kept)
+        spent = float(sum(getattr(cost, unit) for cost in kept))
+        #: What the layers cost, in the network's unit, whose terms are not given out.
+        self.spent = spent / self.weights if unit == "terms" else spent
+        self._priced = priced
         self._positions = {layer.name: positions(graph, layer.node) for layer in layers}
 
     def layer_costs(self, layer: LayerProfile) -> Float64:
@@ -44,17 +67,25 @@ class Allotment:
 
     def uniform_costs(self) -> Float64:
         """The network's cost with 1 to 3 terms everywhere, float64 ``[3]``."""
-        return np.sum([self.layer_costs(layer) for layer in self.layers], axis=0)
+        return np.sum([self.layer_costs(layer) for layer in self.layers], axis=0) + self.spent
 
     def choices(self) -> list[Choices]:
         """Each layer's costs and effects with 1 to 3 terms, for the solver."""
         return [Choices(self.layer_costs(layer), _falling(layer.effect)) for layer in self.layers]
 
-    def typical_price(self) -> float:
-        """What a unit of cost saves when every layer goes from one term to two."""
+    def reachable(self) -> tuple[float, float]:
+        """The least and the largest cost there is an allocation for."""
+        one, _, three = self.uniform_costs()
+        if self.grain == "weight":
+            one = self.spent + LEAST_PART * (one - self.spent)
+        least = one
+        return float(least), float(max(three, one))
+
+    def first_price(self) -> float:
+        """A price to begin a search with."""
         saved = sum(layer.effect[0] - layer.effect[1] for layer in self.layers)
         one, two, _ = self.uniform_costs()
-        return max(saved, 1e-30) / max(two - one, 1e-30)
+        return FIRST_PRICE * max(saved, 1e-30) / max(two - one, 1e-30)
 
     def limits(self, price: float, planes: Mapping[str, int] | None = None) -> Allocation:
         """The limits at ``price``, relative output error for a unit of cost.
@@ -64,20 +95,26 @@ class Allotment:
         if self.grain == "layer":
             return self.picked(relaxed(self.choices(), price))
         planes = planes or {}
-        if self.grain == "tile":
-            return {layer.name: self._tile_limits(layer, price) for layer in self.layers}
-        return {
-            layer.name: TermLimits(
-                planes.get(layer.name, MAX_TERMS), price=self._term_price(layer, price)
-            )
-            for layer in self.layers
-        }
+        limits = {}
+        for layer in self.layers:
+            if self.grain == "tile" or not self._heeds_price(layer):
+                limits[layer.name] = self._tile_limits(layer, price)
+            else:
+                terms = planes.get(layer.name, MAX_TERMS)
+                limits[layer.name] = TermLimits(terms, price=self._term_price(layer, price))
+        return limits
 
     def picked(self, picks: Sequence[int]) -> Allocation:
         """The limits of a solution of :meth:`choices`."""
         return {
             layer.name: TermLimits(pick + 1) for layer, pick in zip(self.layers, picks, strict=True)
         }
+
+    def _heeds_price(self, layer: LayerProfile) -> bool:
+        """Whether the layer is fitted by descent; one rounded to nearest gets its terms by tile."""
+        reduction = layer.tiles.index.shape[0]
+        separate = layer.node.op == "conv2d_transpose" or reduction > MAX_REDUCTION
+        return self._priced and not separate
 
     def _term_cost(self, layer: LayerProfile) -> float:
         """What one non-zero term of a layer costs; none in bytes or cycles."""

@@ -15,7 +15,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tvm_shiftadd.convert.allocate_costs import TERM_OPS, LayerCost, layer_cost, term_counts, tiles
+from tvm_shiftadd.convert.allocate_costs import (
+    TERM_OPS,
+    LayerCost,
+    layer_cost,
+    layer_costs,
+    term_counts,
+    tiles,
+)
 from tvm_shiftadd.convert.execute import run_float
 from tvm_shiftadd.convert.feeds import Feeds, Progress, silent
 from tvm_shiftadd.convert.graph import Graph, Node
@@ -95,6 +102,8 @@ class Probe(SequentialConversion):
         """As :class:`SequentialConversion`; the options' terms and allocation are not used."""
         options = dataclasses.replace(options, terms=MAX_TERMS, budget=None, frontier=False)
         super().__init__(graph, exponents, options, progress)
+        # Integers of a folded layer stand for another function than the float layer's.
+        self._outlets = {}
         self.candidates: dict[str, tuple[Integers, ...]] = {}
 
     def _integers(self, node: Node, *rest: Any) -> Integers:
@@ -113,8 +122,12 @@ def profile(
     options: ConvertOptions,
     feeds: Feeds,
     progress: Progress = silent,
-) -> tuple[LayerProfile, ...]:
-    """Measure every layer of ``graph`` on ``feeds``; progress of the phase "measure"."""
+) -> tuple[tuple[LayerProfile, ...], dict[str, LayerCost]]:
+    """Every layer of ``graph`` measured on ``feeds``, and what those cost that have no choice.
+
+    These are the layers whose weights are sums of powers of two already and are kept as they are.
+    Tells ``progress`` of the phase "measure".
+    """
     layers = [node for node in graph.nodes if node.op in TERM_OPS]
     total = 2 * len(layers)
 
@@ -129,7 +142,10 @@ def profile(
         found.append(effect)
         progress("measure", len(layers) + done, total)
     top = max((layer.effect[0] for layer in found), default=0.0)
-    return tuple(_believed(layer, LEAST_EFFECT * top) for layer in found)
+    fixed = layer_costs(graph, probe.layers)
+    for layer in found:
+        del fixed[layer.name]
+    return tuple(_believed(layer, LEAST_EFFECT * top) for layer in found), fixed
 
 
 def sample_of(graph: Graph, feeds: Feeds) -> Feeds:

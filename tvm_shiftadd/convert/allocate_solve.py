@@ -46,6 +46,11 @@ class Solution:
         """Whether it is proved that no solution is better."""
         return self.error <= self.bound * (1 + 1e-9) + 1e-300
 
+    @property
+    def gap(self) -> float:
+        """How far the error can be above the least possible one, as a fraction of it."""
+        return 0.0 if self.optimal else (self.error - self.bound) / max(self.bound, 1e-300)
+
 
 def relaxed(layers: Sequence[Choices], price: float) -> tuple[int, ...]:
     """The choice of each layer of least error + price * cost; the cheaper one of equals."""
