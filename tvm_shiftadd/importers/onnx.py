@@ -21,6 +21,7 @@ from tvm_shiftadd.importers._common import (
 from tvm_shiftadd.importers._onnx_layers import LAYER_CONVERTERS, Converter
 from tvm_shiftadd.importers._onnx_node import OnnxNode
 from tvm_shiftadd.importers._onnx_prepare import PreparedGraph, prepare
+from tvm_shiftadd.importers._onnx_quant_nodes import replace_quant_nodes
 from tvm_shiftadd.importers._onnx_quantize import QuantizedTensors
 from tvm_shiftadd.importers._onnx_reader import check_valid, read_model
 from tvm_shiftadd.importers._onnx_shapes import SHAPE_CONVERTERS
@@ -52,9 +53,10 @@ def load_onnx(
     with one_line_errors(subject), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         read = read_model(source)
+        notes = replace_quant_nodes(read.model, read.opset)
         _check_operators(read.model)
         check_valid(read)
-        module = _Importer(prepare(read.model, shape), read.opset).run()
+        module = _Importer(prepare(read.model, shape), read.opset, notes).run()
     attributes = {"format": "onnx", "opset": str(read.opset), "sha256": read.sha256}
     module["main"] = module["main"].with_attr("shiftadd.source", attributes)
     return module
@@ -78,13 +80,13 @@ def _check_operators(model: onnx.ModelProto) -> None:
 class _Importer(onnx_frontend.ONNXGraphImporter):
     """Walks the nodes in order and binds each one's result under the node's name."""
 
-    def __init__(self, prepared: PreparedGraph, opset: int) -> None:
+    def __init__(self, prepared: PreparedGraph, opset: int, notes: list[str]) -> None:
         super().__init__(shape_dict={}, dtype_dict="float32")
         self.opset = opset
         self._prepared = prepared
         self._names: dict[str, str] = {}
         self._operators: dict[str, str] = {}
-        self._notes: list[str] = []
+        self._notes = notes
         self._quantized = QuantizedTensors(self._notes)
         self._graph_outputs = [value.name for value in prepared.graph.output]
 
