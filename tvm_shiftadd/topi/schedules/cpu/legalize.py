@@ -15,7 +15,11 @@ from tvm_shiftadd.topi.dense import dense as definition
 from .geometry import ConvShape, choose_tile, conv_shape, depthwise_tile, transposed_shape
 from .lanes import depthwise_conv, lane_count, matrix_product
 from .planar import planar_conv
+from .planar_adder import folded_bias, planar_adder, rows_of_weights
 from .term_lists import STARTS, term_lists
+
+#: A minimum and an addition: a weight of an adder layer costs as much as two terms.
+_ADDER_COST = 2
 
 Legalize = Callable[[Any, Any], Any]
 
@@ -46,7 +50,11 @@ def legalize_map(lanes: int) -> dict[str, Legalize]:
             return builder.call_te(definition, x, codes, bias, primfunc_name_hint="shiftadd_dense")
         return _emit_dense(builder, x, codes, bias, shift_lanes, dtype)
 
+    def adder_conv2d(builder: Any, call: Any) -> Any:
+        return _emit_adder(builder, call, lanes)
+
     return {
+        "shiftadd.adder_conv2d": adder_conv2d,
         "shiftadd.conv2d": conv2d,
         "shiftadd.conv2d_transpose": conv2d_transpose,
         "shiftadd.dense": dense,
@@ -95,6 +103,16 @@ def _emit(builder: Any, call: Any, shape: ConvShape, lanes: int) -> Any:
     return relax.call_tir(kernel, [x, lists[0], lists[1], bias], call.ty)
 
 
+def _emit_adder(builder: Any, call: Any, lanes: int) -> Any:
+    """Bring the weights into the kernel's order, then measure; the first is done ahead of time."""
+    x, weight, bias = call.args
+    tile = choose_tile(_adder_shape(call), lanes)
+    kernel = builder.add_func(planar_adder(tile, _batch(x)), "shiftadd_adder_conv2d")
+    rows = builder.emit(builder.call_te(rows_of_weights, weight))
+    folded = builder.emit(builder.call_te(folded_bias, weight, bias))
+    return relax.call_tir(kernel, [x, rows, folded], call.ty)
+
+
 def _batch(x: Any) -> Any:
     """The batch size: an int, or a fresh variable so that equal layers give equal functions."""
     size = x.ty.shape[0]
@@ -125,6 +143,19 @@ def _conv2d_shape(call: Any) -> ConvShape:
         _attr(call, "padding"),  # type: ignore[arg-type]
         _attr(call, "dilation"),  # type: ignore[arg-type]
         int(call.attrs["groups"]),
+    )
+
+
+def _adder_shape(call: Any) -> ConvShape:
+    return conv_shape(
+        _map(call.args[0]),
+        _sizes(call.args[1])[1],
+        _ADDER_COST,
+        _attr(call, "kernel_size"),  # type: ignore[arg-type]
+        _attr(call, "strides"),  # type: ignore[arg-type]
+        _attr(call, "padding"),  # type: ignore[arg-type]
+        (1, 1),
+        1,
     )
 
 

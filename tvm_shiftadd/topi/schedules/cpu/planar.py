@@ -24,10 +24,10 @@ from tvm.script import tirx as T
 from tvm_shiftadd._compat import tirx
 
 from .geometry import BLOCK, CHUNK, EXPONENTS, Tile, round_up
+from .planes import to_channels, to_planes
 from .spatial import useful_lanes
 from .term_lists import STARTS, WIDEN
 from .tiled import TILE_BLOCK, int64
-from .transpose import transpose_bytes, transpose_words
 
 
 def planar_conv(tile: Tile, batch: Any) -> tirx.PrimFunc:
@@ -41,7 +41,7 @@ def planar_conv(tile: Tile, batch: Any) -> tirx.PrimFunc:
         (shape.height, shape.width, shape.channels, shape.outputs),
         (shape.out_height, shape.out_width),
     )
-    (stride_y, stride_x), (spread_y, spread_x) = shape.strides, shape.spread
+    stride_y, (spread_y, spread_x) = shape.strides[0], shape.spread
     top, left = shape.origin
     LISTS = shape.terms * shape.reduction
     KW, ROWS, TILES = shape.kernel[1], tile.rows, tile.count
@@ -52,24 +52,6 @@ def planar_conv(tile: Tile, batch: Any) -> tirx.PrimFunc:
     SPAN = P * V
     COPY = useful_lanes(C)
     N = tirx.IntImm("int64", batch) if isinstance(batch, int) else batch
-
-    def to_planes(window, planes, kx, ci, phase, q, xb):
-        """Sixteen pixels of sixteen channels: a row of each of sixteen planes."""
-        columns = [(xb * BLOCK + j) * stride_x + kx * shape.dilation[1] for j in range(BLOCK)]
-        y = q * stride_y + phase
-        pixels = [window.vload([y, x, ci * BLOCK], dtype="int8x16") for x in columns]
-        for j, row in enumerate(transpose_bytes(pixels)[: tile.plane_channels]):
-            plane = (kx * tile.plane_channels + ci * BLOCK + j) * tile.phases + phase
-            start = plane * tile.plane + q * OW + xb * BLOCK
-            T.buffer_store(planes, row.astype("int16x16"), [T.ramp(start, 1, BLOCK)])
-
-    def to_channels(sums, total, b, t, pixel, ob):
-        """Sixteen pixels of sixteen output channels, from planes to channels last."""
-        rows = [T.bind(sums.vload([j, pixel * BLOCK], dtype="int32x16")) for j in range(BLOCK)]
-        for j, row in enumerate(transpose_words(rows)):
-            at = pixel * BLOCK + j
-            where = [b, t, at // OW, at % OW, T.ramp(ob * BLOCK, 1, BLOCK)]
-            T.buffer_store(total, row, where)
 
     @T.prim_func(s_tir=True)
     def shiftadd_conv2d(
@@ -111,7 +93,7 @@ def planar_conv(tile: Tile, batch: Any) -> tirx.PrimFunc:
                     for ci, phase, q, xb in T.grid(
                         tile.channels // BLOCK, tile.phases, tile.plane_rows, tile.column_blocks
                     ):
-                        to_planes(window, planes, kx, ci, phase, q, xb)
+                        to_planes(tile, window, planes, kx, ci, phase, q, xb)
                 for ob in range(OUTPUTS // BLOCK):
                     for oi, sub in T.grid(T.min(BLOCK, O - ob * BLOCK), SUBS):
                         narrow = T.sblock_alloc_buffer((SPAN,), "int16", scope="local")
@@ -164,7 +146,7 @@ def planar_conv(tile: Tile, batch: Any) -> tirx.PrimFunc:
                             for v in T.vectorized(V):
                                 sums[oi, sub * SPAN + p * V + v] = wide[p * V + v]
                     for pixel in range(PIXELS // BLOCK):
-                        to_channels(sums, total, vb, vt, pixel, ob)
+                        to_channels(tile, sums, total, vb, vt, pixel, ob)
         for b, y, xo, o in T.grid(N, OH, OW, O):
             with T.sblock("biased"):
                 vb, vy, vx, vo = T.axis.remap("SSSS", [b, y, xo, o])
