@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tvm_shiftadd.convert.graph import Node
-from tvm_shiftadd.convert.plan import LayerPlan
+from tvm_shiftadd.convert.plan import AdderPlan, ChannelFactor, LayerPlan
 from tvm_shiftadd.convert.terms import nearest
 from tvm_shiftadd.errors import InputError
 from tvm_shiftadd.formats import codes, reference
@@ -191,6 +192,46 @@ def test_adder_dense() -> None:
         modules.AdderLinear(torch.from_numpy(weight), 6, torch.zeros(4))
 
 
+@pytest.mark.parametrize("op", ["adder_conv2d", "adder_dense"])
+def test_adder_layers_of_a_conversion(op: str) -> None:
+    shape = (3, 3, 4, 5) if op == "adder_conv2d" else (20, 5)
+    attrs = {"strides": (2, 1), "padding": (1, 0, 1, 1)} if op == "adder_conv2d" else {}
+    factor = ChannelFactor(codes.encode(np.array([64, 57, -48, 1, 3]), 3), np.arange(5, dtype="i4"))
+    weight = int8_maps(int(np.prod(shape[:-1])), 5, seed=4)
+    plan = AdderPlan(weight, rng().integers(-9999, 9999, 5).astype(np.int32), factor)
+    node = Node("layer", op, ("x",), "y", attrs, np.zeros(shape, np.float32))
+    cls = modules.AdderConv2d if op == "adder_conv2d" else modules.AdderLinear
+    module = cls.from_plan(node, plan, 5).eval()
+    x = int8_maps(2, 7, 6, 4) if op == "adder_conv2d" else int8_maps(4, 20)
+    got = back(module(real(x, 5)), 5 + factor.exponent)
+    acc = getattr(reference, op)(x, weight.reshape(shape), plan.bias, **attrs)
+    assert np.array_equal(got, reference.scale(acc, factor.codes))
+    again = module.to_plan()
+    assert np.array_equal(again.weight, weight) and np.array_equal(again.bias, plan.bias)
+    assert again.factor is not None and np.array_equal(again.factor.codes, factor.codes)
+    with pytest.raises(InputError, match="expected a layer of adder_"):
+        cls.from_plan(Node("layer", "dense", ("x",), "y"), plan, 5)
+
+
+@pytest.mark.parametrize("op", ["conv2d", "dense"])
+def test_a_factor_behind_a_layer(op: str) -> None:
+    shape = (3, 3, 4, 5) if op == "conv2d" else (20, 5)
+    attrs = {"strides": (1, 1), "padding": (0, 0, 0, 0), "dilation": (1, 1), "groups": 1}
+    attrs = attrs if op == "conv2d" else {}
+    node, plan = layer(op, shape, 1, **attrs)
+    factor = ChannelFactor(codes.encode(np.array([64, 57, 48, 1, 3]), 3), np.arange(5, dtype="i4"))
+    plan = replace(plan, factor=factor, bias=(plan.bias >> 12).astype(np.int32))
+    cls = modules.ShiftConv2d if op == "conv2d" else modules.ShiftLinear
+    module = cls.from_plan(node, plan, 5).eval()
+    x = int8_maps(2, 7, 6, 4) if op == "conv2d" else int8_maps(4, 20)
+    got = back(module(real(x, 5)), module.output_exponent().numpy())
+    acc = getattr(reference, op)(x, codes.decode(plan.codes).reshape(shape), plan.bias, **attrs)
+    assert np.array_equal(got, reference.scale(acc, factor.codes))
+    same_plan(module.to_plan(), plan)
+    again = module.to_plan().factor
+    assert again is not None and np.array_equal(again.exponent, factor.exponent)
+
+
 @given(st.integers(1, 3), st.lists(st.integers(-260, 260), min_size=1, max_size=40))
 @settings(max_examples=30)
 def test_terms_are_the_converters_nearest(terms: int, halves: list[int]) -> None:
@@ -264,7 +305,7 @@ def test_training_brings_the_loss_down() -> None:
 
 def test_wrong_arguments() -> None:
     node, plan = layer("dense", (6, 3), 2)
-    with pytest.raises(InputError, match="expected a conv2d layer, got 'layer'"):
+    with pytest.raises(InputError, match="expected a layer of conv2d, got 'layer'"):
         modules.ShiftConv2d.from_plan(node, plan, 4)
     with pytest.raises(InputError, match="one weight exponent for each of 3 outputs"):
         modules.ShiftLinear(torch.zeros(3, 6), torch.zeros(2), 4)

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from tvm_shiftadd.convert.plan import ChannelFactor
 from tvm_shiftadd.errors import InputError
 from tvm_shiftadd.formats import codes
 from tvm_shiftadd.formats.ranges import INT8_MAX, INT8_MIN
@@ -83,8 +84,20 @@ class Scale(nn.Module):
 
     def __init__(self, term_codes: NDArray[np.uint8], shift: NDArray[np.int32]) -> None:
         super().__init__()
-        factor = np.ldexp(codes.decode(term_codes).astype(np.float64), -np.asarray(shift))
+        exponent = np.asarray(shift, np.int32)
+        factor = np.ldexp(codes.decode(term_codes).astype(np.float64), -exponent)
+        self.term_codes = np.array(term_codes, np.uint8)
         self.register_buffer("factor", torch.from_numpy(np.ascontiguousarray(factor)))
+        self.register_buffer("exponent", torch.from_numpy(exponent.copy()))
+
+    @classmethod
+    def from_plan(cls, plan: ChannelFactor) -> Scale:
+        """The factor that a conversion put behind a layer."""
+        return cls(plan.codes, plan.exponent)
+
+    def to_plan(self) -> ChannelFactor:
+        """The factor for a compiler: the inverse of from_plan."""
+        return ChannelFactor(self.term_codes, self.exponent.cpu().numpy())
 
     def forward(self, x: Tensor) -> Tensor:
         """``[N, C, ...]``, the same shape and type."""

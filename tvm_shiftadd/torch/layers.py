@@ -14,7 +14,7 @@ from tvm_shiftadd.convert.graph import Node
 from tvm_shiftadd.convert.plan import LayerPlan
 from tvm_shiftadd.errors import InputError
 from tvm_shiftadd.formats import codes
-from tvm_shiftadd.torch.activations import working
+from tvm_shiftadd.torch.activations import Scale, working
 from tvm_shiftadd.torch.rounding import along, nearest_terms, power, to_steps
 
 Layer = TypeVar("Layer", bound="_ShiftLayer")
@@ -23,7 +23,8 @@ Layer = TypeVar("Layer", bound="_ShiftLayer")
 class _ShiftLayer(nn.Module):
     """What the three layers share: a latent float weight and bias, and the integers they make.
 
-    ``output_axis`` is the axis of the weight that the output channels lie on.
+    ``output_axis`` is the axis of the weight that the output channels lie on. ``factor`` is the
+    factor a channel that a conversion may put behind a layer.
     """
 
     output_axis = 0
@@ -39,6 +40,7 @@ class _ShiftLayer(nn.Module):
         terms: int = 2,
     ) -> None:
         super().__init__()
+        self.factor: Scale | None = None
         outputs = weight.shape[self.output_axis]
         exponent = torch.as_tensor(weight_exponent, dtype=torch.int32)
         if exponent.shape != (outputs,) or not 1 <= terms <= codes.MAX_TERMS:
@@ -62,11 +64,11 @@ class _ShiftLayer(nn.Module):
         InputError for a node of another operator.
         """
         if node.op != cls.operator or node.weight is None:
-            raise InputError(f"expected a {cls.operator} layer, got '{node.name}' ({node.op})")
+            raise InputError(f"expected a layer of {cls.operator}, got '{node.name}' ({node.op})")
         values = codes.decode(plan.codes).reshape(node.weight.shape)
         exponent = np.asarray(plan.weight_exponent, np.int32)
         weight = cls._from_reference(np.ldexp(values.astype(np.float64), -exponent))
-        return cls(
+        layer = cls(
             torch.from_numpy(np.ascontiguousarray(weight, np.float32)),
             torch.from_numpy(exponent.copy()),
             input_exponent,
@@ -74,6 +76,8 @@ class _ShiftLayer(nn.Module):
             terms=plan.terms,
             **cls._options(node),
         )
+        layer.factor = None if plan.factor is None else Scale.from_plan(plan.factor)
+        return layer
 
     def to_plan(self) -> LayerPlan:
         """The integers of the layer as it is now, for a compiler: the inverse of from_plan."""
@@ -83,11 +87,17 @@ class _ShiftLayer(nn.Module):
             values = np.ldexp(self._to_reference(real), exponent).astype(np.int32)
             bias = to_steps(self.bias, self.accumulator_exponent()).cpu().numpy()
         matrix = values.reshape(-1, values.shape[-1])
-        return LayerPlan(codes.encode(matrix, self.terms), exponent, bias.astype(np.int32))
+        factor = None if self.factor is None else self.factor.to_plan()
+        return LayerPlan(codes.encode(matrix, self.terms), exponent, bias.astype(np.int32), factor)
 
     def accumulator_exponent(self) -> Tensor:
-        """e of the result's scale 2^-e, int32 ``[O]``."""
+        """e of the accumulator's scale 2^-e, in front of a factor, int32 ``[O]``."""
         return self.weight_exponent + self.input_exponent
+
+    def output_exponent(self) -> Tensor:
+        """e of the result's scale 2^-e, int32 ``[O]``."""
+        exponent = self.accumulator_exponent()
+        return exponent if self.factor is None else exponent + self.factor.exponent
 
     def quantized_weight(self) -> Tensor:
         """The weight the layer computes with: sums of powers of two, in the layout of weight."""
@@ -102,6 +112,9 @@ class _ShiftLayer(nn.Module):
     def _operands(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         x = working(self, x)
         return x, self.quantized_weight().to(x.dtype), self.quantized_bias().to(x.dtype)
+
+    def _finish(self, x: Tensor) -> Tensor:
+        return x if self.factor is None else self.factor(x)
 
     @classmethod
     def _options(cls, node: Node) -> dict[str, Any]:
@@ -152,8 +165,8 @@ class ShiftConv2d(_ShiftLayer):
         x, weight, bias = self._operands(x)
         top, left, bottom, right = self.padding
         x = nn.functional.pad(x, (left, right, top, bottom))
-        return nn.functional.conv2d(
-            x, weight, bias, self.strides, 0, self.dilation, groups=self.groups
+        return self._finish(
+            nn.functional.conv2d(x, weight, bias, self.strides, 0, self.dilation, self.groups)
         )
 
     @classmethod
@@ -202,7 +215,7 @@ class ShiftConvTranspose2d(_ShiftLayer):
         top, left, bottom, right = self.padding
         below, beside = self.output_padding
         cut = (-left, beside - right, -top, below - bottom)
-        return nn.functional.pad(full, cut) + along(bias, full.ndim)
+        return self._finish(nn.functional.pad(full, cut) + along(bias, full.ndim))
 
     @classmethod
     def _options(cls, node: Node) -> dict[str, Any]:
@@ -230,7 +243,9 @@ class ShiftLinear(_ShiftLayer):
 
     def forward(self, x: Tensor) -> Tensor:
         """The accumulators as real numbers; float64 in eval mode."""
-        return nn.functional.linear(*self._operands(x))
+        result = nn.functional.linear(*self._operands(x))
+        # A factor lies along axis 1, the outputs along the last one.
+        return self._finish(result.reshape(-1, result.shape[-1])).reshape(result.shape)
 
     @staticmethod
     def _from_reference(weight: NDArray[np.float64]) -> NDArray[np.float64]:
