@@ -155,7 +155,7 @@ def test_dead_layers_and_constant_inputs_convert():
     for node in graph.nodes:
         if node.weight is not None and node.name in ("a.conv", "shortcut"):
             node.weight[...] = 0
-    feeds = {"x": np.zeros((4, 8, 8, 3), np.float32)}
+    feeds = {"x": np.full((4, 8, 8, 3), 0.5, np.float32)}
     plan = convert(graph, lambda: [feeds]).plan
     wanted, have = run_float(graph, feeds), run_integer(graph, plan, feeds)[0]
     np.testing.assert_allclose(have["scores"], wanted["scores"], atol=0.02)

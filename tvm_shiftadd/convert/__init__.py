@@ -13,7 +13,7 @@ from tvm_shiftadd.convert.allocate_budget import Budget
 from tvm_shiftadd.convert.allocate_report import AllocationReport
 from tvm_shiftadd.convert.allocate_trials import HELD_TIMES
 from tvm_shiftadd.convert.calibrate import calibrate
-from tvm_shiftadd.convert.equalize import equalize
+from tvm_shiftadd.convert.equalize import equalize, scale_channels
 from tvm_shiftadd.convert.execute import QTensor, run_float, run_integer
 from tvm_shiftadd.convert.feeds import Batches, Progress, hold, silent
 from tvm_shiftadd.convert.graph import Graph, Node
@@ -53,8 +53,9 @@ __all__ = [
 class Conversion:
     """The integers of a network and what they cost in accuracy.
 
-    ``scaled`` is the float network that was rounded: the same function as the graph that was
-    given, with its channels scaled to fill the int8 range.
+    ``scaled`` is the float network that was rounded: the graph that was given, with its channels
+    scaled to fill the int8 range and to where their weights round best. Its clips do not follow
+    the second scaling, which pays only where they end few values.
     """
 
     plan: Plan
@@ -101,4 +102,4 @@ def convert(
     prove_plan(graph, plan)
     images = len(next(iter(feeds.values())))
     report = ConversionReport(tuple(sequence.reports), seen, images, allocation)
-    return Conversion(plan, report, scaled)
+    return Conversion(plan, report, scale_channels(scaled, sequence.gains))

@@ -14,10 +14,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tvm_shiftadd.convert.moments import Moments
-from tvm_shiftadd.convert.terms import Float64, Int32, Search, TermLimits, cheapest, nearest
+from tvm_shiftadd.convert.terms import (
+    Float64,
+    Int32,
+    Search,
+    TermLimits,
+    cheapest,
+    nearest,
+    scale,
+)
 
 #: Columns whose updates are gathered before the rest of the matrix is touched.
 BLOCK = 64
+
+#: Up to so many weights a channel, every candidate is improved by coordinate descent before the
+#: best is chosen; beyond, only the best.
+SHORT = 32
 
 #: Passes of coordinate descent, at most.
 SWEEPS = 6
@@ -29,33 +41,46 @@ def compensated_search(moments: Moments, limits: TermLimits) -> Search:
     groups, reduction, made = ideal.shape
     most = limits.grouped(groups)
 
-    def search(exponent: Int32) -> tuple[Float64, Float64]:
+    def search(exponent: Float64) -> tuple[Float64, Float64]:
         steps = exponent.shape[0]
-        scaled = np.ldexp(ideal, exponent[:, :, None, :])
+        scaled = scale(ideal, exponent[:, :, None, :])
         rows = scaled.transpose(1, 2, 0, 3).reshape(groups, reduction, steps * made)
         allowed = None if most is None else np.tile(most, (1, 1, steps))
         values = _compensate(rows, hessian, limits.terms, allowed)
+        if reduction <= SHORT:
+            _descend(values, rows, hessian, _Rule(limits.terms, allowed, np.zeros(())))
         error = _error(values - rows, hessian).reshape(groups, steps, made).transpose(1, 0, 2)
         values = values.reshape(groups, reduction, steps, made).transpose(2, 0, 1, 3)
-        return values, np.ldexp(error, -2 * exponent)
+        return values, scale(error, -2 * exponent)
 
     return search
 
 
 def descend(
-    values: Int32, exponent: Int32, moments: Moments, limits: TermLimits, price: float = 0.0
+    values: Int32,
+    exponent: Float64 | Int32,
+    moments: Moments,
+    limits: TermLimits,
+    price: float | Float64 = 0.0,
 ) -> Int32:
     """Coordinate descent from ``values`` ``[R, G * O]`` at the given exponents ``[G * O]``.
 
-    price: of one term, in units of the squared error of one output (integer input times real
-    weight).
+    price: of one term, for all channels or for each, in units of the squared error of one output
+    (integer input times real weight).
     """
     hessian, ideal = moments.hessian, moments.ideal
     groups, reduction, made = ideal.shape
     steps = exponent.reshape(groups, 1, made)
-    rule = _Rule(limits.terms, limits.grouped(groups), np.ldexp(price, 2 * steps[:, 0]))
-    target = np.ldexp(ideal, steps)
+    prices = np.broadcast_to(price, exponent.shape).reshape(groups, made)
+    rule = _Rule(limits.terms, limits.grouped(groups), scale(prices, 2 * steps[:, 0]))
     current = values.reshape(reduction, groups, made).transpose(1, 0, 2).astype(np.float64)
+    _descend(current, scale(ideal, steps), hessian, rule)
+    return current.transpose(1, 0, 2).reshape(reduction, groups * made).astype(np.int32)
+
+
+def _descend(current: Float64, target: Float64, hessian: Float64, rule: _Rule) -> None:
+    """Move single weights of ``current`` ``[G, n, P]`` while that brings them nearer ``target``."""
+    reduction = current.shape[1]
     gradient = hessian @ (current - target)
     for _ in range(SWEEPS):
         changed = False
@@ -68,7 +93,6 @@ def descend(
                 gradient += hessian[:, :, part] @ moved
         if not changed:
             break
-    return current.transpose(1, 0, 2).reshape(reduction, groups * made).astype(np.int32)
 
 
 @dataclass(frozen=True)

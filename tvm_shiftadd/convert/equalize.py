@@ -38,7 +38,7 @@ _STEP = 16
 
 
 @dataclass(frozen=True)
-class _Family:
+class Family:
     """Tensors whose channels must be scaled together, because channelwise operators join them."""
 
     tensors: tuple[str, ...]
@@ -52,16 +52,16 @@ def equalize(graph: Graph, storage: Storage, feeds: Feeds) -> Graph:
     becomes the value at which int8 saturates, so that the clip of the original graph, on the
     integers of a conversion, ends every channel where it should.
     """
-    families = _families(graph)
+    scalable = families(graph)
     measured = {name for names in storage.measured for name in names}
-    wanted = {name for family in families for name in family.tensors} & measured
+    wanted = {name for family in scalable for name in family.tensors} & measured
     if not wanted:
         return graph
     largest = _channel_maxima(graph, feeds, wanted)
     producers = graph.producers()
     factors: dict[str, NDArray[np.float32]] = {}
     ends: dict[str, float] = {}
-    for family in families:
+    for family in scalable:
         known = [name for name in family.tensors if name in largest]
         bound = _common_bound([producers[name] for name in family.tensors], len(known))
         if known and bound is not None:
@@ -69,10 +69,23 @@ def equalize(graph: Graph, storage: Storage, feeds: Feeds) -> Graph:
             factors.update(dict.fromkeys(family.tensors, common))
             if bound < math.inf:
                 ends.update({name: full_range(bound) for name in family.tensors})
-    return replace(graph, nodes=tuple(_scaled(node, factors, ends) for node in graph.nodes))
+    return scale_channels(graph, factors, ends)
 
 
-def _families(graph: Graph) -> list[_Family]:
+def scale_channels(
+    graph: Graph,
+    factors: Mapping[str, NDArray[np.float32]],
+    ends: Mapping[str, float] | None = None,
+) -> Graph:
+    """``graph`` with the channels of tensors times ``factors`` by name, undone where they are read.
+
+    ``ends``: new upper ends of clips, by the name of their result.
+    """
+    return replace(graph, nodes=tuple(_scaled(node, factors, ends or {}) for node in graph.nodes))
+
+
+def families(graph: Graph) -> list[Family]:
+    """The tensors whose channels may be scaled, in the sets that must be scaled alike."""
     root = {name: name for name in graph.shapes}
 
     def find(name: str) -> str:
@@ -98,7 +111,7 @@ def _families(graph: Graph) -> list[_Family]:
     for name in graph.shapes:
         members.setdefault(find(name), []).append(name)
     return [
-        _Family(tuple(names), graph.shapes[names[0]][-1])
+        Family(tuple(names), graph.shapes[names[0]][-1])
         for names in members.values()
         if not fixed.intersection(names)
     ]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,7 @@ from tvm_shiftadd.convert.execute import (
     to_integers,
 )
 from tvm_shiftadd.convert.feeds import Feeds, Progress
+from tvm_shiftadd.convert.fold import Outlet, averages_of, choose_folded_scales, outlets
 from tvm_shiftadd.convert.graph import ADDER_OPS, LAYER_OPS, WEIGHT_OPS, Graph, Node
 from tvm_shiftadd.convert.moments import MAX_REDUCTION, measure
 from tvm_shiftadd.convert.operators import distances, run_node
@@ -36,7 +38,13 @@ from tvm_shiftadd.convert.options import ConvertOptions
 from tvm_shiftadd.convert.plan import AdderPlan, LayerPlan, Plan
 from tvm_shiftadd.convert.prove import Bounded, prove_node, stored_bounds
 from tvm_shiftadd.convert.report import LayerReport, snr_db
-from tvm_shiftadd.convert.terms import Limits, choose_scales, group_weight, nearest_search
+from tvm_shiftadd.convert.terms import (
+    Limits,
+    TermLimits,
+    choose_scales,
+    group_weight,
+    nearest_search,
+)
 from tvm_shiftadd.formats import codes
 
 #: Bytes an element of a live tensor takes: float32 beside int8 or int32, and room to work.
@@ -77,6 +85,9 @@ class SequentialConversion:
         self._converted: dict[str, QTensor | NDArray[Any]] = {}
         self._wide: dict[str, Bounded] = {}
         self._consumers = graph.consumers()
+        self._outlets = outlets(graph, exponents) if options.fold else {}
+        #: The factor of each channel of a converted tensor over the float one, float32 [C].
+        self.gains: dict[str, NDArray[np.float32]] = {}
 
     def run(self, feeds: Feeds) -> None:
         """Convert every layer. Raises RangeError where a layer cannot be proved."""
@@ -118,8 +129,10 @@ class SequentialConversion:
         )
         kept = keep_weight(node, self.options.limits_of(node.name), limits)
         if kept is None:
-            values, exponent = self._integers(node, x, target, limits)
+            values, exponent, gain = self._fitted(node, x, target, limits)
             kept = KeptWeight(values, exponent, self.options.limits_of(node.name).terms)
+            target = np.asarray(target * gain, dtype=np.float32)
+            limits = replace(limits, bias=limits.bias * gain)
         values, exponent = kept.values, kept.exponent
         assert node.weight is not None
         acc = run_layer(node, x.values, values.reshape(node.weight.shape), None)
@@ -155,23 +168,85 @@ class SequentialConversion:
         self.reports.append(self._adder_report(node, limits.input_exponent, wide))
         return store(wide, node.output, self.plan)
 
+    def _fitted(
+        self, node: Node, x: QTensor, target: NDArray[np.float32], limits: Limits
+    ) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.float64]]:
+        """The weights ``[R, O]``, their exponents ``[O]`` and the gains ``[O]`` of the output."""
+        outlet = self._outlets.get(node.name)
+        if outlet is not None and self._compensates(node):
+            folded = self._folded(node, x, target, limits, outlet)
+            if folded is not None:
+                self.gains.update(dict.fromkeys(outlet.tensors, folded[2].astype(np.float32)))
+                return folded
+        values, exponent = self._integers(node, x, target, limits)
+        return values, exponent, np.ones(len(exponent))
+
+    def _folded(
+        self,
+        node: Node,
+        x: QTensor,
+        target: NDArray[np.float32],
+        limits: Limits,
+        outlet: Outlet,
+    ) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.float64]] | None:
+        allowed = self._allowed(node)
+        moments = measure(node, x.values, limits.input_exponent, target, self._weight(node))
+        result = self._floats[node.output]
+        found = choose_folded_scales(
+            moments.ideal,
+            np.einsum("gnn->gn", moments.hessian),
+            allowed,
+            compensated_search(moments, allowed),
+            limits,
+            outlet,
+            result.reshape(-1, result.shape[-1]),
+            averages_of(self.graph, outlet, node, result),
+        )
+        if found is None:
+            return None
+        values, exponent, gain = found
+        price = self._price(allowed, limits, len(gain))
+        finer = exponent + np.log2(gain)
+        return descend(values, finer, moments, allowed, price), exponent, gain
+
     def _integers(
         self, node: Node, x: QTensor, target: NDArray[np.float32], limits: Limits
     ) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
         """The weights ``[R, O]`` and their exponents ``[O]``."""
-        weight, allowed = group_weight(node), self.options.limits_of(node.name)
-        groups, reduction, made = weight.shape
-        allowed.check(node.name, (reduction, groups * made))
-        # Which weights of a transposed convolution meet depends on the output position.
-        separate = node.op == "conv2d_transpose" or reduction > MAX_REDUCTION
-        if separate or not self.options.compensation:
+        weight, allowed = self._weight(node), self._allowed(node)
+        if not self._compensates(node):
             search = nearest_search(weight, _mean_squares(x, weight), allowed)
             return choose_scales(node.name, weight, allowed, search, limits)
         moments = measure(node, x.values, limits.input_exponent, target, weight)
         search = compensated_search(moments, allowed)
         values, exponent = choose_scales(node.name, moments.ideal, allowed, search, limits)
-        price = math.ldexp(allowed.price * groups * made, 2 * limits.input_exponent)
+        price = self._price(allowed, limits, len(exponent))
         return descend(values, exponent, moments, allowed, price), exponent
+
+    def _compensates(self, node: Node) -> bool:
+        """Whether the errors of the layer's weights are made to cancel."""
+        # Which weights of a transposed convolution meet depends on the output position.
+        separate = node.op == "conv2d_transpose" or group_weight(node).shape[1] > MAX_REDUCTION
+        return self.options.compensation and not separate
+
+    def _allowed(self, node: Node) -> TermLimits:
+        allowed = self.options.limits_of(node.name)
+        groups, reduction, made = group_weight(node).shape
+        allowed.check(node.name, (reduction, groups * made))
+        return allowed
+
+    def _price(self, allowed: TermLimits, limits: Limits, channels: int) -> float:
+        """The price of a term in units of one channel's integer input times real weight."""
+        return math.ldexp(allowed.price * channels, 2 * limits.input_exponent)
+
+    def _weight(self, node: Node) -> NDArray[np.float64]:
+        """The layer's weight ``[G, n, O]`` for inputs with the gains they really have."""
+        weight = group_weight(node)
+        gain = self.gains.get(node.inputs[0])
+        if gain is None:
+            return weight
+        rows = gain.astype(np.float64).reshape(weight.shape[0], -1)
+        return weight / np.tile(rows, (1, weight.shape[1] // rows.shape[1]))[:, :, None]
 
     def _target(self, node: Node) -> tuple[NDArray[np.float32], str | None]:
         """What the layer should give, and the tensor its result is added to, if that is known.
@@ -224,9 +299,10 @@ class SequentialConversion:
     ) -> LayerReport:
         assert node.weight is not None
         values = weights.values
-        weight = node.weight.reshape(values.shape).astype(np.float64)
+        gain = self.gains.get(node.output, np.float32(1))
+        weight = self._weight(node).transpose(1, 0, 2).reshape(values.shape) * gain
         kept = np.ldexp(values.astype(np.float64), -layer.weight_exponent) * weights.multiplier
-        wanted = self._floats[node.output]
+        wanted = self._floats[node.output] * gain
         return LayerReport(
             name=node.name,
             op=node.op,

@@ -169,9 +169,15 @@ class Limits:
         return np.asarray(fits)
 
 
-#: Finds values for every candidate: (scaled exponents [S, G, O]) to values [S, G, n, O] and the
-#: error of each, [S, G, O].
-Search = Callable[[Int32], tuple[Float64, Float64]]
+#: Finds values for every candidate: exponents [S, G, O], which may be fractions, to the values
+#: [S, G, n, O] and the error of each, [S, G, O].
+Search = Callable[[Float64], tuple[Float64, Float64]]
+
+
+def scale(values: Float64, exponent: Float64 | Int32) -> Float64:
+    """``values`` times 2^exponent; exact where the exponent is an integer."""
+    whole = np.floor(exponent)
+    return np.ldexp(values * np.exp2(exponent - whole), whole.astype(np.int32))
 
 
 def group_weight(node: Node) -> Float64:
@@ -192,9 +198,9 @@ def nearest_search(weight: Float64, importance: Float64, limits: TermLimits) -> 
     """Round to nearest; the error weighs each input by ``importance``, float64 ``[G, n]``."""
     terms, most = limits.terms, limits.grouped(weight.shape[0])
 
-    def search(exponent: Int32) -> tuple[Float64, Float64]:
-        values = nearest(np.ldexp(weight, exponent[:, :, None, :]), terms, most)
-        error = np.ldexp(values, -exponent[:, :, None, :]) - weight
+    def search(exponent: Float64) -> tuple[Float64, Float64]:
+        values = nearest(scale(weight, exponent[:, :, None, :]), terms, most)
+        error = scale(values, -exponent[:, :, None, :]) - weight
         return values, np.einsum("gn,sgno->sgo", importance, np.square(error))
 
     return search
@@ -209,11 +215,11 @@ def choose_scales(
     """
     groups, reduction, made = weight.shape
     terms, most = allowed.terms, allowed.grouped(groups)
-    base = _covering_exponent(weight, terms, limits)
+    base = covering_exponent(weight, terms, limits)
     bias = limits.bias.reshape(groups, made)
     grouped = Limits(limits.input_exponent, bias, limits.output_exponent, _split(limits, groups))
     candidates = np.stack([base + step for step in SCALE_STEPS]).astype(np.int32)
-    values, error = search(candidates)
+    values, error = search(candidates.astype(np.float64))
     error = np.where(grouped.allow(values, candidates), error, np.inf)
     best = error.argmin(axis=0)[None]
     exponent = np.take_along_axis(candidates, best, axis=0)[0]
@@ -238,7 +244,7 @@ def choose_scales(
     return flat.astype(np.int32), exponent.reshape(-1).astype(np.int32)
 
 
-def _covering_exponent(weight: Float64, terms: int, limits: Limits) -> Int32:
+def covering_exponent(weight: Float64, terms: int, limits: Limits) -> Int32:
     """The finest exponent ``[G, O]`` at which no weight of a channel saturates."""
     largest = np.abs(weight).max(axis=1)
     top = float(codes.representable(terms)[-1])
