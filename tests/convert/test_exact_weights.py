@@ -87,6 +87,18 @@ def test_powers_of_two_that_are_far_apart_lose_the_smallest() -> None:
     assert exact_terms(np.ldexp(1.0, exponents), 1) is None
 
 
+def test_two_terms_that_are_far_apart() -> None:
+    # ShiftCNN's: the layer over its largest weight, terms from 1 to 2^-6 and from 1/2 to 2^-7.
+    rng = np.random.default_rng(0)
+    terms = [np.ldexp(1.0, -rng.integers(n, n + 7, (300, 6))) for n in (0, 1)]
+    signs = rng.choice([-1, 0, 1], (2, 300, 6))
+    weight = 0.37 * (terms[0] * signs[0] + terms[1] * signs[1])
+    found = exact_terms(weight, 2)
+    assert found is not None and found.terms == 2
+    assert 0 < found.error < MAX_TAIL_ERROR
+    assert exact_terms(weight, 1) is None
+
+
 def limits(output: int | None = 4, bias: float = 0.0, channels: int = 8) -> Limits:
     return Limits(5, np.full(channels, bias), output)
 

@@ -9,6 +9,7 @@ which then follows the layer as a few shifted copies of its accumulator.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,8 +34,12 @@ TOLERANCE = 2.0**-20
 #: Fewer weights in a channel could be multiples of one another by chance.
 MIN_REDUCTION = 4
 
-#: Rows looked at first: a layer of any other kind fails on these.
-_SAMPLE = 64
+#: Rows and channels looked at first: a layer of any other kind fails on these.
+_SAMPLE = 16
+
+#: The highest exponent above the lowest that is looked for, by the number of terms (1 and 2):
+#: DeepShift's weights span 15 exponents, ShiftCNN's 8.
+_FAR = (0, 24, 9)
 
 #: Powers of two that are too far apart for seven exponents are taken when rounding the smallest
 #: costs no more than this, relative to all weights (root mean square).
@@ -85,58 +90,80 @@ def exact_terms(weight: NDArray[np.floating], terms: int) -> ExactTerms | None:
     if len(wide) < MIN_REDUCTION:
         return None
     for count in range(1, terms + 1):
-        found = _per_channel(wide, count)
+        found = _per_channel(wide, _table(count, codes.MAX_EXPONENT))
         if found is not None:
             values, scale = found
-            return ExactTerms(values, scale, count, 0.0)
-    return _far_apart(wide)
+            return ExactTerms(values.astype(np.int32), scale, count, 0.0)
+    for count in range(1, min(terms, len(_FAR) - 1) + 1):
+        found = _per_channel(wide, _table(count, _FAR[count]))
+        if found is not None:
+            return _without_the_smallest(*found, wide, count)
+    return None
 
 
-def _per_channel(weight: Float64, terms: int) -> tuple[Int32, Float64] | None:
-    """Integers of ``terms`` terms and the real unit of each channel, where all channels have one.
+@cache
+def _table(terms: int, highest: int) -> Float64:
+    """All sums of at most ``terms`` terms +-2^0 to +-2^highest of distinct exponents, ascending."""
+    sums = {0}
+    for _ in range(terms):
+        sums |= {
+            total + sign * 2**e for total in sums for e in range(highest + 1) for sign in (1, -1)
+        }
+    if highest == codes.MAX_EXPONENT:
+        sums = set(codes.representable(terms).tolist())
+    return np.array(sorted(sums), np.float64)
 
-    The largest weight of a channel has to be some representable integer; each is tried, small
+
+def _nearest(scaled: Float64, table: Float64) -> Float64:
+    return table[np.searchsorted((table[1:] + table[:-1]) / 2, scaled)]
+
+
+def _per_channel(weight: Float64, table: Float64) -> tuple[Float64, Float64] | None:
+    """Integers of ``table`` and the real unit of each channel, where all channels have one.
+
+    The largest weight of a channel has to be some integer of the table; each is tried, small
     ones first.
     """
+    few = weight[np.argsort(-np.abs(weight[:, :_SAMPLE]).sum(axis=1))[:_SAMPLE], :_SAMPLE]
+    if np.isinf(_units(few, table)).any():
+        return None
+    scale = _units(weight, table)
+    if np.isinf(scale).any():
+        return None
+    return _nearest(weight / scale, table), scale
+
+
+def _units(weight: Float64, table: Float64) -> Float64:
+    """The largest unit of each channel of which all weights are integers of ``table``; or infinity.
+
+    1 for a channel of zeros.
+    """
     largest = np.abs(weight).max(axis=0)
-    unit = np.where(largest > 0, largest, 1.0)
-    rows = weight[np.argsort(-np.abs(weight).sum(axis=1))[:_SAMPLE]]
-    left = np.ones(weight.shape[1], np.bool_)
-    scale = np.zeros(weight.shape[1])
-    for top in codes.representable(terms):
-        if top <= 0 or not left.any():
-            continue
-        good = left & _fits(rows * (top / unit), terms)
-        if good.any() and len(rows) < len(weight):
-            good[good] = _fits(weight[:, good] * (top / unit[good]), terms)
-        scale = np.where(good, unit / top, scale)
-        left &= ~good
-    if left.any():
-        return None
-    return nearest(weight / scale, terms).astype(np.int32), np.where(largest > 0, scale, 1.0)
+    units = np.where(largest > 0, np.inf, 1.0)
+    for top in table[table > 0]:
+        left = np.flatnonzero(np.isinf(units))
+        if not left.size:
+            break
+        unit = largest[left] / top
+        scaled = weight[:, left] / unit
+        off = np.abs(_nearest(scaled, table) - scaled)
+        good = (off <= TOLERANCE * np.abs(scaled)).all(axis=0)
+        units[left[good]] = unit[good]
+    return units
 
 
-def _fits(scaled: Float64, terms: int) -> NDArray[np.bool_]:
-    """Which channels ``[O]`` of ``scaled`` [R, O] are representable integers."""
-    error = np.abs(nearest(scaled, terms) - scaled)
-    return np.asarray((error <= TOLERANCE * np.abs(scaled)).all(axis=0))
-
-
-def _far_apart(weight: Float64) -> ExactTerms | None:
-    """Powers of two of more than seven exponents: the largest seven, the others rounded."""
-    largest = np.abs(weight).max(axis=0)
-    unit = np.where(largest > 0, largest, 1.0)
-    mantissa, _ = np.frexp(np.abs(weight) / unit)
-    # A quotient just below a power of two has a mantissa just below 1.
-    beside = np.minimum(np.abs(mantissa - 0.5), np.abs(mantissa - 1.0))
-    if bool(((weight != 0) & (beside > TOLERANCE)).any()):
-        return None
-    scale = unit / (1 << codes.MAX_EXPONENT)
-    values = nearest(weight / scale, 1)
-    error = float(np.sqrt(np.square(values * scale - weight).sum() / np.square(weight).sum()))
-    if error > MAX_TAIL_ERROR:
-        return None
-    return ExactTerms(values.astype(np.int32), scale, 1, error)
+def _without_the_smallest(
+    values: Float64, scale: Float64, weight: Float64, terms: int
+) -> ExactTerms | None:
+    """Terms of more than seven exponents: the largest seven, what is left rounded."""
+    highest = codes.representable(terms)[-1]
+    shift = np.ceil(np.log2(np.maximum(np.abs(values).max(axis=0) / highest, 1.0)))
+    coarse = np.ldexp(scale, shift.astype(np.int32))
+    kept = nearest(weight / coarse, terms)
+    error = float(np.sqrt(np.square(kept * coarse - weight).sum() / np.square(weight).sum()))
+    return (
+        ExactTerms(kept.astype(np.int32), coarse, terms, error) if error < MAX_TAIL_ERROR else None
+    )
 
 
 @dataclass(frozen=True)
