@@ -144,3 +144,31 @@ def test_forms_that_have_no_float_meaning_are_refused(
 ) -> None:
     with pytest.raises(UnsupportedOperatorError, match=reason):
         load(build(nodes, weights, opset=13))
+
+
+@pytest.mark.parametrize("zero", [np.uint8(7), np.int8(-3)])
+def test_a_quantised_result_is_returned_as_integers(zero: Any) -> None:
+    nodes = [
+        helper.make_node(Q, ["x", "s", "z"], ["q"]),
+        helper.make_node("MaxPool", ["q"], ["p"], kernel_shape=[2, 2]),
+        helper.make_node(DQ, ["q", "s", "z"], ["y"]),
+    ]
+    weights = {"s": np.float32(0.25), "z": zero}
+    model = build(nodes, weights, opset=13, outputs=("p", "q", "y"))
+    for value in model.graph.output[:-1]:
+        value.type.tensor_type.elem_type = helper.np_dtype_to_tensor_dtype(zero.dtype)
+    x = random(3, 3, 8, 8, scale=20.0)
+    x[0, 0, 0] = np.arange(8) * 0.25 + 0.125  # halves are rounded to even
+    got, want = run_tvm(load(model), x), run_onnxruntime(model, x)
+    for mine, theirs in zip(got[:-1], want[:-1], strict=True):
+        assert mine.dtype == theirs.dtype == zero.dtype
+        np.testing.assert_array_equal(mine, theirs)
+    # The floats beside it keep their precision.
+    assert np.abs(got[-1] - want[-1]).max() <= 0.125
+
+
+def test_a_quantised_result_with_a_scale_a_channel_is_refused() -> None:
+    weights = {"s": np.array([0.1, 0.2, 0.3], np.float32), "z": np.zeros(3, np.int8)}
+    model = build([helper.make_node(Q, ["x", "s", "z"], ["y"])], weights, opset=13)
+    with pytest.raises(UnsupportedOperatorError, match=r"node 'y'.* a scale a channel"):
+        load(model)

@@ -2,7 +2,8 @@
 
 Constants that pass through them are folded. On activations a pair rounds and saturates;
 this compiler chooses its own scales, so only the saturation is kept, as a clip to the range that
-the pair can represent. An absorbed ReLU lives on in that clip.
+the pair can represent. An absorbed ReLU lives on in that clip. A quantised tensor that is a result
+of the graph is rounded to its integers for the caller.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import onnx
 from numpy.typing import NDArray
 
 from tvm_shiftadd._compat import relax
-from tvm_shiftadd.importers._common import float_constant
+from tvm_shiftadd.importers._common import float_constant, unsupported
 from tvm_shiftadd.importers._onnx_node import OnnxNode
 
 #: Operators that give the same on integers as on the floats they stand for.
@@ -74,6 +75,27 @@ class QuantizedTensors:
             for output in proto.output:
                 self._scales[output] = self._scales[source]
         return None
+
+    def integers(self, name: str, values: relax.Expr) -> relax.Expr | None:
+        """The integers of a quantised tensor, for a result of the graph; None if it is not one.
+
+        ``values`` are the floats that the tensor stands for, within the range of its integers.
+
+        Raises:
+            UnsupportedOperatorError: its channels have scales of their own.
+        """
+        if name not in self._scales:
+            return None
+        scale, zero = self._scales[name]
+        if scale.size != 1 or zero.size != 1:
+            raise unsupported(
+                "QuantizeLinear",
+                name,
+                "the model returns its integers, which have a scale a channel; return the floats",
+            )
+        steps = relax.op.round(relax.op.divide(values, float_constant(scale.reshape(()))))
+        offset = float_constant(zero.reshape(()))
+        return relax.op.astype(relax.op.add(steps, offset), str(zero.dtype))
 
     def _quantize(self, node: OnnxNode, proto: onnx.NodeProto) -> relax.Expr:
         scale, zero = node.constant(1), _zero_point(node)

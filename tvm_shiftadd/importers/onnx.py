@@ -204,7 +204,11 @@ class _Importer(onnx_frontend.ONNXGraphImporter):
         """The variable the function returns for an output."""
         if name not in self._nodes:
             raise ModelError(f"The model's output '{name}' is made by none of its operators.")
-        var = self.bb.emit_output(self._nodes[name])
+        result = self._nodes[name]
+        integers = self._quantized.integers(name, result)
+        if integers is not None:
+            result = self._bind(integers, f"{name}.integers")
+        var = self.bb.emit_output(result)
         self._names[var.name] = name
         return var
 
