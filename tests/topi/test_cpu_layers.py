@@ -262,13 +262,57 @@ def layer_assembly(name, target):
     return cpu.assembly(compile_layer(call, shapes, target))
 
 
+def vector_multiplies(text):
+    return re.findall(
+        r"^\s+(v?p(?:mul|madd|dp)\w*|v?f\w*m(?:add|sub|ul)\w*|v?mul[ps][sd])\b", text, re.M
+    )
+
+
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("name", SMALL)
 def test_assembly_has_no_vector_multiply(name, target):
     text = layer_assembly(name, target)
     expected = SMALL[name][2]
-    multiplies = re.findall(
-        r"^\s+(v?p(?:mul|madd|dp)\w*|v?f\w*m(?:add|sub|ul)\w*|v?mul[ps][sd])\b", text, re.M
-    )
     assert re.search(rf"^\s+v?{expected}\b", text, re.M), "the kernel was not found"
-    assert not multiplies
+    assert not vector_multiplies(text)
+
+
+def averages(**window):
+    def call(builder, x):
+        y = builder.emit(ops.avg_pool2d(x, **window))
+        return ops.requantize(y, relax.const(np.full(1, 9, np.int32)), lo=0, hi=127)
+
+    return call
+
+
+def added(_builder, x, y):
+    shifts = (relax.const(np.arange(32, dtype=np.int32) % 5 * side) for side in (1, 0))
+    return ops.add(x, y, *shifts)
+
+
+#: Operators without weights: inputs, their call.
+WEIGHTLESS = {
+    "mean of 17x17": ({"x": ((None, 17, 17, 32), "int8")}, averages(pool_size=(17, 17))),
+    "mean of 7x7": ({"x": ((None, 7, 7, 32), "int8")}, averages(pool_size=(7, 7))),
+    "average with borders": (
+        {"x": ((None, 9, 9, 32), "int8")},
+        averages(pool_size=(3, 3), padding=(1, 1, 1, 1)),
+    ),
+    "add": ({"x": ((None, 8, 8, 32), "int32"), "y": ((None, 8, 8, 32), "int8")}, added),
+    "requantize": (
+        {"x": ((None, 8, 8, 32), "int32")},
+        lambda _builder, x: ops.requantize(x, relax.const(np.arange(32, dtype=np.int32) - 3)),
+    ),
+}
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("name", WEIGHTLESS)
+def test_assembly_of_operators_without_weights_has_no_vector_multiply(name, target):
+    shapes, call = WEIGHTLESS[name]
+    text = cpu.assembly(compile_layer(call, shapes, target))
+    kernels = re.split(r"^(?=[A-Za-z_][\w.]*:)", text, flags=re.M)
+    # What else there is computes shapes, whose products are addresses.
+    kernel = "".join(part for part in kernels if re.match(r"\w*shiftadd", part))
+    assert re.search(r"^\s+v?ps[lr]a?l?\w*\b", kernel, re.M), "no shift was found"
+    assert not vector_multiplies(kernel)

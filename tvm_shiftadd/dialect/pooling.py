@@ -129,19 +129,22 @@ def _legalize_avg_pool2d(builder: Any, call: Any) -> Any:
     from tvm_shiftadd.topi import pool
 
     a = AvgPool2DAttrs.of(call)
+    where: dict[str, Any] = {
+        "pool_size": a.pool_size,
+        "strides": a.strides,
+        "padding": a.padding,
+        "dilation": a.dilation,
+        "ceil_mode": a.ceil_mode,
+        "count_include_pad": a.count_include_pad,
+    }
+    (x,) = call.args
+    size = int(x.ty.shape[1]), int(x.ty.shape[2])
+    shifts = relax.const(pool.average_shifts(size, **where), "int32")
 
-    def compute(x: Any) -> Any:
-        return pool.avg_pool2d(
-            x,
-            pool_size=a.pool_size,
-            strides=a.strides,
-            padding=a.padding,
-            dilation=a.dilation,
-            ceil_mode=a.ceil_mode,
-            count_include_pad=a.count_include_pad,
-        )
+    def compute(x: Any, shifts: Any) -> Any:
+        return pool.avg_pool2d(x, shifts, **where)
 
-    return builder.call_te(compute, *call.args, primfunc_name_hint="shiftadd_avg_pool2d")
+    return builder.call_te(compute, x, shifts, primfunc_name_hint="shiftadd_avg_pool2d")
 
 
 def _legalize_max_pool2d(builder: Any, call: Any) -> Any:

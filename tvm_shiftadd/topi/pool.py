@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tvm_shiftadd._compat import te, tirx
 from tvm_shiftadd.formats.reciprocal import Terms
@@ -17,8 +18,36 @@ from tvm_shiftadd.topi.scaling import int32
 _INT8_MIN = -128
 
 
+def average_shifts(
+    size: tuple[int, int],
+    *,
+    pool_size: Sequence[int],
+    strides: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    ceil_mode: bool,
+    count_include_pad: bool,
+) -> NDArray[np.int32]:
+    """The left shifts of all terms of a map's reciprocals, one count after the other, int32 [T].
+
+    They are an operand because code generators turn sums of shifts by amounts that they know back
+    into products.
+    """
+    where: dict[str, Any] = {
+        "pool_size": tuple(pool_size),
+        "strides": tuple(strides),
+        "padding": tuple(padding),
+        "dilation": tuple(dilation),
+        "ceil_mode": ceil_mode,
+        "count_include_pad": count_include_pad,
+    }
+    terms = avg_pool_reciprocal(size, **where).terms
+    return np.array([left for count in terms for _, left in terms[count]], np.int32)
+
+
 def avg_pool2d(
     x: Any,
+    shifts: Any,
     *,
     pool_size: Sequence[int],
     strides: Sequence[int],
@@ -27,7 +56,10 @@ def avg_pool2d(
     ceil_mode: bool,
     count_include_pad: bool,
 ) -> Any:
-    """int32 ``[N, OH, OW, C]``: window sums times the shift-add reciprocals of their counts."""
+    """int32 ``[N, OH, OW, C]``: window sums times the shift-add reciprocals of their counts.
+
+    ``shifts`` holds what :func:`average_shifts` gives for the same map and window.
+    """
     where: dict[str, Any] = {
         "pool_size": tuple(pool_size),
         "strides": tuple(strides),
@@ -51,13 +83,20 @@ def avg_pool2d(
     values, uses = np.unique(counts, return_counts=True)
     interior = int(values[uses.argmax()])
 
+    first: dict[int, int] = {}
+    for border in terms:
+        first[border] = sum(len(terms[earlier]) for earlier in first)
+
     def average(n: Any, row: Any, column: Any, channel: Any) -> Any:
         value = total[n, row, column, channel]
-        result = _by_shifts(value, terms[interior])
+
+        def of_count(count: int) -> Any:
+            return _by_shifts(value, terms[count], shifts, first[count])
+
+        result = of_count(interior)
         for border in terms:
             if border != interior:
-                here = count(row, column) == border
-                result = tirx.Select(here, _by_shifts(value, terms[border]), result)
+                result = tirx.Select(count(row, column) == border, of_count(border), result)
         return result
 
     return te.compute(total.shape, average, name="average")
@@ -142,11 +181,11 @@ def _count_at(size: tuple[int, int], where: dict[str, Any]) -> Callable[[Any, An
     return lambda row, column: along(0, row) * along(1, column)
 
 
-def _by_shifts(total: Any, terms: Terms) -> Any:
-    """The sum of +-(total << k) over the terms of a reciprocal."""
+def _by_shifts(total: Any, terms: Terms, shifts: Any, first: int) -> Any:
+    """The sum of +-(total << shifts[first + i]) over the terms of a reciprocal."""
     result: Any = None
-    for sign, left in terms:
-        shifted = total << int32(left) if left else total
+    for index, (sign, left) in enumerate(terms):
+        shifted = total << shifts[first + index] if left else total
         if result is None:
             result = shifted if sign > 0 else int32(0) - shifted
         else:
