@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from relay_passes.classify import Match, bias_of, classify
 from relay_passes.expressions import (
     bindings,
+    constant,
     dtype,
     is_operator,
     op_name,
@@ -67,9 +68,12 @@ class _Extraction:
         outputs = list(value.fields) if isinstance(value, relax.Tuple) else [result]
         unknown = [i for i, output in enumerate(outputs) if output not in self.names]
         if unknown:
+            fixed = constant(outputs[unknown[0]]) is not None
+            kind = "is a constant" if fixed else "has no batch axis"
             raise ModelError(
-                f"expected results that are arrays with a batch axis, got {outputs[unknown[0]]} as "
-                f"result {unknown[0]}; remove it from the model's outputs"
+                f"expected outputs that are arrays with a batch axis, but output "
+                f"{self._output_name(unknown[0])} {kind}; remove it from "
+                "the model's outputs"
             )
         batch = self._batch()
         return Graph(
@@ -79,6 +83,11 @@ class _Extraction:
             shapes=self.shapes,
             batch=None if batch < 0 else batch,
         )
+
+    def _output_name(self, index: int) -> str:
+        """The name the source gives an output, where the importer has recorded it."""
+        names = list((self.func.attrs or {}).get("shiftadd.outputs", ()))
+        return f"'{names[index]}'" if index < len(names) else str(index)
 
     def _batch(self) -> int:
         sizes = {static_shape(p)[0] if static_shape(p) else 0 for p in self.func.params}

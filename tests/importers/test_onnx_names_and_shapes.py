@@ -81,9 +81,11 @@ def test_parameters_are_the_real_inputs_and_a_dynamic_batch_stays_symbolic() -> 
     assert [int(d) for d in rest] == [3, 8, 8]
 
 
-def test_inputs_that_share_a_batch_share_its_variable() -> None:
+@pytest.mark.parametrize("symbol", ["N", "M", None])
+def test_inputs_share_the_variable_of_their_open_batch(symbol: str | None) -> None:
     model = build([helper.make_node("Add", ["x", "z"], ["y"])])
-    model.graph.input.append(helper.make_tensor_value_info("z", TensorProto.FLOAT, ("N", 3, 8, 8)))
+    other = helper.make_tensor_value_info("z", TensorProto.FLOAT, (symbol, 3, 8, 8))
+    model.graph.input.append(other)
     first, second = load(model)["main"].params
     assert first.ty.shape.values[0].same_as(second.ty.shape.values[0])
 

@@ -110,12 +110,17 @@ def test_the_host_of_a_whole_network() -> None:
     assert host == ["gate", "scaled", "softmax", "softmax.nchw"]
 
 
-@pytest.mark.parametrize("kind", ["scalar", "constant"])
-def test_results_that_are_no_batch_are_refused(kind: str) -> None:
+@pytest.mark.parametrize("kind", ["has no batch axis", "is a constant"])
+@pytest.mark.parametrize("recorded", [True, False])
+def test_outputs_that_are_no_batch_are_refused_by_name(kind: str, recorded: bool) -> None:
     p, x = program(SHAPE)
-    y = p("total", relax.op.sum(x)) if kind == "scalar" else constant(np.ones(3))
-    with pytest.raises(ModelError, match="result 1; remove it from the model's outputs"):
-        extract(p, conv(p, "conv", x), y)
+    y = p("total", relax.op.sum(x)) if kind == "has no batch axis" else constant(np.ones(3))
+    mod = SelectRegions()(p.module(conv(p, "conv", x), y))
+    if recorded:
+        mod["main"] = mod["main"].with_attr("shiftadd.outputs", ["scores", "loss"])
+    name = "'loss'" if recorded else "1"
+    with pytest.raises(ModelError, match=f"but output {name} {kind}; remove it"):
+        extract_graph(mod, lambda module: build(module, parse("cpu")))
 
 
 def test_an_input_may_be_a_result() -> None:

@@ -58,7 +58,9 @@ def prepare(model: onnx.ModelProto, shape: Shapes | None) -> PreparedGraph:
 
 
 def _fix_shapes(graph: onnx.GraphProto, shape: Shapes | None) -> None:
+    """Settle the inputs' shapes; open batches are one, under the first one's name."""
     overrides = _by_name(graph, shape)
+    batch = ""
     for value in graph.input:
         if value.name in overrides:
             _set_shape(value, overrides[value.name])
@@ -72,7 +74,8 @@ def _fix_shapes(graph: onnx.GraphProto, shape: Shapes | None) -> None:
             if dim.HasField("dim_value") and dim.dim_value > 0:
                 continue
             if axis == 0:
-                dim.dim_param = dim.dim_param or "N"
+                batch = batch or dim.dim_param or "N"
+                dim.dim_param = batch
                 continue
             label = dim.dim_param or "?"
             raise ModelError(
