@@ -45,7 +45,7 @@ def meet(
     above: Tried | None = None
     below: Tried | None = None
     price = start
-    for _ in range(attempts):
+    for attempt in range(attempts):
         now = Tried(price, cost_at(price))
         if now.cost > budget:
             above = now if above is None or now.price > above.price else above
@@ -53,14 +53,17 @@ def meet(
             below = now if below is None or now.price < below.price else below
             if now.cost >= used * budget:
                 return now
-        price = _next(above, below, aim)
+        price = _next(above, below, aim, 2.0**attempt)
         if not start / EXTREME < price < start * EXTREME:
             break
     return below
 
 
-def _next(above: Tried | None, below: Tried | None, aim: float) -> float:
-    """The next price to try, from the nearest ones on either side of the budget."""
+def _next(above: Tried | None, below: Tried | None, aim: float, longer: float) -> float:
+    """The next price to try, from the nearest ones on either side of the budget.
+
+    longer: how much longer the step is than the slope says while one side is still unknown.
+    """
     if above is not None and below is not None:
         low, high = math.log(above.price), math.log(below.price)
         share = (above.cost - aim) / max(above.cost - below.cost, 1e-300)
@@ -68,7 +71,7 @@ def _next(above: Tried | None, below: Tried | None, aim: float) -> float:
         return math.exp(low + (high - low) * min(max(share, 0.1), 0.9))
     known = above or below
     assert known is not None
-    step = (known.cost / aim - 1) / FIRST_SLOPE
+    step = longer * (known.cost / aim - 1) / FIRST_SLOPE
     if above is not None:
         step = max(step, 0.05)
     return known.price * math.exp(min(max(step, -LONGEST_STEP), LONGEST_STEP))
