@@ -222,6 +222,58 @@ def test_bombs_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         open_dataset(picture_zip(tmp_path / "d.zip"))
 
 
+HEADERS = {
+    "negative": "(-1, -1)",
+    "product": "(-2, -2, 1, 1)",
+    "giant": "(0, 2**70, 1, 1)".replace("2**70", str(2**70)),
+    "giant and empty": "(0, 4294967296, 4294967296)",
+    "many axes": str((1,) * 40),
+    "boolean": "(True, 16, 16, 3)",
+    "text": "('a', 3)",
+    "nested": "(" + "-" * 9000 + "1,)",
+    "parentheses": "(" * 3000,
+}
+
+
+@pytest.mark.parametrize("name", [*HEADERS, "V0", "S0"])
+@pytest.mark.parametrize("key", ["images", "x"])
+def test_impossible_headers_are_one_sentence(tmp_path: Path, name: str, key: str) -> None:
+    dtype = name if name in ("V0", "S0") else "|u1"
+    shape = HEADERS.get(name, "(4, 16, 16, 3)")
+    header = f"{{'descr': '{dtype}', 'fortran_order': False, 'shape': {shape}, }}"
+    header += " " * (-(len(header) + 11) % 64) + "\n"
+    data = b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header.encode() + bytes(768)
+    path = write_zip(tmp_path / "d.npz", {f"{key}.npy": data})
+    with pytest.raises(DataError, match=rf"d\.npz: {key} ") as caught:
+        (open_dataset if key == "images" else readers.read_arrays)(path)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 500
+
+
+def test_all_arrays_together_have_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(readers, "MAX_ARRAY_BYTES", 1000)
+    path = npz(tmp_path, a=np.zeros(600, np.uint8), b=np.zeros(600, np.uint8))
+    with pytest.raises(DataError, match="at most 400 are accepted"):
+        readers.read_arrays(path)
+
+
+def test_a_member_packed_beyond_belief_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pictures, "_SMALL", 10_000)
+    (tmp_path / "zeros").mkdir()
+    zeros = np.zeros((500, 16, 16, 1), np.uint8)
+    with pytest.raises(DataError, match=r"images\.npy claims 128128 bytes packed into"):
+        open_dataset(write_zip(tmp_path / "zeros" / "d.npz", {"images.npy": npy_bytes(zeros)}))
+    np.savez(tmp_path / "plain.npz", images=zeros)
+    assert len(open_dataset(tmp_path / "plain.npz")) == 500
+
+
+def npy_bytes(array: np.ndarray) -> bytes:
+    stream = io.BytesIO()
+    np.save(stream, array)
+    return stream.getvalue()
+
+
 def test_sixteen_bit_pictures_are_refused(tmp_path: Path) -> None:
     Image.fromarray(np.zeros((4, 4), np.uint16)).save(tmp_path / "a.png")
     with pytest.raises(DataError, match="8 bits"):

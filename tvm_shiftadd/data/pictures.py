@@ -30,6 +30,11 @@ _FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "PPM")
 _GREY = frozenset({"1", "L"})
 _COLOUR = frozenset({"P", "RGB", "RGBA", "CMYK", "YCbCr", "LA"})
 
+#: A larger member whose claim is more than this many times its packed size is refused. Pictures
+#: and features come nowhere near it; what does is made of one byte, repeated.
+MAX_RATIO = 200
+_SMALL = 64 << 20
+
 #: Opens the store and gives a function from a picture's name to its bytes.
 Store = Callable[[], AbstractContextManager[Callable[[str], bytes]]]
 
@@ -132,9 +137,15 @@ def open_zip(path: Path) -> Iterator[zipfile.ZipFile]:
 def read_member(archive: zipfile.ZipFile, name: str, where: str, limit: int) -> bytes:
     """The bytes of one member, at most ``limit``: what it claims is checked before it is read."""
     try:
-        size = archive.getinfo(name).file_size
+        info = archive.getinfo(name)
+        size = info.file_size
         if size > limit:
             raise DataError(f"{where}: {name} claims {size} bytes, at most {limit} are accepted")
+        if size > _SMALL and size > MAX_RATIO * info.compress_size:
+            raise DataError(
+                f"{where}: {name} claims {size} bytes packed into {info.compress_size}; save it "
+                "without compression if that is right"
+            )
         with archive.open(name) as member:
             return _read_bounded(member, size)
     except KeyError:

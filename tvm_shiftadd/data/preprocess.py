@@ -44,7 +44,7 @@ class Preprocess(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         checks = (
             (finite, "scale, mean and std must be finite"),
             (len(self.mean) > 0 and len(self.std) > 0, "mean and std must not be empty"),
-            (0.0 not in np.float32(self.std), "std must not be zero"),
+            (0.0 not in np.asarray(self.std, np.float32), "std must not be zero"),
             (all(1 <= side <= 8192 for side in self.size or ()), "resize must be 1 to 8192"),
             (not (self.grey and self.bgr), "grey leaves no channels for bgr to reverse"),
             (self.label_offset >= 0, "label_offset must not be negative"),

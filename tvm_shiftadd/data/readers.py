@@ -9,6 +9,7 @@ import math
 import os
 import struct
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from zipfile import ZipFile
@@ -28,7 +29,7 @@ from tvm_shiftadd.data.pictures import (
 from tvm_shiftadd.data.preprocess import Preprocess
 from tvm_shiftadd.errors import DataError
 
-#: An array, or an idx file, that claims more than this is refused before it is read.
+#: An .npz or idx file whose arrays claim more than this is refused before they are read.
 MAX_ARRAY_BYTES = 8 << 30
 _MAX_CSV_BYTES = 64 << 20
 _SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm"})
@@ -72,8 +73,9 @@ def _open_npz(path: Path, preprocess: Preprocess) -> Dataset:
         if key is None:
             found = ", ".join(sorted(keys)) or "nothing"
             raise DataError(f"{path} must hold images or features, but holds {found}")
-        images = _read_array(archive, key, str(path))
-        labels = _read_array(archive, "labels", str(path)) if "labels" in keys else None
+        wanted = [key, "labels"] if "labels" in keys else [key]
+        arrays = _read_members(archive, wanted, str(path))
+    images, labels = arrays[key], arrays.get("labels")
     if images.dtype != np.uint8 and key == "images":
         raise DataError(f"{path}: images must be uint8, got {images.dtype}; call floats features")
     return Dataset(images, labels, preprocess, name=str(path))
@@ -84,23 +86,27 @@ def read_arrays(path: str | os.PathLike[str]) -> dict[str, NDArray[Any]]:
     file = Path(path)
     with open_zip(file) as archive:
         keys = [name[:-4] for name in archive.namelist() if name.endswith(".npy")]
-        arrays = {key: _read_array(archive, key, str(file)) for key in keys}
+        arrays = _read_members(archive, keys, str(file))
     if not arrays:
         raise DataError(f"{file} holds no arrays; write it with numpy.savez")
     return arrays
 
 
-def _read_array(archive: ZipFile, key: str, where: str) -> NDArray[Any]:
+def _read_members(archive: ZipFile, keys: Sequence[str], where: str) -> dict[str, NDArray[Any]]:
+    """Arrays of an .npz, together at most MAX_ARRAY_BYTES."""
+    arrays: dict[str, NDArray[Any]] = {}
+    left = MAX_ARRAY_BYTES
+    for key in keys:
+        arrays[key] = _read_array(archive, key, where, left)
+        left -= arrays[key].nbytes
+    return arrays
+
+
+def _read_array(archive: ZipFile, key: str, where: str, limit: int) -> NDArray[Any]:
     """One array of an .npz, its header checked against the member's size; never unpickled."""
-    content = read_member(archive, f"{key}.npy", where, MAX_ARRAY_BYTES)
+    content = read_member(archive, f"{key}.npy", where, limit)
     stream = io.BytesIO(content)
-    readers = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
-    try:
-        shape, fortran, dtype = readers[npy.read_magic(stream)](stream)
-    except (ValueError, KeyError, EOFError, TypeError) as error:
-        raise DataError(f"{where}: {key} is not a readable array ({error})") from None
-    if dtype.hasobject:
-        raise DataError(f"{where}: {key} holds Python objects; save plain numbers")
+    shape, fortran, dtype = _read_header(stream, f"{where}: {key}")
     size = math.prod(shape) * dtype.itemsize
     if stream.tell() + size != len(content):
         raise DataError(
@@ -109,6 +115,25 @@ def _read_array(archive: ZipFile, key: str, where: str) -> NDArray[Any]:
         )
     flat = np.frombuffer(content, dtype, offset=stream.tell())
     return flat.reshape(shape, order="F" if fortran else "C")
+
+
+def _read_header(stream: io.BytesIO, what: str) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Shape, order and type that an array's header claims; NumPy itself takes any literal."""
+    readers = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
+    try:
+        shape, fortran, dtype = readers[npy.read_magic(stream)](stream)
+    except Exception as error:  # the header is read as a literal, which raises nearly anything
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        raise DataError(f"{what} is not a readable array ({reason})") from None
+    if dtype.hasobject:
+        raise DataError(f"{what} holds Python objects; save plain numbers")
+    # An element of no bytes would allow any shape at all.
+    if dtype.itemsize == 0 or any(type(size) is not int or size < 0 for size in shape):
+        raise DataError(f"{what} claims the impossible shape {shape} {dtype}"[:200])
+    # Zero elements, too, must have a shape that NumPy can hold.
+    if len(shape) > 32 or math.prod(max(size, 1) for size in shape) > MAX_ARRAY_BYTES:
+        raise DataError(f"{what} claims more than {MAX_ARRAY_BYTES} elements or 32 axes")
+    return shape, bool(fortran), dtype
 
 
 def _open_idx(path: Path, preprocess: Preprocess) -> Dataset:
