@@ -11,6 +11,7 @@ import pytest
 from tests.importers.onnx_models import assert_same, names, operators, run_tvm
 from tvm_shiftadd.errors import ModelError
 from tvm_shiftadd.importers import load
+from tvm_shiftadd.importers._checkpoint_weights import apot, apot_levels
 
 torch = pytest.importorskip("torch")
 networks = pytest.importorskip("tests.importers.torch_networks")
@@ -128,6 +129,42 @@ def test_apot(tmp_path: Path) -> None:
     assert any("weights='apot-N'" in note for note in notes)
     bounds = [b.value.args[2].value for b in _bindings(mod) if "clip" in str(b.value)]
     assert bounds == [pytest.approx(1.5)] * 8
+
+
+def test_apot_as_the_imagenet_code_names_it(tmp_path: Path) -> None:
+    network = networks.settle(
+        networks.ResNet(
+            [1, 1, 1],
+            HALF,
+            networks.APoT,
+            stem=networks.eight_bit,
+            head=networks.EightBitLinear,
+        )
+    )
+    state = {
+        key.replace("weight_quant.wgt_alpha", "weight_alpha"): value
+        for key, value in network.state_dict().items()
+    }
+    torch.save(state, tmp_path / "n.pth")
+    x = np.random.default_rng(1).normal(size=(2, 3, 16, 16)).astype(np.float32)
+    mod = load(tmp_path / "n.pth", shape=(-1, 3, 16, 16), weights="apot-4")
+    assert_same(run_tvm(mod, x), [forward(network, x)], 1e-5)
+    assert not any("apot-N" in note for note in attributes(mod)[1])
+
+
+def test_the_levels_of_apot() -> None:
+    for bits in (3, 4):
+        np.testing.assert_allclose(apot_levels(bits), networks.apot_levels(bits).numpy())
+    assert apot_levels(1).tolist() == [0, 1]
+    assert apot_levels(2).tolist() == [0, 0.25, 0.5, 1]
+    five = apot_levels(5)
+    assert len(five) == 32 and five[-1] == 1
+    # One of 1/2, 1/8, 1/64, one of 1/4, 1/16, 1/128, and 1/32.
+    np.testing.assert_allclose(five[1] * (0.5 + 0.25 + 1 / 32), 1 / 128)
+    weight = np.random.default_rng(0).normal(size=(8, 4, 3, 3)).astype(np.float32)
+    for bits in (2, 3, 4, 5):
+        levels = np.unique(np.abs(apot(weight, 2.0, bits))) / 2
+        assert np.isin(levels.round(6), apot_levels(bits - 1).round(6)).all()
 
 
 def _bindings(mod: Any) -> list[Any]:
