@@ -37,7 +37,7 @@ SAMPLES = 1 << 16
 STEPS = (-1, 0, 1, 2)
 
 #: Copies of the accumulator that make a factor.
-COPIES = codes.MAX_TERMS
+COPIES = codes.MAX_TERMS  # within 2 % of any factor
 
 #: Factors are taken from the upper octave of what the copies can make, where they are dense; each
 #: step below halves them, for channels that leave them less room.
@@ -131,10 +131,10 @@ def fit_adder(
         slope = np.ldexp(_regression(acc, target), limits.input_exponent)
     chosen = _Choice(slope, offset, channel_mean(acc), weight, limits, target)
     if node.factor is None:
-        plan = AdderPlan(weight, _integers(chosen.bias(slope)))
-        if not chosen.allow(slope, np.zeros_like(slope)).all():
-            raise _no_room(node, chosen.allow(slope, np.zeros_like(slope)))
-        return plan
+        fits = chosen.allow(slope, np.zeros_like(slope))
+        if not fits.all():
+            raise _no_room(node, fits)
+        return AdderPlan(weight, _integers(chosen.bias(slope)))
     values, exponent = _choose_factor(node, chosen)
     bias = _integers(chosen.bias(np.ldexp(values, -exponent)))
     planes = codes.encode(values.astype(np.int32), COPIES)
@@ -159,9 +159,12 @@ class _Choice:
 
     def bias(self, factor: Float64) -> Float64:
         """The bias, in front of a factor, with which the layer's mean is that of the target."""
+        exponent = self.limits.input_exponent
         if self.target is None:
-            return self.offset + np.ldexp(self.limits.bias, self.limits.input_exponent) / factor
-        wanted = np.ldexp(channel_mean(self.target), self.limits.input_exponent)
+            # A rounded factor turns about the mean: zero distance is far from any that occurs.
+            wanted = self.slope * (self.mean + self.offset) + np.ldexp(self.limits.bias, exponent)
+        else:
+            wanted = np.ldexp(channel_mean(self.target), exponent)
         return wanted / factor - self.mean
 
     def allow(self, values: Float64, exponent: Float64) -> NDArray[np.bool_]:
