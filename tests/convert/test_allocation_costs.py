@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from tests.convert.networks import Builder
 
+from tests.convert.networks import Builder
 from tvm_shiftadd.convert import Budget, ConvertOptions
 from tvm_shiftadd.convert.allocate_costs import (
     TERM_PICOJOULES,

@@ -85,6 +85,33 @@ def test_eval_of_model_and_artifact_agree(place: Path) -> None:
     assert both[0]["agreement"] >= 98 and both[1]["agreement"] is None
 
 
+def test_terms_are_given_out_within_a_budget(place: Path) -> None:
+    data = ("--data", place / "test.npz", "--calib", place / "calib.npz", "--json")
+    words = ("--terms", "auto", "--budget", "terms=1.3", "--frontier", place / "frontier.csv")
+    done = call("eval", place / "digits.onnx", *data, *words)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert 0.97 * 1.3 <= result["terms_per_weight"] <= 1.3
+    assert result["agreement"] >= 98
+    assert result["allocation"]["cost"] == pytest.approx(result["terms_per_weight"])
+    rows = (place / "frontier.csv").read_text().splitlines()
+    assert rows[0].startswith("label,terms,bytes,energy,cycles,error,agreement")
+    assert sum(row.endswith("True") for row in rows) == 1 and len(rows) >= 8
+
+
+def test_a_compiled_allocation_is_reported(place: Path) -> None:
+    words = ("--terms", "auto", "--budget", "bytes=4500", "--calib", place / "calib.npz")
+    done = call("compile", place / "digits.onnx", "-o", place / "auto", *words, "--json")
+    assert done.returncode == 0, done.stderr
+    made = json.loads(done.stdout)
+    assert (made["terms"], made["weight_bytes"] <= 4500) == ("auto", True)
+    report = json.loads(call("report", place / "auto", "--json").stdout)
+    allocation = report["conversion"]["allocation"]
+    assert (allocation["grain"], allocation["cost"]) == ("layer", made["weight_bytes"])
+    text = call("report", place / "auto").stdout
+    assert "Terms by layer, bytes <= 4500" in text and "optim" in text
+
+
 def test_explain_and_report_name_the_layers(place: Path) -> None:
     explained = call("explain", place / "digits.onnx", "--json")
     operators = json.loads(explained.stdout)["operators"]

@@ -22,10 +22,10 @@ _UNITS = {
 
 def check(path: Path) -> None:
     """Raise what :func:`write` would raise for ``path``, without anything to write."""
-    if path.suffix.lower() not in SUFFIXES:
-        raise InputError(f"a frontier is written as {', '.join(SUFFIXES)}, not as '{path.name}'")
     if path.is_dir() or not path.absolute().parent.is_dir():
         raise InputError(f"{path} cannot be written: its folder does not exist, or it is a folder")
+    if path.suffix.lower() not in SUFFIXES:
+        raise InputError(f"a frontier is written as {', '.join(SUFFIXES)}, not as '{path.name}'")
     if path.suffix.lower() == ".png" and find_spec("matplotlib") is None:
         raise DependencyError(
             "a picture needs matplotlib; install the extra: pip install 'tvm-shiftadd[docs]', or "
