@@ -54,7 +54,11 @@ def shiftaddnet() -> Any:
 
 @pytest.mark.parametrize(
     ("make", "terms", "rounded"),
-    [(deepshift, 1, set()), (apot, 2, {"conv1", "fc"}), (shiftaddnet, 1, set())],
+    [
+        (deepshift, 1, set()),
+        pytest.param(apot, 2, {"conv1", "fc"}, marks=pytest.mark.slow),
+        pytest.param(shiftaddnet, 1, set(), marks=pytest.mark.slow),
+    ],
 )
 def test_trained_weights_survive(tmp_path: Path, make: Any, terms: int, rounded: set[str]) -> None:
     network = networks.settle(make(), SIZE)
