@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import tempfile
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,8 @@ from onnx import TensorProto, helper
 
 from tests.importers.onnx_models import build, random
 from tvm_shiftadd.errors import ModelError, UnsupportedOperatorError
-from tvm_shiftadd.importers import load
+from tvm_shiftadd.importers import _onnx_prepare, load
+from tvm_shiftadd.importers.onnx import load_onnx
 
 CONV = [helper.make_node("Conv", ["x", "w"], ["y"], name="c")]
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(range(256))
@@ -85,6 +88,12 @@ def test_more_than_protobuf_can_hold(tmp_path: Path) -> None:
 def test_exported_programs_are_not_opened(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="may run code"):
         load(tmp_path / "m.pt2")
+
+
+def test_what_is_no_regular_file_is_not_read() -> None:
+    with pytest.raises(ModelError, match=r"'/dev/zero' is not a regular file") as caught:
+        load_onnx("/dev/zero")
+    one_sentence(caught.value)
 
 
 def test_other_objects() -> None:
@@ -277,3 +286,48 @@ def test_unknown_operators_are_named_with_their_node(proto: Any, message: str) -
     with pytest.raises(UnsupportedOperatorError, match=message) as caught:
         load(model)
     one_sentence(caught.value)
+
+
+def _doubled(times: int) -> list[onnx.NodeProto]:
+    names = ["a", *(f"k{i}" for i in range(times - 1)), "c"]
+    return [
+        helper.make_node("Concat", [old, old], [new], name=new, axis=0)
+        for old, new in itertools.pairwise(names)
+    ]
+
+
+BOMBS: dict[str, tuple[list[onnx.NodeProto], dict[str, tuple[int, ...]]]] = {
+    "Add": ([helper.make_node("Add", ["a", "b"], ["c"])], {"a": (3000, 1), "b": (1, 3000)}),
+    "MatMul": ([helper.make_node("MatMul", ["a", "b"], ["c"])], {"a": (3000, 1), "b": (1, 3000)}),
+    "Concat": (_doubled(22), {"a": (1, 1)}),
+}
+
+
+@pytest.mark.parametrize("kind", BOMBS)
+def test_constants_that_grow_beyond_the_model_are_refused(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_onnx_prepare, "_FOLD_LIMIT", 2**22)
+    nodes, weights = BOMBS[kind]
+    total = [
+        helper.make_node("ReduceMax", ["c"], ["m"], keepdims=0),
+        helper.make_node("Add", ["x", "m"], ["y"]),
+    ]
+    model = build([*nodes, *total], {k: np.ones(s, np.float32) for k, s in weights.items()})
+    tracemalloc.start()
+    try:
+        with pytest.raises(
+            ModelError, match=rf"Operator {kind} .* too large for a model"
+        ) as caught:
+            load(model)
+        assert tracemalloc.get_traced_memory()[1] < 100e6
+    finally:
+        tracemalloc.stop()
+    one_sentence(caught.value)
+
+
+def test_large_constants_that_nobody_reads_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_onnx_prepare, "_FOLD_LIMIT", 2**22)
+    nodes, weights = BOMBS["Add"]
+    relu = helper.make_node("Relu", ["x"], ["y"])
+    load(build([*nodes, relu], {k: np.ones(s, np.float32) for k, s in weights.items()}))

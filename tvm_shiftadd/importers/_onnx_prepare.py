@@ -16,11 +16,13 @@ from onnxscript.optimizer import constant_folding
 from tvm_shiftadd.errors import ModelError
 from tvm_shiftadd.importers.naming import UniqueNames
 
-#: No constant larger than this (elements) is made by folding.
+#: Folding makes at most this many elements, and some for each that is stored in the model: a few
+#: bytes of a file can claim any size, while what is made of weights grows with them.
 _FOLD_LIMIT = 2**26
+_FOLDS_PER_WEIGHT = 8
 
-#: Operators whose result can be far larger than their inputs.
-_GROWING = frozenset({"ConstantOfShape", "Expand", "Tile", "Range", "Pad", "Resize", "OneHot"})
+#: Inputs of this many elements in all, as shape computations have, make nothing large.
+_SMALL_INPUTS = 2**12
 
 Shapes = Mapping[str, Sequence[int]] | Sequence[int]
 
@@ -147,32 +149,59 @@ def _fold(model: onnx.ModelProto) -> onnx.ModelProto:
             value.CopyFrom(inputs[value.name])
         else:
             value.type.tensor_type.ClearField("shape")
+    _drop_dead_nodes(model.graph)
     folded = ir.from_proto(model)
+    budget = _FoldBudget(folded)
     with _quiet("onnxscript"):
         constant_folding.fold_constants(
             folded,
             onnx_shape_inference=True,
-            input_size_limit=_FOLD_LIMIT,
-            output_size_limit=_FOLD_LIMIT,
-            should_fold=_worth_folding,
+            input_size_limit=budget.left,
+            output_size_limit=budget.left,
+            should_fold=budget.allows,
         )
     result: onnx.ModelProto = ir.to_proto(folded)
     _drop_dead_nodes(result.graph)
     return result
 
 
-def _worth_folding(node: ir.Node) -> bool:
-    """Fold whatever is constant, unless its result would not fit a sensible memory."""
-    if node.op_type not in _GROWING:
+class _FoldBudget:
+    """How many elements constants may still be folded into."""
+
+    def __init__(self, model: ir.Model) -> None:
+        stored = sum(_size(value) or 0 for value in model.graph.initializers.values())
+        self.left = _FOLD_LIMIT + _FOLDS_PER_WEIGHT * stored
+
+    def allows(self, node: ir.Node) -> bool:
+        """Whether to fold a node whose inputs are constants.
+
+        Raises:
+            ModelError: it makes too much, and TVM's importer would evaluate it all the same.
+        """
+        sizes = [_made(node, output) for output in node.outputs]
+        if any(size is None for size in sizes):
+            return sum(_size(x) or 0 for x in node.inputs if x is not None) <= _SMALL_INPUTS
+        self.left -= sum(size for size in sizes if size is not None)
+        if self.left < 0:
+            raise ModelError(
+                f"Operator {node.op_type} (node '{node.name}') computes constants that are too "
+                "large for a model of this size: the file is damaged, or store them as weights."
+            )
         return True
-    if node.op_type == "ConstantOfShape":
-        value = node.inputs[0]
-        dims = value.const_value if value is not None else None
-        return dims is not None and math.prod(map(int, dims.numpy().ravel())) <= _FOLD_LIMIT
-    shape = node.outputs[0].shape
-    if shape is None or any(not isinstance(dim, int) for dim in shape):
-        return False
-    return math.prod(int(dim) for dim in shape if isinstance(dim, int)) <= _FOLD_LIMIT
+
+
+def _made(node: ir.Node, output: ir.Value) -> int | None:
+    """The elements of a result, None where they are not known before it is computed."""
+    shape = node.inputs[0] if node.op_type == "ConstantOfShape" else None
+    if shape is not None and shape.const_value is not None:
+        return math.prod(max(int(dim), 0) for dim in shape.const_value.numpy().ravel())
+    return _size(output)
+
+
+def _size(value: ir.Value) -> int | None:
+    """The elements of a tensor of static shape, else None."""
+    dims = [dim for dim in value.shape or () if isinstance(dim, int)]
+    return math.prod(dims) if value.shape is not None and len(dims) == len(value.shape) else None
 
 
 def _drop_dead_nodes(graph: onnx.GraphProto) -> None:

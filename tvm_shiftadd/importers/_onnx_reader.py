@@ -105,7 +105,8 @@ def _read_bytes(path: Path) -> bytes:
     if not path.exists():
         raise ModelError(f"No model at '{path}': check the path.")
     if not path.is_file():
-        raise ModelError(f"Expected an ONNX file, but '{path}' is a directory.")
+        kind = "a directory" if path.is_dir() else "not a regular file"
+        raise ModelError(f"Expected an ONNX file, but '{path}' is {kind}.")
     try:
         size = path.stat().st_size
         if size == 0:
