@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import platform
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -11,7 +12,7 @@ import tvm
 from tvm import relax
 
 from tvm_shiftadd.dialect import ops
-from tvm_shiftadd.errors import CompileError, InputError
+from tvm_shiftadd.errors import CompileError, InputError, VerificationError
 from tvm_shiftadd.formats import codes, packing, reference
 from tvm_shiftadd.target import CPUTarget, cpu, names, parse, runtime
 
@@ -74,9 +75,9 @@ def test_unknown_processor():
 def test_vector_lanes_follow_the_processor():
     lanes = {
         mcpu: cpu.vector_lanes(cpu.tvm_target(CPUTarget(mcpu=mcpu)))
-        for mcpu in ("x86-64", "x86-64-v3", "znver4")
+        for mcpu in ("x86-64-v3", "znver4")
     }
-    assert lanes == {"x86-64": 8, "x86-64-v3": 16, "znver4": 32}
+    assert lanes == {"x86-64-v3": 16, "znver4": 32}
 
 
 def small_network(rng):
@@ -180,3 +181,61 @@ def test_threads_follow_the_environment(monkeypatch):
     monkeypatch.delenv("TVM_NUM_THREADS")
     with ThreadPoolExecutor(1) as pool:
         assert pool.submit(use).result() == runtime.available_cores()
+
+
+@pytest.mark.parametrize(
+    "target", [{"mcpu": "x86-64"}, {"mcpu": "x86-64-v2"}, {"mcpu": "x86-64-v3", "mattr": ["-avx2"]}]
+)
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="is about x86-64")
+def test_x86_without_avx2_is_refused(target):
+    with pytest.raises(CompileError, match="AVX2"):
+        cpu.tvm_target(parse({"kind": "llvm", **target}))
+
+
+@pytest.mark.parametrize("feature", ["+nonesuch", "avx2", ""])
+def test_unknown_feature(feature):
+    with pytest.raises(CompileError, match="mattr"):
+        cpu.tvm_target(CPUTarget(mattr=(feature,)))
+
+
+def test_kernels_that_multiply_are_refused(monkeypatch):
+    def multiplying():
+        shape = (tvm.tirx.IntImm("int64", 4),)
+        x, bias = (tvm.te.placeholder(shape, "int32", name) for name in ("x", "bias"))
+        product = tvm.te.compute(shape, lambda i: x[i] * bias[i], name="product")
+        return tvm.te.create_prim_func([x, bias, product])
+
+    def dense(builder, call):
+        kernel = builder.add_func(multiplying(), "shiftadd_dense")
+        x, _, bias = call.args
+        wide = builder.emit(relax.op.astype(relax.op.reshape(x, (4,)), "int32"))
+        y = builder.emit(relax.call_tir(kernel, [wide, bias], relax.TensorType((4,), "int32")))
+        return relax.op.reshape(y, (1, 4))
+
+    monkeypatch.setattr(cpu, "legalize_map", lambda _lanes: {"shiftadd.dense": dense})
+    x = relax.Var("x", relax.TensorType((1, 4), "int8"))
+    packed = relax.const(np.zeros((1, 2, 4), np.uint8))
+    builder = relax.BlockBuilder()
+    with builder.function("main", [x]):
+        with builder.dataflow():
+            y = builder.emit(ops.dense(x, packed, relax.const(np.ones(4, np.int32))))
+            y = builder.emit_output(y)
+        builder.emit_func_output(y)
+    with pytest.raises(VerificationError, match="product"):
+        cpu.build(builder.get(), parse("cpu"))
+
+
+def test_integer_products_of_the_host_are_kept_apart():
+    n = tvm.tirx.Var("n", "int64")
+    x = relax.Var("x", relax.TensorType((n, 4), "int8"))
+    builder = relax.BlockBuilder()
+    with builder.function("main", [x]):
+        with builder.dataflow():
+            y = builder.emit(ops.dequantize(x, relax.const(np.zeros(1, np.int32))))
+            y = builder.emit(relax.op.astype(y, "int64"))
+            y = builder.emit_output(builder.emit(relax.op.multiply(y, y)))
+        builder.emit_func_output(y)
+    machine = relax.VirtualMachine(cpu.build(builder.get(), parse("cpu")), tvm.cpu())
+    values = np.array([[1, -2, 3, 100]], np.int8)
+    got = machine["main"](tvm.runtime.tensor(values)).numpy()
+    np.testing.assert_array_equal(got, [[1, 4, 9, 10000]])

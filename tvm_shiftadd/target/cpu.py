@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import tvm
 from tvm.target import codegen
 
 from tvm_shiftadd._compat import ir, relax, tirx
-from tvm_shiftadd.errors import CompileError
+from tvm_shiftadd.dialect.purity import multiplications
+from tvm_shiftadd.errors import CompileError, VerificationError
 from tvm_shiftadd.target import CPUTarget
 from tvm_shiftadd.topi.schedules.cpu import schedule_function
 from tvm_shiftadd.topi.schedules.cpu.legalize import legalize_map
@@ -18,20 +20,57 @@ _LANES = {"avx512bw": 32, "avx2": 16}
 _BASELINE_LANES = 8
 #: TVM's operator pattern of a function that is not fused.
 _OPAQUE = 8
+#: Functions that compute the dialect's operators, alone or fused with others.
+_DIALECT = "shiftadd_"
 _BASELINES = {"x86_64": "x86-64-v3", "aarch64": "generic", "arm64": "generic"}
 
 
 def tvm_target(target: CPUTarget) -> tvm.target.Target:
-    """TVM's target of a CPUTarget; raises CompileError if LLVM does not know the processor."""
+    """TVM's target of a CPUTarget.
+
+    Raises CompileError if LLVM does not know the processor or a feature, and for an x86-64
+    processor without AVX2, on which LLVM makes multiplications of shifts by varying amounts.
+    """
     fields: dict[str, Any] = {"kind": target.kind, "mcpu": _processor(target.mcpu)}
-    if target.mattr:
-        fields["mattr"] = list(target.mattr)
     if not codegen.llvm_is_valid_cpu(fields["mcpu"], codegen.llvm_get_system_triple()):
         raise CompileError(
             f"expected mcpu to be a processor that LLVM knows, got {target.mcpu!r}; "
             'use "host", "generic" or a name such as "x86-64-v3"'
         )
-    return tvm.target.Target(fields)
+    if target.mattr:
+        known = _known_features()
+        wrong = [a for a in target.mattr if not re.match(r"[+-]", a) or a[1:] not in known]
+        if wrong:
+            raise CompileError(
+                'expected mattr to list features that LLVM knows, each with a sign like "+avx2", '
+                f"got {wrong[0]!r}"
+            )
+        fields["mattr"] = list(target.mattr)
+    resolved = tvm.target.Target(fields)
+    if _machine() == "x86_64" and not _has("avx2", resolved):
+        raise CompileError(
+            f"expected a processor with AVX2, got {target.mcpu!r}: without it LLVM turns shifts "
+            'into multiplications; use "x86-64-v3" or a newer processor'
+        )
+    return resolved
+
+
+def features(target: CPUTarget) -> frozenset[str]:
+    """What code for the target may use, as LLVM names it; raises what ``tvm_target`` does."""
+    return frozenset(map(str, codegen.llvm_get_cpu_features(tvm_target(target))))
+
+
+def _known_features() -> frozenset[str]:
+    """The features of all processors of this machine's family."""
+    names: set[str] = set()
+    for mcpu in codegen.llvm_get_cpu_archlist(tvm.target.Target({"kind": "llvm"})):
+        one = tvm.target.Target({"kind": "llvm", "mcpu": str(mcpu)})
+        names.update(map(str, codegen.llvm_get_cpu_features(one)))
+    return frozenset(names)
+
+
+def _machine() -> str:
+    return str(codegen.llvm_get_system_triple()).split("-", 1)[0]
 
 
 def build(mod: tvm.IRModule, target: CPUTarget, *, data_inputs: int | None = None) -> Any:
@@ -44,7 +83,8 @@ def build(mod: tvm.IRModule, target: CPUTarget, *, data_inputs: int | None = Non
     What depends on weights alone (sorting their codes) is then not done in each run: ``main``
     takes the arrays that ``runtime.prepare_parameters`` makes of the weights once.
 
-    Raises CompileError where TVM or LLVM cannot build for the target.
+    Raises CompileError where TVM or LLVM cannot build for the target, and VerificationError where
+    a kernel of the dialect multiplies data.
     """
     resolved = tvm_target(target)
     if data_inputs is not None:
@@ -84,8 +124,7 @@ def _processor(mcpu: str) -> str:
     if mcpu == "host":
         return str(codegen.llvm_get_system_cpu())
     if mcpu == "generic":
-        machine = str(codegen.llvm_get_system_triple()).split("-", 1)[0]
-        return _BASELINES.get(machine, "generic")
+        return _BASELINES.get(_machine(), "generic")
     return mcpu
 
 
@@ -104,6 +143,7 @@ def _pipeline(lanes: int) -> Any:
             transform.FuseTIR(),
             transform.DeadCodeElimination(),
             ScheduleFunctions(),
+            RefuseMultiplications(),
             transform.RewriteDataflowReshape(),
             transform.ToNonDataflow(),
             transform.RemovePurityChecking(),
@@ -121,16 +161,21 @@ def _pipeline(lanes: int) -> Any:
 
 @tvm.transform.module_pass(opt_level=0, name="KeepFloatApart")
 class KeepFloatApart:
-    """Mark the functions that compute floats from floats so that nothing is fused with them.
+    """Mark what is not to be fused: functions of floats, and the host's products of integers.
 
-    Fused, a product and a sum become one rounding instead of two. Calibration and the integer
-    reference run such operators one by one; kept apart here, they give the same bits everywhere.
+    The latter, so that each function with an operator of the dialect in it can be checked to be
+    free of products. As to the former: fused, a product and a sum become one rounding instead of
+    two. Calibration and the integer reference run such operators one by one; kept apart here, they
+    give the same bits everywhere.
     """
 
     def transform_module(self, mod: tvm.IRModule, _context: Any) -> tvm.IRModule:
-        """Mark all PrimFuncs without an integer tensor as opaque."""
+        """Mark as opaque what has no integer tensor, and what of the host has a product."""
         for var, func in mod.functions.items():
-            if isinstance(func, tirx.PrimFunc) and _is_float(func):
+            if not isinstance(func, tirx.PrimFunc):
+                continue
+            host = not var.name_hint.startswith(_DIALECT)
+            if _is_float(func) or (host and multiplications(func)):
                 mod[var] = func.with_attr("op_pattern", _OPAQUE)
         return mod
 
@@ -152,3 +197,24 @@ class ScheduleFunctions:
                 func = schedule_function(func)
             scheduled[var] = func
         return ir.IRModule(scheduled, attrs=mod.attrs)
+
+
+@tvm.transform.module_pass(opt_level=0, name="RefuseMultiplications")
+class RefuseMultiplications:
+    """Check the kernels that the code is made from; what they compute was checked before."""
+
+    def transform_module(self, mod: tvm.IRModule, _context: Any) -> tvm.IRModule:
+        """Raise VerificationError where a function of the dialect multiplies data."""
+        for var, func in mod.functions.items():
+            if isinstance(func, tirx.PrimFunc) and _DIALECT in var.name_hint:
+                refuse_multiplications(func, var.name_hint)
+        return mod
+
+
+def refuse_multiplications(func: tirx.PrimFunc, name: str) -> None:
+    """Raise VerificationError if a kernel multiplies data."""
+    found = multiplications(func)
+    if found:
+        raise VerificationError(
+            f"expected no multiplication of data in the kernel {name}, got {found[0]}"
+        )

@@ -128,7 +128,7 @@ def planar_conv(tile: Tile, batch: Any) -> tirx.PrimFunc:
                                             narrow[p * V + v] = (
                                                 narrow[p * V + v] - planes[at + p * V + v]
                                             )
-                                if c < chunks - 1 or widen == 1:
+                                if T.max(minus - first, end - second) > CHUNK or widen == 1:
                                     for p in T.unroll(P):
                                         for v in T.vectorized(V):
                                             wide[p * V + v] = wide[p * V + v] + (

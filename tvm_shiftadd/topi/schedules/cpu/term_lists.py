@@ -24,8 +24,8 @@ from .tiled import int64
 SEGMENTS = 2 * EXPONENTS
 WIDEN = SEGMENTS + 1
 STARTS = SEGMENTS + 2
-#: What an int8 input adds to a sum at most, and what 16 bits hold.
-_INPUT, _LIMIT = 128, 32767
+#: What an int8 input adds to a sum at most, as a power of two, and what 16 bits hold.
+_INPUT_BITS, _LIMIT = 7, 32767
 
 
 def plane_offset(tile: Tile, row: Any, output: Any) -> Any:
@@ -90,12 +90,13 @@ def term_lists(tile: Tile) -> tirx.PrimFunc:
                         T.max(fill[e * 2], fill[e * 2 + 1]),
                         T.max(fill[after * 2], fill[after * 2 + 1]),
                     )
-                    bound[0] = bound[0] + _INPUT * (fill[e * 2] + fill[e * 2 + 1])
-                    if e == EXPONENTS - 1 or most > CHUNK or bound[0] * 2 + _INPUT * more > _LIMIT:
+                    bound[0] = bound[0] + ((fill[e * 2] + fill[e * 2 + 1]) << _INPUT_BITS)
+                    next_bound: T.let = (bound[0] << 1) + (more << _INPUT_BITS)
+                    if e == EXPONENTS - 1 or most > CHUNK or next_bound > _LIMIT:
                         starts[vo, WIDEN] = starts[vo, WIDEN] | (1 << e)
                         bound[0] = 0
                     else:
-                        bound[0] = bound[0] * 2
+                        bound[0] = bound[0] << 1
                 for s in range(SEGMENTS):
                     fill[s] = starts[vo, s]
                 for k, r in T.grid(K, R):
