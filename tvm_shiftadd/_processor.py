@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
@@ -9,6 +11,24 @@ _CPUINFO = Path("/proc/cpuinfo")
 
 #: Beginnings of the flags that a compiler turns into vector code, on x86-64 and on AArch64.
 _VECTOR = ("sse4", "avx", "fma", "f16c", "gfni", "amx", "asimd", "sve", "i8mm", "bf16")
+
+
+#: Of these both know the same names: LLVM splits AVX10 and the extensions of SVE as Linux does not.
+_X86 = re.compile("sse4|avx(?!10)|fma|f16c|gfni|amx")
+_ALIKE = frozenset({"asimd", "asimddp", "asimdhp", "sve", "sve2", "i8mm", "bf16"})
+#: Linux's names of the features that LLVM calls otherwise, on AArch64.
+_LINUX = {"neon": "asimd", "dotprod": "asimddp", "fullfp16": "asimdhp"}
+
+
+def vector_names(features: Iterable[str]) -> frozenset[str]:
+    """The vector instructions among features that Linux or LLVM names, spelled alike.
+
+    LLVM writes ``sse4.1``, ``avx512vnni``, ``amx-tile`` for Linux's ``sse4_1``, ``avx512_vnni``,
+    ``amx_tile``; here they are ``sse41``, ``avx512vnni``, ``amxtile``.
+    """
+    alike = (_LINUX.get(name, name).lower() for name in features)
+    plain = (name.translate({ord(sign): None for sign in "._-"}) for name in alike)
+    return frozenset(name for name in plain if name in _ALIKE or _X86.match(name))
 
 
 @cache

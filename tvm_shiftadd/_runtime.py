@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tvm_shiftadd._processor import vector_features
+from tvm_shiftadd._processor import vector_features, vector_names
 from tvm_shiftadd.errors import ArtifactError, DataError
 from tvm_shiftadd.manifest import LIBRARY, Manifest, TargetInfo, TensorInfo
 
@@ -116,11 +116,21 @@ def _check_input(info: TensorInfo, array: Any) -> Array:
 
 
 def pinned(target: TargetInfo) -> TargetInfo:
-    """With the features of this machine written down, where the code was made for "host"."""
-    features = vector_features()
-    if target.attributes.get("mcpu") != "host" or features is None:
-        return target
-    return TargetInfo(target.kind, {**target.attributes, _FEATURES: sorted(features)})
+    """With the vector features that the code may use written down, as this system names them.
+
+    For "host" those that this processor really has: its name may promise more than a virtual
+    machine shows.
+    """
+    from tvm_shiftadd.target import CPUTarget, cpu
+
+    attributes = target.attributes
+    mcpu, mattr = str(attributes.get("mcpu", "host")), attributes.get("mattr")
+    listed = tuple(map(str, mattr)) if isinstance(mattr, (list, tuple)) else ()
+    used = vector_names(cpu.features(CPUTarget(mcpu=mcpu, mattr=listed)))
+    present = vector_features()
+    if mcpu == "host" and present is not None:
+        used &= vector_names(present)
+    return TargetInfo(target.kind, {**attributes, _FEATURES: sorted(used)})
 
 
 def open_library(path: Path, content: bytes, described: Manifest) -> Any:
@@ -167,7 +177,7 @@ def _check_processor(described: Manifest) -> None:
     needed, present = described.target.attributes.get(_FEATURES), vector_features()
     if not isinstance(needed, list) or present is None:
         return
-    missing = sorted(set(needed) - present)
+    missing = sorted(vector_names(map(str, needed)) - vector_names(present))
     if missing:
         raise ArtifactError(
             f"the artifact needs a processor with {', '.join(missing)}, which this one lacks; "

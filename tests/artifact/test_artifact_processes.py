@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import os
+import platform
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 import tvm
 
+from tvm_shiftadd import _runtime
+from tvm_shiftadd._processor import vector_features, vector_names
 from tvm_shiftadd._runtime import Machine
+from tvm_shiftadd.errors import ArtifactError
+from tvm_shiftadd.manifest import TargetInfo
 from tvm_shiftadd.target import runtime
 
 #: Runs argv[1] here and then in a forked process, by the same object and by one loaded anew.
@@ -102,3 +108,50 @@ def test_more_threads_than_processors_are_no_error(saved: Path) -> None:
     with ThreadPoolExecutor(1) as pool:
         many = pool.submit(machine, saved, 4096).result()
     assert threads_after_runs([many]) == [len(runtime._processors())]
+
+
+X86 = pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="is about x86-64")
+
+
+@X86
+@pytest.mark.parametrize(
+    ("attributes", "needed"),
+    [
+        ({"mcpu": "generic"}, {"avx2", "fma", "sse41"}),
+        ({"mcpu": "x86-64-v4"}, {"avx512bw", "avx512vl"}),
+        ({"mcpu": "x86-64-v3", "mattr": ["+avx512vnni"]}, {"avx512vnni", "avx512f"}),
+    ],
+)
+def test_the_needed_features_are_written_down(attributes, needed) -> None:
+    pinned = _runtime.pinned(TargetInfo("cpu", attributes)).attributes["features"]
+    assert needed <= set(pinned)
+    assert ("avx512bw" in pinned) == (attributes["mcpu"] == "x86-64-v4")
+
+
+@X86
+@pytest.mark.parametrize("mcpu", ["x86-64-v3", "x86-64-v4", "host"])
+def test_another_processor_is_refused(artifact, saved, monkeypatch, mcpu) -> None:
+    described = artifact.manifest
+    target = _runtime.pinned(TargetInfo("cpu", {"mcpu": mcpu}))
+    described = msgspec.structs.replace(described, target=target)
+    present = {"avx", "sse4_1", "sse4_2"}
+    monkeypatch.setattr(_runtime, "vector_features", lambda: frozenset(present))
+    with pytest.raises(ArtifactError, match="avx2"):
+        _runtime._check_processor(described)
+    every = {"amx_tile", *map(str, target.attributes["features"])}
+    monkeypatch.setattr(_runtime, "vector_features", lambda: frozenset(every))
+    _runtime._check_processor(described)
+
+
+@pytest.mark.skipif(vector_features() is None, reason="the system does not tell its features")
+def test_code_for_this_machine_is_accepted_here() -> None:
+    target = _runtime.pinned(TargetInfo("cpu", {"mcpu": "host"}))
+    features = vector_features()
+    assert features is not None
+    assert set(target.attributes["features"]) <= vector_names(features)
+
+
+def test_llvm_and_linux_spell_features_alike() -> None:
+    llvm = ["sse4.1", "avx512vnni", "avxvnni", "amx-tile", "neon", "prefer-256-bit", "bmi2"]
+    linux = ["sse4_1", "avx512_vnni", "avx_vnni", "amx_tile", "asimd", "bmi2"]
+    assert vector_names(llvm) == vector_names(linux)
