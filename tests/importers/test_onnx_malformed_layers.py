@@ -71,7 +71,7 @@ def test_a_layer_that_cannot_be_is_refused_by_name(case: str) -> None:
     assert len(str(caught.value)) < 250
 
 
-@pytest.mark.parametrize("kind", ["Conv", "Gemm"])
+@pytest.mark.parametrize("kind", ["Conv", "Gemm", "MatMul"])
 def test_a_layer_in_half_precision_is_refused_by_name(kind: str) -> None:
     weight = W if kind == "Conv" else random(6, 4)
     nodes = [

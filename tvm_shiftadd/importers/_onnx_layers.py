@@ -183,6 +183,14 @@ def gemm(node: OnnxNode) -> relax.Expr | None:
     return relax.op.add(layer, extra)
 
 
+def matmul(node: OnnxNode) -> relax.Expr | None:
+    """MatMul is left to TVM, once the data of one with a constant matrix is known to be float32."""
+    weight = node.constant(1)
+    if weight is not None and weight.dtype.kind == "f":
+        _check_float32(node)
+    return None
+
+
 def _scaled(values: NDArray[Any], factor: float) -> NDArray[Any]:
     return values if factor == 1.0 else values * np.float32(factor)
 
@@ -290,6 +298,7 @@ LAYER_CONVERTERS: dict[str, Converter] = {
     "Conv": conv,
     "ConvTranspose": conv_transpose,
     "Gemm": gemm,
+    "MatMul": matmul,
     "BatchNormalization": batch_norm,
     "InstanceNormalization": instance_norm,
     "MaxPool": max_pool,
