@@ -67,7 +67,11 @@ class Trials:
         """As for :class:`SequentialConversion`. Raises InputError for too few images to judge."""
         self.graph = graph
         self.exponents = exponents
-        self.options = dataclasses.replace(options, budget=None, frontier=False)
+        assert options.budget is not None
+        # Folding looks for the scale that K terms round best at. With a price most weights have
+        # fewer than K, and a scale that is best for K is no better for them.
+        fold = options.fold and options.budget.chosen_grain != "weight"
+        self.options = dataclasses.replace(options, budget=None, frontier=False, fold=fold)
         self.progress = progress
         self.made = 0
         self.fitted: Feeds = feeds
