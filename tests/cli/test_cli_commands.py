@@ -294,3 +294,31 @@ def test_interrupt_writes_nothing(images: Path, swallowed: bool) -> None:
     assert rest == "error: interrupted\n"
     child.stderr.close()
     assert os.listdir(images.parent) == ["images.npz"]
+
+
+@pytest.mark.parametrize(
+    ("dump", "words"),
+    [("out", "is in the artifact"), ("out/ir", "is in the artifact"), ("images.npz", "neither")],
+)
+def test_compile_checks_the_dump_first(
+    api: Any, images: Path, capsys: pytest.CaptureFixture[str], dump: str, words: str
+) -> None:
+    place = images if dump == "images.npz" else images.parent / dump
+    out = str(images.parent / "out")
+    arguments = ["compile", "m.onnx", "-o", out, "--calib", str(images), "--dump-ir", str(place)]
+    assert main(arguments) == 2
+    assert words in capsys.readouterr().err
+    assert api.calls == []
+    assert not (images.parent / "out").exists()
+
+
+def test_compile_does_not_mix_two_dumps(
+    api: Any, images: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, out = images.parent / "ir", images.parent / "out"
+    folder.mkdir()
+    arguments = ["compile", "m.onnx", "--calib", str(images), "--dump-ir", str(folder)]
+    assert main([*arguments, "-o", f"{out}1"]) == 0
+    (folder / "00_Imported.txt").touch()
+    assert main([*arguments, "-o", f"{out}2"]) == 2
+    assert "a new or an empty folder" in capsys.readouterr().err

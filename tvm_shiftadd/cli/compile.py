@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -79,6 +80,8 @@ def _compile(config: Config) -> Artifact:
 
     # Cheap checks first: a minute of calibration must not end in "that directory is taken".
     check_replaceable(config.directory)
+    if config.dump_ir is not None:
+        _check_dump(config.dump_ir, config.directory)
     config.terms.check()
     preprocess = Preprocess.parse(config.preprocess)
     if config.calib is None:
@@ -97,6 +100,19 @@ def _compile(config: Config) -> Artifact:
         )
         artifact.save(config.directory)
     return artifact
+
+
+def _check_dump(folder: Path, artifact: Path) -> None:
+    """Refuse a folder that would mix two compilations, or be in the artifact's way."""
+    if artifact.resolve() in (folder.resolve(), *folder.resolve().parents):
+        raise InputError(f"--dump-ir {folder} is in the artifact {artifact}; choose another folder")
+    if folder.is_dir() and not any(folder.iterdir()):
+        return
+    if os.path.lexists(folder):
+        raise InputError(
+            f"--dump-ir needs a new or an empty folder, got {folder}, which is neither; "
+            "choose another"
+        )
 
 
 def _write_frontier(path: Path, artifact: Artifact) -> None:
