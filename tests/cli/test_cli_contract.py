@@ -145,3 +145,26 @@ def test_a_closed_pipe_is_no_crash(artifact: Path) -> None:
     )
     assert "Traceback" not in done.stderr
     assert "Exception" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("redirection", "code", "words"),
+    [
+        (">&-", 0, ""),
+        ("2>&-", 0, ""),
+        (">&- 2>&-", 0, ""),
+        pytest.param(
+            ">/dev/full",
+            1,
+            "error: the work is done, but standard output took no result: No space left on device",
+            marks=pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux has /dev/full"),
+        ),
+    ],
+)
+def test_streams_that_take_nothing(artifact: Path, redirection: str, code: int, words: str) -> None:
+    command = f"{sys.executable} -m tvm_shiftadd.cli report {artifact} --json {redirection}"
+    done = subprocess.run(
+        ["bash", "-c", command], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.returncode == code
+    assert done.stderr.strip() == words

@@ -58,6 +58,7 @@ for _module in (compile, run, eval, explain, report, doctor, demo):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; see :func:`tvm_shiftadd.cli.main`."""
     options.reset()
+    _open_missing_streams()
     with _noticed_interrupt() as interrupted:
         try:
             return _invoke(list(sys.argv[1:] if arguments is None else arguments))
@@ -69,6 +70,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if not isinstance(error, Exception):
                 raise
             return _explain(error)
+
+
+def _open_missing_streams() -> None:
+    """Where a standard stream was closed (``>&-``), write to nowhere.
+
+    Otherwise the next file that is opened would take its place.
+    """
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(descriptor)
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
 
 
 @contextmanager

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from tvm_shiftadd.errors import ShiftAddError
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -22,8 +24,17 @@ def print_json(value: Mapping[str, Any]) -> None:
     """Write one JSON object and a line end to standard output."""
     from tvm_shiftadd import _json
 
-    sys.stdout.write(_json.encode(value).decode() + "\n")
-    sys.stdout.flush()
+    try:
+        sys.stdout.write(_json.encode(value).decode() + "\n")
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        # Python would try once more, and complain, when it exits.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise ShiftAddError(
+            f"the work is done, but standard output took no result: {error.strerror}"
+        ) from error
 
 
 @contextmanager
