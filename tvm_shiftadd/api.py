@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -116,7 +116,10 @@ def compile(
     for a budget out of reach, ConversionError where the integers cannot be proved safe or a
     largest drop cannot be held, CompileError.
     """
+    from tvm_shiftadd.target import cpu
+
     resolved = parse(target)
+    cpu.tvm_target(resolved)  # may refuse it; the conversion takes long
     options = options or ConvertOptions.choose(
         terms, budget=budget, max_drop=max_drop, grain=grain, frontier=frontier
     )
@@ -192,8 +195,8 @@ def build(
         parameters,
         source=_source(model),
         target=TargetInfo("cpu", resolved.as_dict()),
-        inputs=_tensors(graph, graph.inputs, graph.inputs),
-        outputs=_tensors(graph, graph.outputs, _output_names(model)),
+        inputs=_tensors(graph, graph.inputs, graph.inputs, _types(model.selected["main"].params)),
+        outputs=_tensors(graph, graph.outputs, _output_names(model), _output_types(model)),
         specification=IntegerSpecification.of(graph, plan),
         report={
             "conversion": conversion.report.to_dict(),
@@ -267,6 +270,19 @@ def _output_names(model: Model) -> tuple[str, ...]:
     return names if len(names) == len(model.graph.outputs) else model.graph.outputs
 
 
-def _tensors(graph: Graph, tensors: Sequence[str], names: Sequence[str]) -> tuple[TensorInfo, ...]:
-    pairs = zip(tensors, names, strict=True)
-    return tuple(TensorInfo(name, graph.shapes[tensor], "float32") for tensor, name in pairs)
+def _output_types(model: Model) -> list[str]:
+    """The element types of the outputs: an argmax gives integers."""
+    body = model.selected["main"].body
+    return _types(getattr(body.ty, "fields", [body.ty]))
+
+
+def _types(values: Iterable[Any]) -> list[str]:
+    """Element types of Relax expressions or types."""
+    return [str(getattr(value, "ty", value).dtype) for value in values]
+
+
+def _tensors(
+    graph: Graph, tensors: Sequence[str], names: Sequence[str], types: Sequence[str]
+) -> tuple[TensorInfo, ...]:
+    rows = zip(tensors, names, types, strict=True)
+    return tuple(TensorInfo(name, graph.shapes[tensor], dtype) for tensor, name, dtype in rows)
