@@ -59,12 +59,18 @@ def _print_layers(conversion: dict[str, Any]) -> None:
     output.print_table("Layers", list(columns.values()), rows, right=2)
 
 
+def _where(layer: dict[str, Any]) -> str:
+    if layer["on_host"]:
+        return "host"
+    return "adder" if layer["op"].startswith("adder_") else "shift-add"
+
+
 def print_costs(costs: dict[str, Any]) -> None:
     """Print the layers' costs, the totals, and what was assumed."""
     rows = [
         [
             layer["name"],
-            "host" if layer["on_host"] else "shift-add",
+            _where(layer),
             layer["macs"],
             *_counts(layer["float32"], "multiplies"),
             *_counts(layer["shift_add"], "multiplies", "adds", "shifts"),
