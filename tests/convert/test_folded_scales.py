@@ -134,12 +134,12 @@ def output_snr(graph: Graph, fold: bool, terms: int) -> float:
     return ratio
 
 
-@pytest.mark.parametrize("terms", [1, 2])
-def test_folding_helps_networks_of_small_reductions(terms: int):
+@pytest.mark.parametrize(("terms", "gain"), [(1, 0.2), (2, 1.0)])
+def test_folding_helps_networks_of_small_reductions(terms: int, gain: float):
     graphs = [separable_network(seed) for seed in range(3)]
     on = [output_snr(graph, True, terms) for graph in graphs]
     off = [output_snr(graph, False, terms) for graph in graphs]
-    assert np.mean(on) > np.mean(off) + 0.5
+    assert np.mean(on) > np.mean(off) + gain
 
 
 def test_gains_turn_up_in_the_scaled_network_and_the_integers():

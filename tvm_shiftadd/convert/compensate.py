@@ -8,18 +8,21 @@ Both work on scaled weights, where a channel's representable values are integers
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tvm_shiftadd.convert.moments import Moments
+from tvm_shiftadd.convert.moments import DAMPING, Moments, Sums, total
 from tvm_shiftadd.convert.terms import (
     Float64,
     Int32,
+    Limits,
     Search,
     TermLimits,
     cheapest,
+    covering_exponent,
     nearest,
     scale,
 )
@@ -30,6 +33,12 @@ BLOCK = 64
 #: Up to so many weights a channel, every candidate is improved by coordinate descent before the
 #: best is chosen; beyond, only the best.
 SHORT = 32
+
+#: Damping tried, in parts of the mean variance of the inputs.
+DAMPINGS = (0.01, 0.03, DAMPING, 0.3, 1.0, 3.0, 10.0)
+
+#: Parts of the images that are held out in turn.
+HELD = 2
 
 #: Passes of coordinate descent, at most.
 SWEEPS = 6
@@ -54,6 +63,45 @@ def compensated_search(moments: Moments, limits: TermLimits) -> Search:
         return values, scale(error, -2 * exponent)
 
     return search
+
+
+def choose_damping(parts: Sequence[Sums], weight: Float64, limits: TermLimits) -> float:
+    """The damping with which weights rounded for some parts of the images do best on the others.
+
+    parts: sums of each part; weight: float64 ``[G, n, O]``. Few images that resemble each other
+    need more of it than their number of windows tells.
+    """
+    if len(parts) < 2:
+        return DAMPING + weight.shape[1] / parts[0].count
+    losses: dict[int, float] = {}
+
+    def loss(place: int) -> float:
+        if place not in losses:
+            losses[place] = sum(
+                _held_out(parts, held, weight, limits, DAMPINGS[place]) for held in range(HELD)
+            )
+        return losses[place]
+
+    best = DAMPINGS.index(DAMPING)
+    for step in (1, -1):
+        while 0 <= best + step < len(DAMPINGS) and loss(best + step) < loss(best):
+            best += step
+    return DAMPINGS[best]
+
+
+def _held_out(
+    parts: Sequence[Sums], held: int, weight: Float64, limits: TermLimits, damping: float
+) -> float:
+    """The loss on part ``held`` of weights rounded for all others."""
+    fitted = total([part for place, part in enumerate(parts) if place != held])
+    moments = fitted.moments(weight, damping)
+    groups, _, made = weight.shape
+    # One scale is enough to compare: that which just covers the largest weight and half of it.
+    wide = Limits(0, np.zeros(groups * made))
+    finest = covering_exponent(moments.ideal, limits.terms, wide)
+    exponent = finest[None].astype(np.float64) + 1
+    values, _ = compensated_search(moments, limits)(exponent)
+    return parts[held].loss(scale(values, -exponent[:, :, None, :])[0], fitted)
 
 
 def descend(

@@ -1,10 +1,12 @@
 """Second-order statistics of a layer's input windows, from a sample of output positions.
 
-All is in units of the integer input: real input = 2^-a * integer.
+All is in units of the integer input: real input = 2^-a * integer. Sums are kept apart for a few
+parts of the images, so that what was fitted to some can be judged by the others.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,16 +15,24 @@ from numpy.typing import NDArray
 
 from tvm_shiftadd.convert.graph import Node
 
+Float64 = NDArray[np.float64]
+
 #: Windows sampled: so many for each weight of a channel, at least and at most.
 WINDOWS_PER_WEIGHT = 24
-LEAST_WINDOWS = 8192
-LARGEST_SAMPLE = 1 << 25
+LEAST_WINDOWS = 16384
+LARGEST_SAMPLE = 1 << 26
+
+#: Elements of the windows that are unfolded at a time.
+CHUNK = 1 << 22
 
 #: Weights of one output channel beyond which the covariance would take too much time and memory.
 MAX_REDUCTION = 4608
 
-#: Part of the mean variance added to each input's own, so that nothing rests on inputs that
-#: hardly vary. It grows where there are few windows for the number of weights.
+#: Parts the images are split into, at most.
+PARTS = 4
+
+#: Part of the mean variance added to each input's own where nothing better is known, so that
+#: nothing rests on inputs that hardly vary.
 DAMPING = 0.1
 
 
@@ -32,59 +42,148 @@ class Moments:
     weights ``[G, n, O]`` that best give the target from the inputs the layer really gets.
     """
 
-    hessian: NDArray[np.float64]
-    ideal: NDArray[np.float64]
+    hessian: Float64
+    ideal: Float64
 
 
-def measure(
+@dataclass(frozen=True)
+class Sums:
+    """Sums over windows: inputs ``[G, n]`` and results ``[G, O]``, less an offset, and products.
+
+    ``xx`` ``[G, n, n]``, ``xt`` ``[G, n, O]``, ``tt`` ``[G, O]``; all float64.
+    """
+
+    count: int
+    x: Float64
+    t: Float64
+    xx: Float64
+    xt: Float64
+    tt: Float64
+
+    def plus(self, other: Sums) -> Sums:
+        """The sums over the windows of both; both must have the same offset."""
+        return Sums(
+            self.count + other.count,
+            self.x + other.x,
+            self.t + other.t,
+            self.xx + other.xx,
+            self.xt + other.xt,
+            self.tt + other.tt,
+        )
+
+    def moments(self, weight: Float64, damping: float) -> Moments:
+        """Ridge regression of the results on the inputs, drawn towards ``weight`` ``[G, n, O]``.
+
+        damping: of the mean variance of the inputs.
+        """
+        x, t = self.x / self.count, self.t / self.count
+        hessian = self.xx / self.count - x[:, :, None] * x[:, None, :]
+        cross = self.xt / self.count - x[:, :, None] * t[:, None, :]
+        reduction = weight.shape[1]
+        extra = damping * np.maximum(np.einsum("gnn->g", hessian) / reduction, 1e-6)
+        gradient = cross - hessian @ weight
+        hessian[:, np.arange(reduction), np.arange(reduction)] += extra[:, None]
+        return Moments(hessian, weight + np.linalg.solve(hessian, gradient))
+
+    def loss(self, weight: Float64, fitted: Sums) -> float:
+        """Squared error of ``weight`` ``[G, n, O]`` here, with the bias of the ``fitted`` sums."""
+        bias = fitted.t / fitted.count
+        bias = bias - np.einsum("gn,gno->go", fitted.x / fitted.count, weight)
+        made = np.einsum("gno,gno->go", weight, self.xx @ weight - 2 * self.xt)
+        residual = np.einsum("gn,gno->go", self.x, weight) - self.t
+        error = made + self.tt + 2 * bias * residual + self.count * np.square(bias)
+        return float(error.sum()) / self.count
+
+
+def total(parts: Sequence[Sums]) -> Sums:
+    """The sums over all ``parts``, at least one."""
+    result = parts[0]
+    for part in parts[1:]:
+        result = result.plus(part)
+    return result
+
+
+def gather(
     node: Node,
     x: NDArray[np.int8],
     exponent: int,
     target: NDArray[np.float32],
-    weight: NDArray[np.float64],
-) -> Moments:
-    """Moments of a conv2d or dense layer.
+    shape: tuple[int, ...],
+) -> list[Sums]:
+    """The sums of a conv2d or dense layer in up to :data:`PARTS` parts of the images.
 
     x: the layer's integer input, all images; exponent: its a; target: what the layer should give,
-    float32 ``[..., O]``; weight: the float weight, ``[G, n, O]``. The mean is left to the bias.
+    float32 ``[..., O]``; shape: of its weight, [G, n, O]. The memory taken does not depend on the
+    number of images.
     """
-    groups, reduction, made = weight.shape
-    inputs, wanted = _sample(node, x, target, groups * reduction)
-    columns = inputs.reshape(len(inputs), -1, groups, x.shape[-1] // groups)
-    windows = columns.transpose(2, 0, 1, 3).reshape(groups, len(inputs), reduction)
-    windows = windows.astype(np.float32)
-    windows -= windows.mean(axis=1, keepdims=True)
-    results = np.ldexp(wanted.reshape(len(wanted), groups, made).transpose(1, 0, 2), exponent)
-    results = results - results.mean(axis=1, keepdims=True)
-    turned = windows.transpose(0, 2, 1)
-    hessian = (turned @ windows).astype(np.float64) / len(inputs)
-    cross = (turned @ results).astype(np.float64) / len(inputs)
-    mean = np.einsum("gnn->g", hessian) / reduction
-    damping = (DAMPING + reduction / len(inputs)) * np.maximum(mean, 1e-6)
-    hessian[:, np.arange(reduction), np.arange(reduction)] += damping[:, None]
-    # Ridge regression towards the given weight: without a sample it stays where it is.
-    gradient = cross - hessian @ weight + damping[:, None, None] * weight
-    return Moments(hessian, weight + np.linalg.solve(hessian, gradient))
-
-
-def _sample(
-    node: Node, x: NDArray[np.int8], target: NDArray[np.float32], columns: int
-) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
-    """Input windows int8 ``[m, kh * kw, I]`` and the target ``[m, O]`` at the same positions."""
+    groups, reduction, made = shape
+    places = _places(target, groups * reduction, groups)
     flat = target.reshape(-1, target.shape[-1])
-    groups = int(node.attrs.get("groups", 1))
+    image = places // (len(flat) // len(x))
+    parts = []
+    offset = None
+    for part in range(min(PARTS, len(x))):
+        own = places[image % PARTS == part]
+        if not len(own):
+            continue
+        sums = None
+        for windows, chosen in _windows_at(node, x, own, target.shape, groups):
+            results = np.ldexp(flat[chosen].astype(np.float64), exponent)
+            pair = (windows, results.reshape(len(results), groups, made).transpose(1, 0, 2))
+            if offset is None:
+                offset = tuple(values.mean(axis=1, keepdims=True) for values in pair)
+            piece = _sum(pair[0] - offset[0], pair[1] - offset[1])
+            sums = piece if sums is None else sums.plus(piece)
+        assert sums is not None
+        parts.append(sums)
+    return parts
+
+
+def _sum(windows: NDArray[np.float32], results: Float64) -> Sums:
+    """Sums of float32 windows ``[G, m, n]`` and float64 results ``[G, m, O]``."""
+    turned = windows.transpose(0, 2, 1)
+    return Sums(
+        windows.shape[1],
+        windows.sum(axis=1, dtype=np.float64),
+        results.sum(axis=1),
+        (turned @ windows).astype(np.float64),
+        (turned @ results.astype(np.float32)).astype(np.float64),
+        np.square(results).sum(axis=1),
+    )
+
+
+def _places(target: NDArray[np.float32], columns: int, groups: int) -> NDArray[np.intp]:
+    """The output positions that are sampled, sorted."""
+    positions = target.size // target.shape[-1]
     count = max(LEAST_WINDOWS, WINDOWS_PER_WEIGHT * columns // groups)
-    count = min(count, max(LARGEST_SAMPLE // columns, 1), len(flat))
-    places = np.arange(len(flat))
-    if count < len(flat):
-        # Seeded, so that converting twice gives the same integers.
-        places = np.sort(np.random.default_rng(0).choice(len(flat), count, replace=False))
-    if node.op == "dense":
-        return x.reshape(len(flat), 1, -1)[places], flat[places]
-    views = _windows(node, x)
-    image, row, column = np.unravel_index(places, target.shape[:3])
-    windows = views[image, row, column].transpose(0, 2, 3, 1)
-    return windows.reshape(len(places), -1, x.shape[-1]), flat[places]
+    count = min(count, max(LARGEST_SAMPLE // columns, 1), positions)
+    if count == positions:
+        return np.arange(positions)
+    # Seeded, so that converting twice gives the same integers.
+    return np.sort(np.random.default_rng(0).choice(positions, count, replace=False))
+
+
+def _windows_at(
+    node: Node,
+    x: NDArray[np.int8],
+    places: NDArray[np.intp],
+    shape: tuple[int, ...],
+    groups: int,
+) -> Iterator[tuple[NDArray[np.float32], NDArray[np.intp]]]:
+    """Input windows float32 ``[G, m, n]`` at some of the ``places``, and these, chunk by chunk."""
+    depth = x.shape[-1]
+    views = None if node.op == "dense" else _windows(node, x)
+    taps = 1 if views is None else views.shape[-2] * views.shape[-1]
+    step = max(1, CHUNK // (taps * depth))
+    for start in range(0, len(places), step):
+        chosen = places[start : start + step]
+        if views is None:
+            found = x.reshape(-1, 1, depth)[chosen]
+        else:
+            image, row, column = np.unravel_index(chosen, shape[:3])
+            found = views[image, row, column].transpose(0, 2, 3, 1).reshape(len(chosen), taps, -1)
+        columns = found.reshape(len(chosen), taps, groups, depth // groups).transpose(2, 0, 1, 3)
+        yield columns.reshape(groups, len(chosen), -1).astype(np.float32), chosen
 
 
 def _windows(node: Node, x: NDArray[np.int8]) -> NDArray[np.int8]:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from tvm_shiftadd.convert.adders import fit_adder, integer_weight
 from tvm_shiftadd.convert.bias import channel_mean, corrected_bias, float_bias, integer_bias
-from tvm_shiftadd.convert.compensate import compensated_search, descend
+from tvm_shiftadd.convert.compensate import choose_damping, compensated_search, descend
 from tvm_shiftadd.convert.exact import KeptWeight, keep_weight
 from tvm_shiftadd.convert.execute import (
     QTensor,
@@ -32,7 +32,7 @@ from tvm_shiftadd.convert.execute import (
 from tvm_shiftadd.convert.feeds import Feeds, Progress
 from tvm_shiftadd.convert.fold import Outlet, averages_of, choose_folded_scales, outlets
 from tvm_shiftadd.convert.graph import ADDER_OPS, LAYER_OPS, WEIGHT_OPS, Graph, Node
-from tvm_shiftadd.convert.moments import MAX_REDUCTION, measure
+from tvm_shiftadd.convert.moments import MAX_REDUCTION, Moments, gather, total
 from tvm_shiftadd.convert.operators import distances, run_node
 from tvm_shiftadd.convert.options import ConvertOptions
 from tvm_shiftadd.convert.plan import AdderPlan, LayerPlan, Plan
@@ -190,7 +190,7 @@ class SequentialConversion:
         outlet: Outlet,
     ) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.float64]] | None:
         allowed = self._allowed(node)
-        moments = measure(node, x.values, limits.input_exponent, target, self._weight(node))
+        moments = self._moments(node, x, target, allowed)
         result = self._floats[node.output]
         found = choose_folded_scales(
             moments.ideal,
@@ -217,11 +217,19 @@ class SequentialConversion:
         if not self._compensates(node):
             search = nearest_search(weight, _mean_squares(x, weight), allowed)
             return choose_scales(node.name, weight, allowed, search, limits)
-        moments = measure(node, x.values, limits.input_exponent, target, weight)
+        moments = self._moments(node, x, target, allowed)
         search = compensated_search(moments, allowed)
         values, exponent = choose_scales(node.name, moments.ideal, allowed, search, limits)
         price = self._price(allowed, limits, len(exponent))
         return descend(values, exponent, moments, allowed, price), exponent
+
+    def _moments(
+        self, node: Node, x: QTensor, target: NDArray[np.float32], allowed: TermLimits
+    ) -> Moments:
+        weight = self._weight(node)
+        parts = gather(node, x.values, int(x.exponent[0]), target, weight.shape)
+        damping = choose_damping(parts, weight, allowed)
+        return total(parts).moments(weight, damping)
 
     def _compensates(self, node: Node) -> bool:
         """Whether the errors of the layer's weights are made to cancel."""
