@@ -109,12 +109,13 @@ def gather(
     exponent: int,
     target: NDArray[np.float32],
     shape: tuple[int, ...],
+    rows: slice | None = None,
 ) -> list[Sums]:
-    """The sums of a conv2d or dense layer in up to :data:`PARTS` parts of the images.
+    """The sums of a weight layer in up to :data:`PARTS` parts of the images.
 
     x: the layer's integer input, all images; exponent: its a; target: what the layer should give,
-    float32 ``[..., O]``; shape: of its weight, [G, n, O]. The memory taken does not depend on the
-    number of images.
+    float32 ``[..., O]``; shape: of its weight, [G, n, O]; rows: of n that count, None for
+    all. The memory taken does not depend on the number of images.
     """
     groups, reduction, made = shape
     places = _places(target, groups * reduction, groups)
@@ -129,6 +130,8 @@ def gather(
         sums = None
         for windows, chosen in _windows_at(node, x, own, target.shape, groups):
             results = np.ldexp(flat[chosen].astype(np.float64), exponent)
+            if rows is not None:
+                windows = windows[..., rows]
             pair = (windows, results.reshape(len(results), groups, made).transpose(1, 0, 2))
             if offset is None:
                 offset = tuple(values.mean(axis=1, keepdims=True) for values in pair)
@@ -189,9 +192,41 @@ def _windows_at(
 def _windows(node: Node, x: NDArray[np.int8]) -> NDArray[np.int8]:
     """A view ``[N, OH, OW, I, kh, kw]`` of a convolution's input windows."""
     assert node.weight is not None
-    top, left, bottom, right = node.attrs["padding"]
-    padded = np.pad(x, ((0, 0), (top, bottom), (left, right), (0, 0)))
     (down, across), (step_y, step_x) = node.attrs["dilation"], node.attrs["strides"]
     reach = (down * (node.weight.shape[0] - 1) + 1, across * (node.weight.shape[1] - 1) + 1)
+    if node.op == "conv2d_transpose":
+        spread = _spread(node, x, reach)
+        every = sliding_window_view(spread, reach, axis=(1, 2))
+        # Each tap meets the input as far behind the output as the tap is from the first.
+        return every[..., ::down, ::across][..., ::-1, ::-1]
+    top, left, bottom, right = node.attrs["padding"]
+    padded = np.pad(x, ((0, 0), (top, bottom), (left, right), (0, 0)))
     every = sliding_window_view(padded, reach, axis=(1, 2))
     return every[:, ::step_y, ::step_x, :, ::down, ::across]
+
+
+def _spread(node: Node, x: NDArray[np.int8], reach: tuple[int, int]) -> NDArray[np.int8]:
+    """The input of a transposed convolution with zeros between its rows and columns.
+
+    A plain convolution of stride 1 with the kernel turned round makes of it what the transposed
+    one makes of ``x``. Weights that never meet in an output then have a covariance of zero.
+    """
+    axes = []
+    padding = np.reshape(node.attrs["padding"], (2, 2)).T
+    for size, stride, (before, after), more, far in zip(
+        x.shape[1:3],
+        node.attrs["strides"],
+        padding,
+        node.attrs["output_padding"],
+        reach,
+        strict=True,
+    ):
+        length = (size - 1) * stride + far - before - after + more
+        places = np.arange(size) * stride + far - 1 - before
+        axes.append((length + far - 1, places))
+    (height, rows), (width, columns) = axes
+    spread = np.zeros((x.shape[0], height, width, x.shape[3]), dtype=x.dtype)
+    down, across = (rows >= 0) & (rows < height), (columns >= 0) & (columns < width)
+    inner = x[:, down][:, :, across]
+    spread[:, rows[down][:, None], columns[across][None, :]] = inner
+    return spread

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from tvm_shiftadd.convert.adders import fit_adder, integer_weight
 from tvm_shiftadd.convert.bias import channel_mean, corrected_bias, float_bias, integer_bias
+from tvm_shiftadd.convert.blocks import fit_in_blocks
 from tvm_shiftadd.convert.compensate import choose_damping, compensated_search, descend
 from tvm_shiftadd.convert.exact import KeptWeight, keep_weight
 from tvm_shiftadd.convert.execute import (
@@ -173,7 +174,8 @@ class SequentialConversion:
     ) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.float64]]:
         """The weights ``[R, O]``, their exponents ``[O]`` and the gains ``[O]`` of the output."""
         outlet = self._outlets.get(node.name)
-        if outlet is not None and self._compensates(node):
+        short = group_weight(node).shape[1] <= MAX_REDUCTION
+        if outlet is not None and short and self.options.compensation:
             folded = self._folded(node, x, target, limits, outlet)
             if folded is not None:
                 self.gains.update(dict.fromkeys(outlet.tensors, folded[2].astype(np.float32)))
@@ -214,9 +216,17 @@ class SequentialConversion:
     ) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
         """The weights ``[R, O]`` and their exponents ``[O]``."""
         weight, allowed = self._weight(node), self._allowed(node)
-        if not self._compensates(node):
+        long = weight.shape[1] > MAX_REDUCTION
+        if long or not self.options.compensation:
             search = nearest_search(weight, _mean_squares(x, weight), allowed)
-            return choose_scales(node.name, weight, allowed, search, limits)
+            values, exponent = choose_scales(node.name, weight, allowed, search, limits)
+            if not self.options.compensation:
+                return values, exponent
+            price = self._price(allowed, limits, len(exponent))
+            a = limits.input_exponent
+            fitted = fit_in_blocks(node, x.values, a, target, weight, allowed, exponent, price)
+            fits = limits.allow(fitted.astype(np.float64), exponent)
+            return np.where(fits, fitted, values), exponent
         moments = self._moments(node, x, target, allowed)
         search = compensated_search(moments, allowed)
         values, exponent = choose_scales(node.name, moments.ideal, allowed, search, limits)
@@ -230,12 +240,6 @@ class SequentialConversion:
         parts = gather(node, x.values, int(x.exponent[0]), target, weight.shape)
         damping = choose_damping(parts, weight, allowed)
         return total(parts).moments(weight, damping)
-
-    def _compensates(self, node: Node) -> bool:
-        """Whether the errors of the layer's weights are made to cancel."""
-        # Which weights of a transposed convolution meet depends on the output position.
-        separate = node.op == "conv2d_transpose" or group_weight(node).shape[1] > MAX_REDUCTION
-        return self.options.compensation and not separate
 
     def _allowed(self, node: Node) -> TermLimits:
         allowed = self.options.limits_of(node.name)
