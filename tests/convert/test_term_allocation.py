@@ -85,9 +85,9 @@ def test_terms_are_put_where_they_count(make) -> None:
     one, two = converted(graph, terms=1), converted(graph, terms=2)
     conversion = auto(graph, "terms=1.4")
     errors = [error(graph, one), error(graph, conversion), error(graph, two)]
-    # More terms than one everywhere, fewer than two: and closer to two in what is lost.
-    assert errors[1] < errors[0] / 4
-    assert errors[1] < 3 * errors[2]
+    # 0.4 terms more than one everywhere take away most of the error.
+    assert errors[1] < errors[0] / 2
+    assert errors[1] < 10 * errors[2]
     assert conversion.report.terms_per_weight <= 1.4 < two.report.terms_per_weight
 
 
