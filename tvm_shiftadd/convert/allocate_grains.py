@@ -17,7 +17,6 @@ from tvm_shiftadd.convert.allocate_costs import TERM_PICOJOULES, LayerCost, posi
 from tvm_shiftadd.convert.allocate_probe import LayerProfile
 from tvm_shiftadd.convert.allocate_solve import Choices, relaxed
 from tvm_shiftadd.convert.graph import Graph
-from tvm_shiftadd.convert.moments import MAX_REDUCTION
 from tvm_shiftadd.convert.terms import TermLimits
 from tvm_shiftadd.formats.codes import MAX_TERMS
 
@@ -90,14 +89,15 @@ class Allotment:
     def limits(self, price: float, planes: Mapping[str, int] | None = None) -> Allocation:
         """The limits at ``price``, relative output error for a unit of cost.
 
-        planes: K of single layers, where the weights make do with less than the most.
+        planes: K of single layers, where the weights make do with less than the most. Weights that
+        are rounded to nearest heed no price: there each tile has its own number of terms.
         """
         if self.grain == "layer":
             return self.picked(relaxed(self.choices(), price))
         planes = planes or {}
         limits = {}
         for layer in self.layers:
-            if self.grain == "tile" or not self._heeds_price(layer):
+            if self.grain == "tile" or not self._priced:
                 limits[layer.name] = self._tile_limits(layer, price)
             else:
                 terms = planes.get(layer.name, MAX_TERMS)
@@ -109,12 +109,6 @@ class Allotment:
         return {
             layer.name: TermLimits(pick + 1) for layer, pick in zip(self.layers, picks, strict=True)
         }
-
-    def _heeds_price(self, layer: LayerProfile) -> bool:
-        """Whether the layer is fitted by descent; one rounded to nearest gets its terms by tile."""
-        reduction = layer.tiles.index.shape[0]
-        separate = layer.node.op == "conv2d_transpose" or reduction > MAX_REDUCTION
-        return self._priced and not separate
 
     def _term_cost(self, layer: LayerProfile) -> float:
         """What one non-zero term of a layer costs; none in bytes or cycles."""
