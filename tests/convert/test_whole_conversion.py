@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -18,6 +20,7 @@ from tvm_shiftadd.convert import (
     stored,
 )
 from tvm_shiftadd.convert.bias import corrected_bias, integer_bias
+from tvm_shiftadd.convert.calibrate import SAMPLE_SIZE
 from tvm_shiftadd.convert.plan import LayerPlan, Plan
 from tvm_shiftadd.convert.report import snr_db
 from tvm_shiftadd.convert.sequence import images_in_memory
@@ -247,3 +250,21 @@ def test_the_price_of_a_term_is_in_units_of_the_mean_squared_output():
     np.testing.assert_array_equal(
         small.plan.layers["stem.conv"].codes, large.plan.layers["stem.conv"].codes
     )
+
+
+def test_memory_does_not_grow_with_the_calibration_images():
+    graph = residual_network()
+    peaks = []
+    for count in (4, 40):
+
+        def batches(count: int = count) -> Iterator[dict[str, np.ndarray]]:
+            for seed in range(count):
+                yield images(graph, 16, seed)
+
+        tracemalloc.start()
+        report = convert(graph, batches, ConvertOptions(correction_images=32)).report
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+        assert (report.calibration_images, report.correction_images) == (16 * count, 32)
+    # Images in plenty leave more of a sample of each tensor, up to a limit of its own.
+    assert peaks[1] < peaks[0] + len(graph.shapes) * 4 * SAMPLE_SIZE
