@@ -156,7 +156,7 @@ def test_integers_of_the_host_stay_what_they_are(fixed: bool):
     b.add("rest", "host", "count", (-1, 1), evaluate=lambda n: (n - large).astype(np.float32))
     graph = b.graph("rest")
     if fixed:
-        graph = replace(graph, batch=2, shapes={name: (2, 1) for name in graph.shapes})
+        graph = replace(graph, batch=2, shapes=dict.fromkeys(graph.shapes, (2, 1)))
     x = np.array([[1], [-2], [3]], np.float32)
     np.testing.assert_array_equal(run_float(graph, {"x": x})["rest"], x)
 
