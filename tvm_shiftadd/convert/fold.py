@@ -35,8 +35,9 @@ from tvm_shiftadd.convert.terms import (
 #: Scales tried between one power of two and the next.
 FRACTIONS = 8
 
-#: Positions of a layer's output on which the error of storing it is measured.
-POSITIONS = 4096
+#: Positions of a layer's output on which the error of storing it is measured. Few values are
+#: clipped, but by much: of fewer positions, too many would have none.
+POSITIONS = 1 << 17
 
 #: A channel that clips let pass less often than this is treated as if it passed so often.
 LEAST_PART = 1e-3

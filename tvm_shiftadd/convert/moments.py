@@ -35,6 +35,10 @@ PARTS = 4
 #: nothing rests on inputs that hardly vary.
 DAMPING = 0.1
 
+#: Largest error of an eigenvalue of the sums, which are of float32 products, in parts of the mean
+#: square of the inputs. Damping below it could leave a covariance that has no inverse.
+ROUNDING = 2.0**-16
+
 
 @dataclass(frozen=True)
 class Moments:
@@ -80,7 +84,9 @@ class Sums:
         hessian = self.xx / self.count - x[:, :, None] * x[:, None, :]
         cross = self.xt / self.count - x[:, :, None] * t[:, None, :]
         reduction = weight.shape[1]
-        extra = damping * np.maximum(np.einsum("gnn->g", hessian) / reduction, 1e-6)
+        spread = damping * np.einsum("gnn->g", hessian) / reduction
+        noise = ROUNDING * np.einsum("gnn->g", self.xx) / (reduction * self.count)
+        extra = np.maximum(spread, np.maximum(noise, 1e-6))
         gradient = cross - hessian @ weight
         hessian[:, np.arange(reduction), np.arange(reduction)] += extra[:, None]
         return Moments(hessian, weight + np.linalg.solve(hessian, gradient))
