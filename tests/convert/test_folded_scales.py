@@ -124,6 +124,26 @@ def test_scales_that_would_saturate_are_not_chosen():
     assert (found[2] <= 1).all()
 
 
+@pytest.mark.parametrize(("start", "step"), [(1, 2), (100, 512)])
+def test_scales_that_would_saturate_some_of_many_values_are_not_chosen(start: int, step: int):
+    given = moments(1, 9, 8)
+    values = np.random.default_rng(0).uniform(0, 0.6, (1 << 18, 8)).astype(np.float32)
+    values[start::step] = 3.9
+    outlet = Outlet(("y",), 5, (0, 127), (0.0, math.inf))
+    gain = choose_folded_scales(
+        given.ideal,
+        np.ones((1, 9)),
+        ONE,
+        compensated_search(given, ONE),
+        Limits(12, np.zeros(8), 5),
+        outlet,
+        values,
+        {},
+    )
+    assert gain is not None
+    assert (gain[2] <= 1.05).all()
+
+
 def output_snr(graph: Graph, fold: bool, terms: int) -> float:
     feeds = images(graph, 64)
     plan = convert(graph, lambda: [feeds], ConvertOptions(terms=terms, fold=fold)).plan

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from tests.convert.networks import Builder
+from tvm_shiftadd.convert import ConvertOptions, convert
 from tvm_shiftadd.convert import moments as module
 from tvm_shiftadd.convert.compensate import DAMPINGS, choose_damping
 from tvm_shiftadd.convert.graph import Node
@@ -137,3 +138,35 @@ def test_memory_does_not_grow_with_the_images():
         tracemalloc.stop()
     # Padding copies the integers; beside that only the choice of positions is of their number.
     assert peaks[1] < peaks[0] + 2 * 360 * 32 * 32 * 8 + (8 << 20)
+
+
+def test_windows_that_hardly_vary_leave_a_covariance_that_can_be_inverted():
+    # The first image shows another constant than the others, so that the sums of these, which are
+    # about the first one's mean, are large and cancel.
+    b = Builder((-1, 7, 7, 6))
+    b.conv("l", "x", 6, 3, groups=6)
+    node = b.nodes[0]
+    random = np.random.default_rng(0)
+    x = np.broadcast_to(random.integers(-128, 128, (4, 1, 1, 6)), (4, 7, 7, 6)).astype(np.int8)
+    x = np.concatenate([x[:1], np.repeat(x[1:2], 3, axis=0)])
+    target = run_node(node, [np.ldexp(x.astype(np.float32), -5)])
+    parts = gather(node, x, 5, target, group_weight(node).shape)
+    weight = group_weight(node)
+    for damping in (0.0, min(DAMPINGS)):
+        hessian = total(parts[1:]).moments(weight, damping).hessian
+        assert np.linalg.eigvalsh(hessian).min() > 0
+        np.linalg.cholesky(np.linalg.inv(hessian))
+
+
+@pytest.mark.parametrize("images", [1, 2, 3, 4])
+def test_few_calibration_images_are_enough_to_convert(images: int):
+    b = Builder((-1, 6, 6, 4))
+    b.conv("depthwise", "x", 4, 3, groups=4)
+    b.conv("pointwise", "depthwise", 40, 1)
+    graph = b.graph("pointwise")
+    random = np.random.default_rng(1)
+    data = random.normal(size=(images, 6, 6, 4)).astype(np.float32)
+    data[:, :, :, 1] = 0.25
+    conversion = convert(graph, lambda: iter([{"x": data}]), ConvertOptions())
+    for layer in conversion.report.layers:
+        assert layer.output_snr_db is not None and layer.output_snr_db > 20

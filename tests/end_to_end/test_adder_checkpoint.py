@@ -11,6 +11,7 @@ import pytest
 from tvm_shiftadd import api
 from tvm_shiftadd.convert import run_float, run_integer
 
+pytest.importorskip("torch")  # its files are read by it
 pytestmark = pytest.mark.data
 
 MEAN = np.array([0.4914, 0.4822, 0.4465], np.float32)

@@ -183,7 +183,7 @@ def choose_folded_scales(
     whole = np.concatenate([np.ceil(tried), np.ceil(tried) - 1]).astype(np.int32)
     tried = np.concatenate([tried, tried])
     gain = np.exp2(tried - whole)
-    kept, part = outlet.error(values[:: max(1, len(values) // POSITIONS)], averages, _GAINS)
+    kept, part = outlet.error(_sample(values), averages, _GAINS)
     part = np.maximum(part, LEAST_PART).reshape(groups, made) * 4.0**-limits.input_exponent
     total = np.concatenate([error, error]) * part + _at(kept, gain)
     bias = limits.bias.reshape(groups, made) * gain
@@ -197,6 +197,14 @@ def choose_folded_scales(
     exponent = np.take_along_axis(whole, best, axis=0).reshape(-1)
     gains = np.take_along_axis(gain, best, axis=0).reshape(-1)
     return flat_values.astype(np.int32), exponent, gains
+
+
+def _sample(values: Float32) -> Float32:
+    """Some of the positions, seeded: at regular steps they could all be of one column."""
+    if len(values) <= POSITIONS:
+        return values
+    chosen = np.random.default_rng(0).choice(len(values), POSITIONS, replace=False)
+    return values[np.sort(chosen)]
 
 
 #: Every gain there is: 2^(-7/8) to 2.
