@@ -50,7 +50,8 @@ class FakeApi(types.ModuleType):
         os.write(1, b"native chatter\n")
         self.trouble()
 
-    def load(self, path: Path) -> str:
+    def load(self, path: Path, **arguments: Any) -> str:
+        self.loaded = arguments
         return f"model of {path}"
 
     def compile(self, model: str, **arguments: Any) -> FakeArtifact:

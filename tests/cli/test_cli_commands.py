@@ -86,10 +86,61 @@ def test_eval(api: Any, images: Path, capsys: pytest.CaptureFixture[str]) -> Non
     ((_, said),) = api.calls
     assert said["data"].labels.tolist() == [1, 2, 3]
     assert len(said["calibration"]) == 2
-    assert (said["model"], said["terms"], said["target"]) == (model, 2, "cpu")
+    assert (said["model"], said["terms"]) == (f"model of {model}", 2)
+    assert said["target"] == "cpu"
     printed = json.loads(capsys.readouterr().out)
     assert printed["n"] == 3
     assert printed["float"]["top1"] == 91.5
+
+
+@pytest.mark.parametrize("command", ["compile", "eval", "explain"])
+@pytest.mark.parametrize(
+    ("texts", "shape"),
+    [
+        ([], None),
+        (["-1,3,32,32"], (-1, 3, 32, 32)),
+        (["a=1,4", "b:0=1,7"], {"a": (1, 4), "b:0": (1, 7)}),
+    ],
+)
+def test_shapes_and_weights_reach_the_importer(
+    api: Any, images: Path, command: str, texts: list[str], shape: Any
+) -> None:
+    model = images.parent / "m.onnx"
+    model.touch()
+    rest = {
+        "compile": ["-o", str(images.parent / "out"), "--calib", str(images)],
+        "eval": ["--data", str(images), "--calib", str(images)],
+        "explain": [],
+    }[command]
+    said = [word for text in texts for word in ("--shape", text)]
+    assert main([command, str(model), *rest, *said, "--weights", "apot-3"]) == 0
+    assert api.loaded == {"shape": shape, "weights": "apot-3"}
+
+
+@pytest.mark.parametrize(
+    ("texts", "words"),
+    [
+        (["1,x"], "got '1,x'"),
+        (["1,-1"], "got '1,-1'"),
+        (["x="], "got 'x='"),
+        (["1,2", "x=1,2"], "a name in every --shape"),
+        (["x=1", "x=2"], "once for each input"),
+    ],
+)
+def test_shapes_that_are_none(
+    api: Any, texts: list[str], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = [word for text in texts for word in ("--shape", text)]
+    assert main(["explain", "m.onnx", *said]) == 2
+    assert words in capsys.readouterr().err
+
+
+def test_an_artifact_has_its_shapes(
+    api: Any, images: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["eval", str(images.parent), "--data", str(images), "--shape", "1,3"]) == 2
+    assert "an artifact" in capsys.readouterr().err
+    assert api.calls == []
 
 
 def test_eval_prints_a_table(api: Any, images: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -258,7 +309,7 @@ def test_demo(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str
 INTERRUPTED = """
 import sys, time, types
 fake = types.ModuleType("tvm_shiftadd.api")
-fake.load = lambda path: path
+fake.load = lambda path, **rest: path
 def compile(*_, **__):
     print("now", file=sys.stderr, flush=True)
     try:

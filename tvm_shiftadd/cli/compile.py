@@ -22,7 +22,7 @@ HELP = "Convert a model and compile it into a directory."
 class Config:
     """One call of ``compile``."""
 
-    model: Path
+    model: options.ModelChoice
     directory: Path
     target: str
     calib: Path | None
@@ -33,7 +33,7 @@ class Config:
 
 
 def command(
-    model: Annotated[Path, typer.Argument(help="The model: an ONNX file.")],
+    model: Annotated[Path, typer.Argument(help="An ONNX file or a checkpoint.")],
     directory: Annotated[Path, typer.Option("-o", "--output", help="Where the artifact goes.")],
     target: options.Target = "cpu",
     calib: options.Calib = None,
@@ -44,6 +44,8 @@ def command(
     max_drop: options.MaxDrop = None,
     grain: options.Grain = None,
     frontier: options.Frontier = None,
+    shape: options.Shape = None,
+    weights: options.Weights = None,
     dump_ir: Annotated[
         Path | None, typer.Option("--dump-ir", help="Write the module after each phase here.")
     ] = None,
@@ -52,7 +54,7 @@ def command(
 ) -> None:
     """Parse, compile, save, print."""
     config = Config(
-        model,
+        options.ModelChoice(model, tuple(shape or ()), weights),
         directory,
         target,
         calib,
@@ -91,7 +93,7 @@ def _compile(config: Config) -> Artifact:
 
     with output.progress() as progress:
         artifact = api.compile(
-            api.load(config.model),
+            config.model.load(),
             target=config.target,
             calibration=calibration,
             **config.terms.arguments(),

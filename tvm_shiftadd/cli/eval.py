@@ -18,7 +18,7 @@ HELP = "Measure a model, or an artifact, on labelled images."
 class Config:
     """One call of ``eval``."""
 
-    model: Path
+    model: options.ModelChoice
     data: Path
     preprocess: str | None
     calib: Path | None
@@ -30,7 +30,7 @@ class Config:
 
 
 def command(
-    model: Annotated[Path, typer.Argument(help="An ONNX file or an artifact directory.")],
+    model: Annotated[Path, typer.Argument(help="An ONNX file, a checkpoint or an artifact.")],
     data: Annotated[Path, typer.Option("--data", help="Labelled images to measure.")],
     preprocess: options.Spec = None,
     calib: options.Calib = None,
@@ -41,6 +41,8 @@ def command(
     max_drop: options.MaxDrop = None,
     grain: options.Grain = None,
     frontier: options.Frontier = None,
+    shape: options.Shape = None,
+    weights: options.Weights = None,
     skip: Annotated[int, typer.Option("--skip", help="Leave out the first N images.")] = 0,
     limit: Annotated[
         int | None, typer.Option("--limit", help="Measure N images only, in file order.")
@@ -50,7 +52,7 @@ def command(
 ) -> None:
     """Parse, evaluate, print."""
     config = Config(
-        model,
+        options.ModelChoice(model, tuple(shape or ()), weights),
         data,
         preprocess,
         calib,
@@ -74,8 +76,11 @@ def _evaluate(config: Config) -> dict[str, Any]:
     from tvm_shiftadd.data import Preprocess, open_dataset
     from tvm_shiftadd.errors import ModelError
 
-    if not config.model.exists():
-        raise ModelError(f"{config.model} does not exist; give an ONNX file or an artifact")
+    path = config.model.path
+    if not path.exists():
+        raise ModelError(f"{path} does not exist; give an ONNX file, a checkpoint or an artifact")
+    if path.is_dir():
+        config.model.refuse_for_artifact()
     config.terms.check()
     preprocess = Preprocess.parse(config.preprocess)
     data = open_dataset(config.data, preprocess).subset(config.skip, config.limit)
@@ -86,7 +91,7 @@ def _evaluate(config: Config) -> dict[str, Any]:
 
     with output.progress() as progress:
         evaluation = api.evaluate(
-            config.model,
+            path if path.is_dir() else config.model.load(),
             data,
             calibration=calibration,
             target=config.target,
@@ -113,7 +118,7 @@ def _print(config: Config, result: dict[str, Any]) -> None:
         ["weights, packed", result.get("weight_bytes"), "bytes"],
         ["multiplications of data left", result.get("multiplications"), "per inference"],
     ]
-    title = f"{config.model.name} on {result['n']:,} images"
+    title = f"{config.model.path.name} on {result['n']:,} images"
     output.print_table(title, ["", "value", "unit"], rows)
     if result.get("allocation") is not None:
         allocation.show(result["allocation"])

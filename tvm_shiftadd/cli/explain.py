@@ -17,16 +17,18 @@ HELP = "List every operator: shift-add, adder or host, and why."
 class Config:
     """One call of ``explain``."""
 
-    model: Path
+    model: options.ModelChoice
 
 
 def command(
-    model: Annotated[Path, typer.Argument(help="The model: an ONNX file.")],
+    model: Annotated[Path, typer.Argument(help="An ONNX file or a checkpoint.")],
+    shape: options.Shape = None,
+    weights: options.Weights = None,
     json: options.Json = False,
     debug: options.Debug = False,
 ) -> None:
     """Load, explain, print."""
-    config = Config(model)
+    config = Config(options.ModelChoice(model, tuple(shape or ()), weights))
     with output.clean_stdout(json):
         explanation = _explain(config)
     if json:
@@ -35,7 +37,7 @@ def command(
     columns = ("name", "operator", "placement", "reason", "macs")
     rows = [[operator[column] for column in columns] for operator in explanation["operators"]]
     titles = ("name", "operator", "becomes", "reason", "MACs")
-    output.print_table(config.model.name, titles, rows, right=4)
+    output.print_table(config.model.path.name, titles, rows, right=4)
     share = 100 * explanation["shift_add_share"]
     output.print_lines(
         f"{share:.2f} % of the multiply-accumulates become shift-add.", *explanation["notes"]
@@ -45,4 +47,4 @@ def command(
 def _explain(config: Config) -> dict[str, Any]:
     from tvm_shiftadd import api
 
-    return api.explain(api.load(config.model)).to_dict()
+    return api.explain(config.model.load()).to_dict()

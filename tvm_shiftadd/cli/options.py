@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -56,6 +58,47 @@ class TermChoice:
         return {**asdict(self), "frontier": self.frontier is not None}
 
 
+@dataclass(frozen=True)
+class ModelChoice:
+    """What a call says about the model: its file, and what that leaves open."""
+
+    path: Path
+    shapes: tuple[str, ...] = ()
+    weights: str | None = None
+
+    def load(self) -> Any:
+        """The imported model. Raises InputError for a shape that is none, and ModelError."""
+        from tvm_shiftadd import api
+
+        return api.load(self.path, shape=shape_of(self.shapes), weights=self.weights)
+
+    def refuse_for_artifact(self) -> None:
+        """Raise InputError where what only a model has is said of an artifact."""
+        if self.shapes or self.weights:
+            raise InputError(
+                f"--shape and --weights are for models; {self.path} is an artifact, whose shapes "
+                "and weights are settled"
+            )
+
+
+def shape_of(texts: Sequence[str]) -> tuple[int, ...] | dict[str, tuple[int, ...]] | None:
+    """Shapes of ``--shape 1,3,224,224`` or of several ``--shape NAME=...``; InputError."""
+    found: dict[str, tuple[int, ...]] = {}
+    for text in texts:
+        name, _, sizes = text.rpartition("=")
+        if not re.fullmatch(r"(-1|[0-9]{1,9})(,[0-9]{1,9})*", sizes) or name in found:
+            raise InputError(
+                "expected --shape NAME=SIZES once for each input, or --shape SIZES for the only "
+                f"one, with sizes such as -1,3,224,224, got {text!r}"
+            )
+        found[name] = tuple(int(size) for size in sizes.split(","))
+    if "" not in found:
+        return found or None
+    if len(found) > 1:
+        raise InputError("expected a name in every --shape where there are several")
+    return found[""]
+
+
 def terms_of(text: str) -> int | str:
     """K of ``--terms``, or "auto"; raises :class:`InputError` for anything else."""
     if text in ("1", "2", "3"):
@@ -70,6 +113,22 @@ Debug = Annotated[
     bool,
     typer.Option(
         "--debug", callback=_set_debug, is_eager=True, help="Show the traceback of an error."
+    ),
+]
+Shape = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--shape",
+        help="Shape of an input that the model leaves open: 1,3,224,224, or NAME=1,3,224,224 for "
+        "each of several; -1 first keeps the batch open.",
+    ),
+]
+Weights = Annotated[
+    str | None,
+    typer.Option(
+        "--weights",
+        help="How a checkpoint's weights are to be read where its keys do not tell: "
+        "deepshift-q, apot-2 to apot-5.",
     ),
 ]
 Target = Annotated[str, typer.Option("--target", help="cpu, cpu:generic or a target's JSON file.")]

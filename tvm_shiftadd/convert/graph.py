@@ -26,22 +26,6 @@ ADDER_OPS = frozenset({"adder_conv2d", "adder_dense"})
 #: Every operator with constant weights.
 LAYER_OPS = WEIGHT_OPS | ADDER_OPS
 
-#: Operators a shift-add region may hold besides. ``host`` marks any other operator.
-CONNECTING_OPS = frozenset(
-    {
-        "add",
-        "clip",
-        "max_pool2d",
-        "avg_pool2d",
-        "pad",
-        "concat",
-        "upsample2d",
-        "reshape",
-        "permute",
-        "slice",
-    }
-)
-
 #: Operators of a region whose result is a wide (int32) tensor until it is requantised.
 WIDE_OPS = LAYER_OPS | {"add", "avg_pool2d"}
 

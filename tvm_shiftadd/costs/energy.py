@@ -65,10 +65,4 @@ def operation_energy(operation: Operation, number: str) -> float:
     return _OPERATIONS[operation, number]
 
 
-def memory_energy(level: str) -> float:
-    """Picojoules of moving 16 bits through ``level``; KeyError if the table lacks it."""
-    return _MEMORY[level]
-
-
 _OPERATIONS = {(row.operation, row.number): row.picojoules for row in OPERATIONS}
-_MEMORY = {row.level: row.picojoules for row in MEMORY}

@@ -87,13 +87,8 @@ def dequantize(x: Int8 | Int32, exponent: NDArray[np.int32]) -> Float32:
     return x.astype(np.float32) * np.ldexp(np.float32(1), -exponent)
 
 
-def _exact(name: str, magnitude: int, weight: NDArray[np.integer[Any]]) -> NDArray[Any]:
+def _exact(magnitude: int, weight: NDArray[np.integer[Any]]) -> NDArray[Any]:
     """The weight in the fastest float type whose sums up to ``magnitude`` are exact integers."""
-    if magnitude > INT32_MAX:
-        raise RangeError(
-            f"{name} can reach {magnitude}, which must fit int32; "
-            "prove the layer with formats.ranges before running it"
-        )
     return weight.astype(np.float32 if magnitude <= 1 << 24 else np.float64)
 
 
@@ -104,6 +99,7 @@ def _prepare(
     _need(name, x, "int8")
     _need(f"{name} weight", weight, "int32", "int8")
     total = np.abs(weight.astype(np.int64)).sum(axis=axes) << 7
+    reach = total
     if bias is not None:
         _need(f"{name} bias", bias, "int32")
         if bias.shape != total.shape:
@@ -111,9 +107,13 @@ def _prepare(
                 f"{name} needs a bias {list(total.shape)}, not {list(bias.shape)}; "
                 "give one value an output channel"
             )
-        if bool((total + np.abs(bias.astype(np.int64)) > INT32_MAX).any()):
-            _exact(name, int((total + np.abs(bias.astype(np.int64))).max()), weight)
-    return _exact(name, int(total.max(initial=0)), weight)
+        reach = total + np.abs(bias.astype(np.int64))
+    if bool((reach > INT32_MAX).any()):
+        raise RangeError(
+            f"{name} can reach {int(reach.max())}, which must fit int32; "
+            "prove the layer with formats.ranges before running it"
+        )
+    return _exact(int(total.max(initial=0)), weight)
 
 
 def conv2d(

@@ -10,12 +10,11 @@ from typing import Any
 
 from tvm_shiftadd.errors import InputError
 
-__all__ = ["CPUTarget", "names", "parse"]
+__all__ = ["CPUTarget", "parse"]
 
-_NAMED = {
-    "cpu": "this machine's processor with all its vector instructions",
-    "cpu:generic": "any processor of this machine's family: on x86-64 one with AVX2 (x86-64-v3)",
-}
+#: This machine's processor with all its vector instructions, and any processor of its family: on
+#: x86-64 one with AVX2 (x86-64-v3).
+_NAMED = ("cpu", "cpu:generic")
 
 
 @dataclass(frozen=True)
@@ -41,11 +40,6 @@ class CPUTarget:
         if self.num_threads is not None:
             fields["num_threads"] = self.num_threads
         return fields
-
-
-def names() -> dict[str, str]:
-    """The targets known by name, with a description of each."""
-    return dict(_NAMED)
 
 
 def parse(text: str | Path | Mapping[str, Any] | CPUTarget) -> CPUTarget:
