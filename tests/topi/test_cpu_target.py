@@ -14,7 +14,7 @@ from tvm import relax
 from tvm_shiftadd.dialect import ops
 from tvm_shiftadd.errors import CompileError, InputError, VerificationError
 from tvm_shiftadd.formats import codes, packing, reference
-from tvm_shiftadd.target import CPUTarget, cpu, names, parse, runtime
+from tvm_shiftadd.target import CPUTarget, cpu, parse, runtime
 
 
 @pytest.mark.parametrize(
@@ -64,7 +64,7 @@ def test_parse_refuses(text):
 def test_unknown_target_lists_the_known_ones():
     with pytest.raises(InputError) as error:
         parse("tpu")
-    assert all(repr(name) in str(error.value) for name in names())
+    assert all(repr(name) in str(error.value) for name in ("cpu", "cpu:generic"))
 
 
 def test_unknown_processor():
