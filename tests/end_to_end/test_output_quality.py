@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -46,6 +47,42 @@ def test_super_resolution(real_model: Callable[[str], Any], terms: int, least: f
     (wanted,), (have,) = both(real, real.images(0, 20), real.images(20, 28), terms)
     assert wanted.shape == (8, 1, 672, 672)
     assert psnr(wanted, have) >= least
+
+
+def set5(folder: Path) -> list[tuple[Floats, Floats]]:
+    """Luma of the five pictures, [0, 1]: (a third of the size, whole)."""
+    image = pytest.importorskip("PIL.Image")
+    pairs = []
+    for path in sorted((folder / "data/set5_HR").glob("*.png")):
+        luma = image.open(path).convert("YCbCr").getchannel(0)
+        width, height = luma.width // 3, luma.height // 3
+        whole = luma.crop((0, 0, 3 * width, 3 * height))
+        small = whole.resize((width, height), image.Resampling.BICUBIC)
+        scale = np.float32(1 / 255)
+        pairs.append((np.float32(small) * scale, np.float32(whole) * scale))
+    return pairs
+
+
+def test_super_resolution_of_set5(real_model: Callable[[str], Any], data_dir: Path) -> None:
+    pairs = set5(data_dir)
+    assert len(pairs) == 5
+    # The network takes 224 x 224; the pictures are smaller, and what is added is cut off again.
+    padded = [
+        np.pad(small, [(0, 224 - size) for size in small.shape], mode="edge") for small, _ in pairs
+    ]
+    real = real_model("superres_espcn_x3_224")
+    images = np.stack(padded)[:, None]
+    (wanted,), (have,) = both(real, real.images(0, 20), images, 2)
+    quality = []
+    for result in (wanted, have):
+        own = []
+        for picture, (_, whole) in zip(result[:, 0], pairs, strict=True):
+            inner = tuple(slice(3, size - 3) for size in whole.shape)
+            own.append(psnr(whole[inner], picture[: whole.shape[0], : whole.shape[1]][inner]))
+        quality.append(np.mean(own))
+    print(f"Set5 x3, PSNR of luma: float {quality[0]:.3f} dB, two terms {quality[1]:.3f} dB")
+    assert quality[0] > 29
+    assert quality[0] - quality[1] < 0.1
 
 
 def test_style_transfer(real_model: Callable[[str], Any]) -> None:
