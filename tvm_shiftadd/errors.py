@@ -31,6 +31,10 @@ class ArtifactError(InputError):
     """An artifact directory is incomplete, altered, from another version, or leaves its folder."""
 
 
+class ProgramError(InputError):
+    """A program of the accelerator is malformed, damaged, for another machine, or unsafe to run."""
+
+
 class ConversionError(ShiftAddError):
     """A network could not be brought to shift-add form."""
 
