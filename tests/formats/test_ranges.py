@@ -177,3 +177,12 @@ def test_average_pooling_bounds() -> None:
     lo, hi = ranges.avg_pool_bounds(scale)
     largest = max(scale.value(count) * count for count in (4, 6, 9)) * 2**scale.shift
     assert (lo[0], hi[0]) == (-128 * largest, 127 * largest)
+    lo, hi = ranges.avg_pool_bounds(scale, *ranges.activation_range(np.uint8))
+    assert (lo[0], hi[0]) == (0, 255 * largest)
+
+
+def test_ranges_of_activations() -> None:
+    assert ranges.activation_range(np.int8) == (-128, 127)
+    assert ranges.activation_range("uint8") == (0, 255)
+    with pytest.raises(InputError, match="int8 or uint8, not int32"):
+        ranges.activation_range(np.int32)

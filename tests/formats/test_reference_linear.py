@@ -17,8 +17,9 @@ padding = st.tuples(*[st.integers(0, 2)] * 4)
 
 def _arrays(seed: int, x_shape: tuple[int, ...], w_shape: tuple[int, ...]) -> tuple[Any, Any, Any]:
     rng = np.random.default_rng(seed)
+    lo, hi, dtype = (0, 255, np.uint8) if seed % 2 else (-128, 127, np.int8)
     # The extremes are likely, so that sums come near their bounds.
-    x = rng.choice(np.array([-128, 127, *range(-128, 128)]), x_shape).astype(np.int8)
+    x = rng.choice(np.array([lo, hi, *range(lo, hi + 1)]), x_shape).astype(dtype)
     weight = rng.integers(-112, 113, w_shape).astype(np.int32)
     return x, weight, rng.integers(-(2**28), 2**28, w_shape[-1]).astype(np.int32)
 
@@ -109,6 +110,17 @@ def test_sums_beyond_24_bits_stay_exact() -> None:
     assert reference.conv2d_transpose(image, taps).item() == 2048 * 127 * 111 + 1
 
 
+def test_sums_of_unsigned_inputs_stay_exact() -> None:
+    # Beyond 2^24, as 590 products with 255 are and with 128 are not, float32 loses the last bit.
+    x = np.full((1, 591), 255, dtype=np.uint8)
+    x[0, -1] = 1
+    weight = np.full((591, 1), 112, dtype=np.int32)
+    weight[-1] = 1
+    assert reference.dense(x, weight).tolist() == [[590 * 255 * 112 + 1]]
+    with pytest.raises(RangeError, match="dense can reach 2284800000"):
+        reference.dense(np.zeros((1, 80_000), np.uint8), np.full((80_000, 1), 112, dtype=np.int32))
+
+
 def test_a_possible_overflow_is_refused() -> None:
     x = np.zeros((1, 200_000), dtype=np.int8)
     weight = np.full((200_000, 1), 112, dtype=np.int32)
@@ -121,7 +133,7 @@ def test_a_possible_overflow_is_refused() -> None:
 @pytest.mark.parametrize(
     ("x", "weight", "bias", "groups", "message"),
     [
-        (np.float32, (3, 3, 2, 2), (2,), 1, "conv2d needs int8, not float32"),
+        (np.float32, (3, 3, 2, 2), (2,), 1, "conv2d needs int8 or uint8, not float32"),
         (np.int8, (3, 3, 3, 2), (2,), 1, r"needs maps \[N, H, W, 3\]"),
         (np.int8, (3, 3, 1, 3), (3,), 2, "divisible by 2 groups, not 3"),
         (np.int8, (3, 3, 2, 2), (3,), 1, r"bias \[2\], not \[3\]"),

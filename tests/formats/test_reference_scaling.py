@@ -23,16 +23,19 @@ int32s = hnp.arrays(
 @given(
     hnp.arrays(np.float32, st.integers(1, 20), elements=st.floats(width=32)),
     st.integers(-64, 64),
+    st.sampled_from(["int8", "uint8"]),
 )
-def test_quantize_is_exact_for_every_float32(x: np.ndarray, exponent: int) -> None:
-    actual = reference.quantize(x, exponent)
-    assert actual.dtype == np.int8
-    assert np.array_equal(actual, naive.quantize(x, exponent))
+def test_quantize_is_exact_for_every_float32(x: np.ndarray, exponent: int, dtype: str) -> None:
+    actual = reference.quantize(x, exponent, dtype)
+    assert actual.dtype == dtype
+    assert np.array_equal(actual, naive.quantize(x, exponent, dtype))
 
 
 def test_quantize_rounds_ties_to_even_and_saturates() -> None:
     x = np.array([0.25, 0.75, 1.25, -0.25, -0.75, 63.5, 70, -64, -70, np.nan], dtype=np.float32)
     assert reference.quantize(x, 1).tolist() == [0, 2, 2, 0, -2, 127, 127, -128, -128, 0]
+    high = np.array([127.25, 127.75, 140, -0.25, -3, np.nan], dtype=np.float32)
+    assert reference.quantize(high, 1, np.uint8).tolist() == [254, 255, 255, 0, 0, 0]
 
 
 @given(int32s, st.lists(st.integers(-64, 64), min_size=3, max_size=3))
@@ -42,9 +45,13 @@ def test_dequantize_rounds_once(x: np.ndarray, exponent: list[int]) -> None:
     assert np.array_equal(actual, naive.dequantize(x, exponent))
 
 
-@given(st.integers(-64, 64), hnp.arrays(np.int8, st.integers(1, 9)))
-def test_int8_survives_dequantize_and_quantize(exponent: int, x: np.ndarray) -> None:
-    back = reference.quantize(reference.dequantize(x, np.array([exponent])), exponent)
+@given(
+    st.integers(-64, 64),
+    st.sampled_from([np.int8, np.uint8]).flatmap(lambda t: hnp.arrays(t, st.integers(1, 9))),
+)
+def test_activations_survive_dequantize_and_quantize(exponent: int, x: np.ndarray) -> None:
+    back = reference.quantize(reference.dequantize(x, np.array([exponent])), exponent, x.dtype)
+    assert back.dtype == x.dtype
     assert np.array_equal(back, x)
 
 
@@ -63,6 +70,27 @@ def test_requantize_is_exact_rational_rounding(
         for value, n, got in zip(row, shift, result, strict=True):
             rounded = math.floor(Fraction(value) / Fraction(2) ** n + Fraction(1, 2))
             assert got == max(lo, min(hi, rounded))
+
+
+@given(int32s, st.lists(st.integers(-31, 31), min_size=3, max_size=3), st.integers(0, 255))
+def test_requantize_to_uint8(acc: np.ndarray, shift: list[int], hi: int) -> None:
+    actual = reference.requantize(acc, np.array(shift, dtype=np.int32), hi=hi, dtype=np.uint8)
+    assert actual.dtype == np.uint8
+    assert np.array_equal(actual, naive.requantize(acc, shift, 0, hi, "uint8"))
+
+
+@given(hnp.arrays(np.uint8, (4, 3)), hnp.arrays(np.uint8, (4, 3)), st.integers(0, 3))
+def test_add_takes_uint8(lhs: np.ndarray, rhs: np.ndarray, shift: int) -> None:
+    actual = reference.add(lhs, rhs, np.array([shift]), np.array([0]))
+    assert np.array_equal(actual, naive.add(lhs, rhs, [shift], [0]))
+
+
+def test_uint8_to_int8_saturates_and_back() -> None:
+    x = np.array([0, 100, 127, 128, 255], dtype=np.uint8)
+    zero = np.zeros(1, dtype=np.int32)
+    assert reference.requantize(x, zero).tolist() == [0, 100, 127, 127, 127]
+    signed = np.array([-128, -1, 0, 127], dtype=np.int8)
+    assert reference.requantize(signed, zero, dtype="uint8").tolist() == [0, 0, 0, 127]
 
 
 @given(hnp.arrays(np.int8, st.tuples(st.integers(1, 9), st.just(3))), st.integers(-9, 9))
@@ -119,15 +147,19 @@ def test_wrong_types_and_scales_are_refused() -> None:
         reference.quantize(floats, 65)
     with pytest.raises(InputError, match="scale exponent"):
         reference.dequantize(narrow, one * -65)
-    with pytest.raises(InputError, match="dequantize needs int8 or int32"):
+    with pytest.raises(InputError, match="dequantize needs int8 or uint8 or int32"):
         reference.dequantize(floats, one)
     with pytest.raises(InputError, match=r"shifts in \[-31, 31\]"):
         reference.requantize(narrow, one * 32)
     with pytest.raises(InputError, match="bounds within int8"):
         reference.requantize(narrow, one, 0, 128)
-    with pytest.raises(InputError, match="requantize needs int8 or int32"):
+    with pytest.raises(InputError, match="bounds within uint8"):
+        reference.requantize(narrow, one, -1, 128, np.uint8)
+    with pytest.raises(InputError, match="int8 or uint8, not int16"):
+        reference.quantize(floats, 0, np.int16)
+    with pytest.raises(InputError, match="requantize needs int8 or uint8 or int32"):
         reference.requantize(floats, one)
     with pytest.raises(InputError, match="finer scale"):
         reference.add(narrow, narrow, -one, one)
-    with pytest.raises(InputError, match="add needs int8 or int32"):
+    with pytest.raises(InputError, match="add needs int8 or uint8 or int32"):
         reference.add(floats, narrow, one, one)

@@ -60,6 +60,10 @@ def maps(rng: np.random.RandomState, *shape: int) -> np.ndarray:
     return rng.randint(-128, 128, shape, dtype=np.int64).astype(np.int8)
 
 
+def unsigned_maps(rng: np.random.RandomState, *shape: int) -> np.ndarray:
+    return rng.randint(0, 256, shape, dtype=np.int64).astype(np.uint8)
+
+
 def random_codes(rng: np.random.RandomState, terms: int, reduction: int, out: int) -> np.ndarray:
     """Valid codes ``[K, R, O]``: distinct magnitudes 1 to 7 in any order, some zeros."""
     magnitudes = np.argsort(rng.random_sample((7, reduction, out)), axis=0)[:terms] + 1
@@ -130,6 +134,14 @@ def quantize(rng: np.random.RandomState) -> Iterator[Case]:
         x = np.concatenate([special, ties, edges, spread]).astype(np.float32)
         out = naive.quantize(x, exponent)
         yield case(f"exponent_{exponent}", {"x": x}, {"y": out}, exponent=exponent)
+    for exponent in (-9, 4, 20):
+        edges = np.array([254.5, 255, 255.4, 255.5, 256, 300, 0.5, 1.5, -0.4, -0.6, -128])
+        spread = rng.random_sample(12) * 300 - 30
+        scaled = np.ldexp(np.concatenate([edges, spread]), -exponent)
+        x = np.concatenate([special, scaled]).astype(np.float32)
+        out = naive.quantize(x, exponent, "uint8")
+        name = f"uint8_exponent_{exponent}"
+        yield case(name, {"x": x}, {"y": out}, exponent=exponent, dtype="uint8")
 
 
 def dequantize(rng: np.random.RandomState) -> Iterator[Case]:
@@ -146,6 +158,7 @@ def dequantize(rng: np.random.RandomState) -> Iterator[Case]:
             np.array([[2**24 + 1, 2**24 + 3, -(2**24) - 1, 2**31 - 1, -(2**31)]], dtype=np.int32),
             [12],
         ),
+        ("uint8", unsigned_maps(rng, 3, 4), [5]),
     ):
         out = naive.dequantize(x, exponent)
         yield case(name, {"x": x, "exponent": np.array(exponent, dtype=np.int32)}, {"y": out})
@@ -171,6 +184,8 @@ def conv2d(rng: np.random.RandomState) -> Iterator[Case]:
         ("depthwise_multiplier2", (4, 4), (2, 2), 3, 6, 3, {"groups": 3}),
         ("map_1x1_padded", (1, 1), (3, 3), 3, 3, 2, {"padding": (1, 1, 1, 1)}),
         ("kernel_1x5_stride_3x2", (7, 9), (1, 5), 2, 3, 1, {"strides": (3, 2)}),
+        ("uint8_3x3", (5, 4), (3, 3), 3, 4, 3, {"padding": (1, 1, 1, 1)}),
+        ("uint8_depthwise", (4, 4), (3, 3), 5, 5, 2, {"groups": 5, "padding": (1, 1, 1, 1)}),
     ):
         attributes: dict[str, Any] = {
             "strides": (1, 1),
@@ -181,7 +196,8 @@ def conv2d(rng: np.random.RandomState) -> Iterator[Case]:
         }
         shape = (*kernel, channels // attributes["groups"], out)
         packed, decoded, bias = layer(rng, terms, *shape)
-        x = maps(rng, 2 if size[0] < 5 else 1, *size, channels)
+        draw = unsigned_maps if name.startswith("uint8") else maps
+        x = draw(rng, 2 if size[0] < 5 else 1, *size, channels)
         y = int32(naive.conv2d(x, decoded, bias, **attributes))
         yield case(
             name,
@@ -199,6 +215,7 @@ def conv2d_transpose(rng: np.random.RandomState) -> Iterator[Case]:
         ("output_padding", (3, 2), (3, 3), {"strides": (2, 3), "output_padding": (1, 2)}),
         ("asymmetric", (4, 3), (3, 2), {"strides": (2, 1), "padding": (0, 1, 2, 0)}),
         ("dilated", (3, 3), (2, 3), {"dilation": (3, 2), "padding": (1, 0, 1, 2)}),
+        ("uint8", (3, 3), (3, 3), {"strides": (2, 2), "padding": (1, 1, 1, 1)}),
     ):
         attributes: dict[str, Any] = {
             "strides": (1, 1),
@@ -209,7 +226,7 @@ def conv2d_transpose(rng: np.random.RandomState) -> Iterator[Case]:
         }
         shape = (*kernel, 3, 2)
         packed, decoded, bias = layer(rng, 2, *shape)
-        x = maps(rng, 1, *size, 3)
+        x = (unsigned_maps if name == "uint8" else maps)(rng, 1, *size, 3)
         y = int32(naive.conv2d_transpose(x, decoded, bias, **attributes))
         yield case(
             name,
@@ -221,9 +238,14 @@ def conv2d_transpose(rng: np.random.RandomState) -> Iterator[Case]:
 
 
 def dense(rng: np.random.RandomState) -> Iterator[Case]:
-    for rows, inputs, out, terms in ((1, 1, 1, 1), (2, 7, 5, 2), (3, 16, 4, 3)):
+    for rows, inputs, out, terms, draw in (
+        (1, 1, 1, 1, maps),
+        (2, 7, 5, 2, maps),
+        (3, 16, 4, 3, maps),
+        (2, 9, 5, 3, unsigned_maps),
+    ):
         packed, decoded, bias = layer(rng, terms, inputs, out)
-        x = maps(rng, rows, inputs)
+        x = draw(rng, rows, inputs)
         yield case(
             f"{inputs}_to_{out}_k{terms}",
             {"x": x, "codes": packed, "bias": bias},
@@ -283,6 +305,7 @@ def scale(rng: np.random.RandomState) -> Iterator[Case]:
         ("three_copies", wide, 3, 4),
         ("one_factor", wide, 3, 1),
         ("int8", maps(rng, 3, 4), 3, 4),
+        ("uint8", unsigned_maps(rng, 3, 4), 3, 4),
     ):
         own = random_codes(rng, terms, 1, channels)[:, 0]
         yield case(name, {"x": x, "codes": own}, {"y": int32(naive.scale(x, own))})
@@ -305,6 +328,20 @@ def requantize(rng: np.random.RandomState) -> Iterator[Case]:
         out = naive.requantize(acc, shift, lo, hi)
         inputs = {"acc": acc, "shift": np.array(shift, dtype=np.int32)}
         yield case(name, inputs, {"y": out}, lo=lo, hi=hi)
+    for name, acc, shift, lo, hi in (
+        ("uint8_halves", halves * 20, [1], 0, 255),
+        ("uint8_channels", wide, [22, 23, 24, 31], 0, 255),
+        ("uint8_relu6_on_scale_5", halves * 99, [2], 0, 192),
+        ("uint8_from_uint8", unsigned_maps(rng, 4, 3), [2, -1, 0], 0, 255),
+        ("uint8_from_int8", maps(rng, 4, 3), [1, -1, 0], 0, 255),
+    ):
+        out = naive.requantize(acc, shift, lo, hi, "uint8")
+        inputs = {"acc": acc, "shift": np.array(shift, dtype=np.int32)}
+        yield case(name, inputs, {"y": out}, lo=lo, hi=hi, dtype="uint8")
+    acc, shift = unsigned_maps(rng, 4, 3), [2, -1, 0]
+    inputs = {"acc": acc, "shift": np.array(shift, dtype=np.int32)}
+    out = naive.requantize(acc, shift, -128, 127)
+    yield case("int8_from_uint8", inputs, {"y": out}, lo=-128, hi=127)
 
 
 def add(rng: np.random.RandomState) -> Iterator[Case]:
@@ -314,6 +351,8 @@ def add(rng: np.random.RandomState) -> Iterator[Case]:
         ("int8_int8", maps(rng, 2, 3, 3), narrow, [0], [2]),
         ("int32_int8", wide, narrow, [0, 3, 0], [9, 0, 0]),
         ("int32_int32", wide, wide[::-1], [4], [0, 0, 0]),
+        ("uint8_int8", unsigned_maps(rng, 2, 3, 3), narrow, [0], [1]),
+        ("uint8_int32", unsigned_maps(rng, 2, 3, 3), wide, [0, 3, 9], [9, 0, 0]),
     ):
         shifts = {
             "lhs_shift": np.array(left, dtype=np.int32),
@@ -343,15 +382,18 @@ POOLS: tuple[tuple[str, tuple[int, int], dict[str, Any]], ...] = (
 
 
 def _pools(rng: np.random.RandomState) -> Iterator[tuple[str, np.ndarray, dict[str, Any]]]:
+    defaults = {
+        "strides": (1, 1),
+        "padding": (0, 0, 0, 0),
+        "dilation": (1, 1),
+        "ceil_mode": False,
+    }
     for name, size, extra in POOLS:
-        attributes = {
-            "strides": (1, 1),
-            "padding": (0, 0, 0, 0),
-            "dilation": (1, 1),
-            "ceil_mode": False,
-            **extra,
-        }
+        attributes = {**defaults, **extra}
         yield name, maps(rng, 1, *size, 3), attributes
+    for name, size, extra in POOLS[1:3]:
+        attributes = {**defaults, **extra}
+        yield f"uint8_{name}", unsigned_maps(rng, 1, *size, 3), attributes
 
 
 def max_pool2d(rng: np.random.RandomState) -> Iterator[Case]:
@@ -382,6 +424,14 @@ def layout(rng: np.random.RandomState) -> Iterator[Case]:
     joined[..., :4], joined[..., 4:] = x, other
     yield case("concat", {"x": x, "other": other}, {"y": joined}, axis=3)
     width = [0, 0, 1, 0, 2, 1, 0, 3]
+    yield case("pad", {"x": x}, {"y": naive.pad(x, width)}, pad_width=width)
+    yield case("upsample2d", {"x": x}, {"y": naive.upsample2d(x, (2, 3))}, scale=(2, 3))
+    x, other = unsigned_maps(rng, 1, 3, 2, 4), unsigned_maps(rng, 1, 3, 2, 1)
+    clipped = np.array([max(5, min(160, int(v))) for v in x.reshape(-1)], dtype=np.uint8)
+    yield case("clip", {"x": x}, {"y": clipped.reshape(x.shape)}, lo=5, hi=160)
+    joined = np.zeros((1, 3, 2, 5), dtype=np.uint8)
+    joined[..., :4], joined[..., 4:] = x, other
+    yield case("concat", {"x": x, "other": other}, {"y": joined}, axis=3)
     yield case("pad", {"x": x}, {"y": naive.pad(x, width)}, pad_width=width)
     yield case("upsample2d", {"x": x}, {"y": naive.upsample2d(x, (2, 3))}, scale=(2, 3))
 

@@ -37,16 +37,21 @@ def weight(codes: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     return flat.reshape(shape)
 
 
-def quantize(x: np.ndarray, exponent: int) -> np.ndarray:
+LIMITS = {"int8": (-128, 127), "uint8": (0, 255)}
+
+
+def quantize(x: np.ndarray, exponent: int, dtype: str = "int8") -> np.ndarray:
+    low, high = LIMITS[dtype]
+
     def one(value: float) -> int:
         if math.isnan(value):
             return 0
         if math.isinf(value):
-            return 127 if value > 0 else -128
+            return high if value > 0 else low
         exact = Fraction(value) * Fraction(2) ** exponent
-        return max(-128, min(127, round(exact)))  # round() of a Fraction: half to even
+        return max(low, min(high, round(exact)))  # round() of a Fraction: half to even
 
-    return np.array([one(float(v)) for v in x.reshape(-1)], dtype=np.int8).reshape(x.shape)
+    return np.array([one(float(v)) for v in x.reshape(-1)], dtype=dtype).reshape(x.shape)
 
 
 def dequantize(x: np.ndarray, exponent: list[int]) -> np.ndarray:
@@ -151,8 +156,8 @@ def scale(x, codes):
     return out
 
 
-def requantize(acc, shift, lo, hi):
-    out = np.zeros(acc.shape, dtype=np.int8)
+def requantize(acc, shift, lo, hi, dtype="int8"):
+    out = np.zeros(acc.shape, dtype=dtype)
     for where in np.ndindex(acc.shape):
         n = int(shift[where[-1]] if len(shift) > 1 else shift[0])
         exact = Fraction(int(acc[where])) / Fraction(2) ** n
@@ -199,7 +204,8 @@ def pool_windows(size, *, pool_size, strides, padding, dilation, ceil_mode):
 
 def max_pool2d(x, **window):
     windows = pool_windows(x.shape[1:3], **window)
-    out = np.full((x.shape[0], len(windows), len(windows[0]), x.shape[3]), -128, dtype=np.int8)
+    low = LIMITS[x.dtype.name][0]
+    out = np.full((x.shape[0], len(windows), len(windows[0]), x.shape[3]), low, dtype=x.dtype)
     for n, y, col, c in np.ndindex(out.shape):
         for row, column in windows[y][col]:
             if 0 <= row < x.shape[1] and 0 <= column < x.shape[2]:
@@ -237,7 +243,7 @@ def reciprocals(counts) -> tuple[int, dict[int, list[tuple[int, int]]]]:
 @cache
 def _reciprocal(count: int) -> tuple[int, list[tuple[int, int]]]:
     for length in range(1, 9):
-        for shift in range(24):
+        for shift in range(23):
             fits = []
             for terms in _signed_sums(length, shift):
                 value = sum(sign * 2**left for sign, left in terms)
@@ -273,7 +279,7 @@ def avg_pool2d(x, *, count_include_pad, **window):
 
 def upsample2d(x, scale):
     n, height, width, channels = x.shape
-    out = np.zeros((n, height * scale[0], width * scale[1], channels), dtype=np.int8)
+    out = np.zeros((n, height * scale[0], width * scale[1], channels), dtype=x.dtype)
     for where in np.ndindex(out.shape):
         out[where] = x[where[0], where[1] // scale[0], where[2] // scale[1], where[3]]
     return out
@@ -282,7 +288,7 @@ def upsample2d(x, scale):
 def pad(x, pad_width):
     before, after = pad_width[0::2], pad_width[1::2]
     sizes = zip(x.shape, before, after, strict=True)
-    out = np.zeros([size + low + high for size, low, high in sizes], dtype=np.int8)
+    out = np.zeros([size + low + high for size, low, high in sizes], dtype=x.dtype)
     for where in np.ndindex(x.shape):
         out[tuple(index + low for index, low in zip(where, before, strict=True))] = x[where]
     return out

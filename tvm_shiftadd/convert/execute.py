@@ -227,7 +227,7 @@ def _operate(node: Node, operands: Sequence[QTensor], plan: Plan) -> QTensor:
     raise ConversionError(f"layer '{node.name}' is a {node.op}, which no region can hold")
 
 
-def _at_exponent(operand: QTensor, exponent: int) -> NDArray[np.int8]:
+def _at_exponent(operand: QTensor, exponent: int) -> NDArray[Any]:
     """Stored values on another power-of-two scale, rounded and saturated where they must be."""
     shift = (operand.exponent - exponent).astype(np.int32)
     return reference.requantize(operand.values, shift, -128, 127) if shift.any() else operand.values

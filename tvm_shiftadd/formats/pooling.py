@@ -1,4 +1,4 @@
-"""Average and maximum pooling on int8 maps ``[N, H, W, C]``; part of the integer reference."""
+"""Average and maximum pooling on stored maps ``[N, H, W, C]``; part of the integer reference."""
 
 from __future__ import annotations
 
@@ -8,15 +8,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tvm_shiftadd.errors import InputError
-from tvm_shiftadd.formats.ranges import INT8_MIN
+from tvm_shiftadd.formats.ranges import ACTIVATION_RANGES, activation_range
 from tvm_shiftadd.formats.reciprocal import Reciprocal, reciprocal
 from tvm_shiftadd.formats.windows import Padding, Pair, pool_counts, pool_size_out
 
+Activations = NDArray[np.int8 | np.uint8]
 
-def _need_int8(name: str, x: NDArray[Any]) -> None:
-    if x.dtype != np.int8 or x.ndim != 4:
+
+def _need_maps(name: str, x: NDArray[Any]) -> None:
+    if x.dtype.name not in ACTIVATION_RANGES or x.ndim != 4:
         raise InputError(
-            f"{name} needs int8 maps [N, H, W, C], not {x.dtype} {list(x.shape)}; "
+            f"{name} needs int8 or uint8 maps [N, H, W, C], not {x.dtype} {list(x.shape)}; "
             "quantise the map first"
         )
 
@@ -77,7 +79,7 @@ def avg_pool_reciprocal(
 
 
 def avg_pool2d(
-    x: NDArray[np.int8],
+    x: Activations,
     *,
     pool_size: Pair,
     strides: Pair = (1, 1),
@@ -90,7 +92,7 @@ def avg_pool2d(
 
     The result's scale exponent is the input's plus the shift of :func:`avg_pool_reciprocal`.
     """
-    _need_int8("avg_pool2d", x)
+    _need_maps("avg_pool2d", x)
     counts = pool_counts(
         (x.shape[1], x.shape[2]),
         pool_size=pool_size,
@@ -114,21 +116,21 @@ def avg_pool2d(
 
 
 def max_pool2d(
-    x: NDArray[np.int8],
+    x: Activations,
     *,
     pool_size: Pair,
     strides: Pair = (1, 1),
     padding: Padding = (0, 0, 0, 0),
     dilation: Pair = (1, 1),
     ceil_mode: bool = False,
-) -> NDArray[np.int8]:
-    """Maximum pooling: int8. Padding is -128, so it never wins."""
-    _need_int8("max_pool2d", x)
+) -> Activations:
+    """Maximum pooling, of the type of ``x``. Padding is its least value, so it never wins."""
+    _need_maps("max_pool2d", x)
     top, left, bottom, right = padding
     rows = (x.shape[1], pool_size[0], strides[0], top, bottom, dilation[0], ceil_mode)
     columns = (x.shape[2], pool_size[1], strides[1], left, right, dilation[1], ceil_mode)
     size = (pool_size_out(*rows), pool_size_out(*columns))
-    views = _taps(x, size, pool_size, strides, padding, dilation, INT8_MIN)
+    views = _taps(x, size, pool_size, strides, padding, dilation, activation_range(x.dtype)[0])
     result = views[0].copy()
     for view in views[1:]:
         np.maximum(result, view, out=result)

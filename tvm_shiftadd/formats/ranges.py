@@ -6,8 +6,10 @@ some input; nothing depends on data seen in calibration.
 
 from __future__ import annotations
 
+from types import MappingProxyType
+
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from tvm_shiftadd.errors import InputError, RangeError
 from tvm_shiftadd.formats.codes import DECODE_TABLE, validate
@@ -18,10 +20,24 @@ INT32_MAX = (1 << 31) - 1
 INT8_MIN = -128
 INT8_MAX = 127
 
+#: Least and greatest value of a stored activation, by its type.
+ACTIVATION_RANGES = MappingProxyType({"int8": (INT8_MIN, INT8_MAX), "uint8": (0, 255)})
+
 #: A shift of a 32-bit integer is defined for 0 to 31 only.
 MAX_SHIFT = 31
 
 Bounds = tuple[NDArray[np.int64], NDArray[np.int64]]
+
+
+def activation_range(dtype: DTypeLike) -> tuple[int, int]:
+    """Least and greatest value of a stored activation. Raises InputError for any other type."""
+    name = np.dtype(dtype).name
+    if name not in ACTIVATION_RANGES:
+        raise InputError(
+            f"a stored activation is {' or '.join(ACTIVATION_RANGES)}, not {name}; "
+            "quantise or requantise it"
+        )
+    return ACTIVATION_RANGES[name]
 
 
 def accumulator_bounds(
@@ -144,7 +160,7 @@ def prove_requantize(
     """Prove requantisation of an accumulator in [lo, hi] by ``shift`` (int ``[C]`` or ``[1]``).
 
     Covers the rounding addend of a right shift and the result of a left shift. Returns the bounds
-    of the int8 result. Raises RangeError naming the layer, also for a shift beyond +-31.
+    of the stored result. Raises RangeError naming the layer, also for a shift beyond +-31.
     """
     lo, hi = prove_int32(name, lo, hi)
     by = np.asarray(shift, dtype=np.int64)
@@ -185,7 +201,7 @@ def avg_pool_bounds(
     """Bounds of an average pooling's int32 result, int64 ``[1]``.
 
     No proof is needed: :func:`~tvm_shiftadd.formats.reciprocal.reciprocal` gives only
-    reciprocals whose partial sums fit int32 for int8 input.
+    reciprocals whose partial sums fit int32 for stored activations.
     """
     factors = [
         count * sum(sign << left for sign, left in terms) for count, terms in scale.terms.items()

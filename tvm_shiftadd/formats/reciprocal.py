@@ -17,8 +17,9 @@ from tvm_shiftadd.errors import InputError, RangeError
 #: The largest relative error of a reciprocal.
 TOLERANCE = Fraction(1, 1 << 10)
 
-#: An int8 sum times 2^shift / count stays below 128 * 2^23 * 4/3 < 2^31, partial sums included.
-MAX_SHIFT = 23
+#: A sum of activations times 2^shift / count stays below 255 * 2^22 * 4/3 < 2^31, partial sums
+#: included.
+MAX_SHIFT = 22
 
 #: (sign, left_shift), largest shift first.
 Terms = tuple[tuple[int, int], ...]
@@ -80,7 +81,7 @@ def reciprocal(counts: Sequence[int]) -> Reciprocal:
 
     Each has the fewest non-adjacent-form terms with a relative error of at most 2^-10; powers of
     two have one term and no error. Raises InputError for no count or one below 1, and RangeError
-    for a count whose reciprocal times an int8 sum does not fit int32 (none up to 16384).
+    for a count whose reciprocal times a sum of activations does not fit int32 (none up to 8280).
     """
     distinct = sorted({int(count) for count in counts})
     if not distinct or distinct[0] < 1:
