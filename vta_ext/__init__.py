@@ -1,6 +1,6 @@
-"""The accelerator: instruction set, compiler, runtime, simulators and RTL. Nothing is here yet.
+"""The accelerator: VTA's machine, extended by shift-add and adder arithmetic.
 
-To come: VTA's machine extended by shift-add and adder modes, described by one table from which
-encoder, decoder, simulators and RTL are made. It will use ``tvm_shiftadd.formats`` and
-``tvm_shiftadd.dialect``; nothing in ``tvm_shiftadd`` or ``relay_passes`` may import it.
+``config`` describes one machine, ``isa`` its instructions (one table, everything else made from
+it), ``program`` and ``checker`` what runs on it, ``sim`` how. Nothing here imports TVM, and
+nothing in ``tvm_shiftadd`` but its command line may import this package.
 """

@@ -1,0 +1,93 @@
+"""Machines with a name: VTA's own, its shift-add relatives, and those that fit known boards."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import Final
+
+from tvm_shiftadd.errors import InputError
+from vta_ext.config import Config
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A configuration and where it is meant to run.
+
+    ``clock_mhz`` and ``memory_bits`` (width of the memory port) are the board's; they do not
+    change what a program computes and are not part of the configuration's hash.
+    """
+
+    name: str
+    description: str
+    config: Config
+    clock_mhz: int
+    memory_bits: int
+    #: Address of the first group of control registers, and the distance to the next; boards only.
+    register_base: int | None = None
+    register_step: int = 0x1000
+
+
+#: VTA with 16 x 16 int8 multipliers.
+BASE: Final = Config()
+
+_EXTENDED = ("min", "max", "add", "shr", "rshr", "sha", "absd", "lsa", "clip", "req")
+_FEATURES = ("fresh", "input-source", "pad-least", "store-acc")
+
+#: 16 x 16 shift units. A weight buffer of half the bytes holds as many weights as VTA's.
+SHIFT: Final = Config(
+    log_wgt_buff_size=17,
+    wgt_code_width=4,
+    gemm_modes=("shift",),
+    alu_ops=_EXTENDED,
+    extensions=_FEATURES,
+)
+SHIFT_ADDER: Final = replace(SHIFT, log_wgt_buff_size=18, gemm_modes=("shift", "adder"))
+
+#: 8 x 8 shift units and 84 KiB of buffers: an ECP5 of 25,000 look-up tables has 126 KiB.
+SMALL: Final = replace(
+    SHIFT,
+    log_block=3,
+    log_uop_buff_size=12,
+    log_inp_buff_size=13,
+    log_wgt_buff_size=15,
+    log_acc_buff_size=15,
+)
+#: 32 x 32 shift units; buffers of as many entries as with 16 x 16, each as much wider.
+LARGE: Final = replace(
+    SHIFT,
+    log_block=5,
+    log_inp_buff_size=16,
+    log_wgt_buff_size=19,
+    log_acc_buff_size=18,
+)
+
+_PRESETS: Final = (
+    Preset("vta", "VTA's base configuration: int8 multiply, 16 x 16", BASE, 100, 64),
+    Preset("shift-16x16", "one-term shift units, 16 x 16", SHIFT, 100, 64),
+    Preset("shift-adder-16x16", "shift and adder (L1), 16 x 16", SHIFT_ADDER, 100, 64),
+    Preset("ecp5-small", "shift, 8 x 8, for a small ECP5", SMALL, 100, 32),
+    Preset("pynq", "Pynq-Z1 and Pynq-Z2 (XC7Z020): shift, 16 x 16", SHIFT, 100, 64, 0x43C0_0000),
+    Preset(
+        "ultra96",
+        "Ultra96 (ZU3EG): shift and adder, 16 x 16",
+        SHIFT_ADDER,
+        333,
+        128,
+        0xA000_0000,
+    ),
+    Preset("shift-32x32", "one-term shift units, 32 x 32", LARGE, 100, 128),
+)
+
+PRESETS: Final[Mapping[str, Preset]] = MappingProxyType({p.name: p for p in _PRESETS})
+
+
+def preset(name: str) -> Preset:
+    """The preset of that name. Raises InputError that lists the names."""
+    try:
+        return PRESETS[name]
+    except KeyError:
+        raise InputError(
+            f"there is no preset {name!r}; the presets are {', '.join(PRESETS)}"
+        ) from None

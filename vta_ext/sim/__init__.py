@@ -1,0 +1,1 @@
+"""Simulators: ``functional`` computes what a program computes, ``timing`` how long it takes."""
