@@ -14,6 +14,9 @@ __all__ = ["CPUTarget", "parse"]
 
 #: This machine's processor with all its vector instructions, and any processor of its family: on
 #: x86-64 one with AVX2 (x86-64-v3).
+#: How layers are computed: by the fastest instructions that give the same integers, or by shifts.
+KERNELS = ("auto", "shift")
+
 _NAMED = ("cpu", "cpu:generic")
 
 
@@ -25,12 +28,17 @@ class CPUTarget:
     compiles, or "generic" for its family's baseline. That is x86-64-v3 on x86-64: without AVX2
     LLVM turns shifts by varying amounts into multiplications. ``mattr`` adds or removes features
     ("+avx2"). ``num_threads`` is what runs use by default; None takes one thread a core.
+
+    ``kernels`` is "auto" for the fastest instructions that give the integers of the definition
+    (AVX-512 VNNI and VBMI where the processor has both), or "shift" for real shifts everywhere,
+    which holds no multiplication of data.
     """
 
     kind: str = "llvm"
     mcpu: str = "host"
     mattr: tuple[str, ...] = ()
     num_threads: int | None = None
+    kernels: str = "auto"
 
     def as_dict(self) -> dict[str, Any]:
         """The mapping that ``parse`` reads back."""
@@ -39,13 +47,16 @@ class CPUTarget:
             fields["mattr"] = list(self.mattr)
         if self.num_threads is not None:
             fields["num_threads"] = self.num_threads
+        if self.kernels != KERNELS[0]:
+            fields["kernels"] = self.kernels
         return fields
 
 
 def parse(text: str | Path | Mapping[str, Any] | CPUTarget) -> CPUTarget:
     """Target from a name ("cpu", "cpu:generic"), a mapping, JSON text, or a path to a JSON file.
 
-    The mapping has "kind" ("llvm") and optionally "mcpu", "mattr" (a list) and "num_threads".
+    The mapping has "kind" ("llvm") and optionally "mcpu", "mattr" (a list), "num_threads" and
+    "kernels".
     Raises InputError, which lists what exists, for anything else.
     """
     if isinstance(text, CPUTarget):
@@ -85,7 +96,7 @@ def _from_json(content: str, where: str) -> CPUTarget:
 
 
 def _from_mapping(fields: Mapping[str, Any]) -> CPUTarget:
-    known = {"kind", "mcpu", "mattr", "num_threads"}
+    known = {"kind", "mcpu", "mattr", "num_threads", "kernels"}
     unknown = sorted(set(fields) - known)
     if unknown:
         raise InputError(f"expected target fields {sorted(known)}, got also {unknown}; remove them")
@@ -101,4 +112,9 @@ def _from_mapping(fields: Mapping[str, Any]) -> CPUTarget:
     whole = isinstance(threads, int) and not isinstance(threads, bool)
     if threads is not None and not (whole and threads >= 1):
         raise InputError(f"expected num_threads to be at least 1, got {threads!r}")
-    return CPUTarget(kind, mcpu, tuple(mattr), threads)
+    kernels = fields.get("kernels", KERNELS[0])
+    if kernels not in KERNELS:
+        raise InputError(
+            f"expected kernels to be {' or '.join(map(repr, KERNELS))}, got {kernels!r}"
+        )
+    return CPUTarget(kind, mcpu, tuple(mattr), threads, kernels)

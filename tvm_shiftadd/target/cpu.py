@@ -14,10 +14,14 @@ from tvm_shiftadd.errors import CompileError, VerificationError
 from tvm_shiftadd.target import CPUTarget
 from tvm_shiftadd.topi.schedules.cpu import schedule_function
 from tvm_shiftadd.topi.schedules.cpu.legalize import legalize_map
+from tvm_shiftadd.topi.schedules.cpu.vnni.function import COMPUTED_BY
+from tvm_shiftadd.topi.schedules.cpu.vnni.graph import FuseLayers
 
 #: 16-bit elements of a vector register, by the feature that brings it, widest first.
 _LANES = {"avx512bw": 32, "avx2": 16}
 _BASELINE_LANES = 8
+#: What the VNNI kernels need: dot products of bytes, and a look-up of 64 bytes in a register.
+_VNNI = ("avx512f", "avx512bw", "avx512vnni", "avx512vbmi")
 #: TVM's operator pattern of a function that is not fused.
 _OPAQUE = 8
 #: Functions that compute the dialect's operators, alone or fused with others.
@@ -92,7 +96,11 @@ def build(mod: tvm.IRModule, target: CPUTarget, *, data_inputs: int | None = Non
         mod["main"] = mod["main"].with_attr("num_input", data_inputs)
     try:
         with resolved, tvm.transform.PassContext(opt_level=3):
-            return relax.build(mod, resolved, relax_pipeline=_pipeline(vector_lanes(resolved)))
+            return relax.build(
+                mod,
+                resolved,
+                relax_pipeline=_pipeline(vector_lanes(resolved), use_vnni(target, resolved)),
+            )
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[-1]
         raise CompileError(f"TVM could not compile for {target.mcpu}: {reason}") from error
@@ -116,6 +124,11 @@ def vector_lanes(target: tvm.target.Target) -> int:
     return next((n for feature, n in _LANES.items() if _has(feature, target)), _BASELINE_LANES)
 
 
+def use_vnni(target: CPUTarget, resolved: tvm.target.Target) -> bool:
+    """Whether layers become VNNI kernels: the processor has what they need, and none is refused."""
+    return target.kernels == "auto" and all(_has(feature, resolved) for feature in _VNNI)
+
+
 def _has(feature: str, target: tvm.target.Target) -> bool:
     return bool(codegen.target_has_features(feature, target))
 
@@ -128,12 +141,13 @@ def _processor(mcpu: str) -> str:
     return mcpu
 
 
-def _pipeline(lanes: int) -> Any:
+def _pipeline(lanes: int, fused: bool) -> Any:
     """From Relax operators to what the virtual machine's code generator takes."""
     transform = relax.transform
     return tvm.transform.Sequential(
         [
             relax.backend.DispatchSortScan(),
+            *([FuseLayers()] if fused else []),
             transform.LegalizeOps(legalize_map(lanes)),
             # Only of functions that say, by num_input, which of their parameters are data.
             transform.LiftTransformParams(),
@@ -206,7 +220,9 @@ class RefuseMultiplications:
     def transform_module(self, mod: tvm.IRModule, _context: Any) -> tvm.IRModule:
         """Raise VerificationError where a function of the dialect multiplies data."""
         for var, func in mod.functions.items():
-            if isinstance(func, tirx.PrimFunc) and _DIALECT in var.name_hint:
+            if not isinstance(func, tirx.PrimFunc) or COMPUTED_BY in (func.attrs or {}):
+                continue
+            if _DIALECT in var.name_hint:
                 refuse_multiplications(func, var.name_hint)
         return mod
 

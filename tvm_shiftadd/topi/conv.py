@@ -15,7 +15,7 @@ from .terms import Expr, shift_term, unpack_code
 
 
 def pad_input(x: te.Tensor, padding: Sequence[int]) -> te.Tensor:
-    """int8 ``[N, H, W, C]`` with ``padding`` (top, left, bottom, right) zeros around the map."""
+    """``[N, H, W, C]`` with ``padding`` (top, left, bottom, right) zeros around the map."""
     n, h, w, c = x.shape
     top, left, bottom, right = padding
     if not any(padding):
@@ -113,7 +113,7 @@ def conv2d(
     dilation: Sequence[int] = (1, 1),
     groups: int = 1,
 ) -> te.Tensor:
-    """2-D convolution: int8 ``[N, H, W, I]`` to int32 ``[N, OH, OW, O]``, bias added.
+    """2-D convolution: int8 or uint8 ``[N, H, W, I]`` to int32 ``[N, OH, OW, O]``, bias added.
 
     ``padding`` is (top, left, bottom, right). Depthwise is ``groups`` = I. Raises
     InputError if the window does not fit the padded input.
@@ -139,7 +139,7 @@ def conv2d_transpose(
     output_padding: Sequence[int] = (0, 0),
     dilation: Sequence[int] = (1, 1),
 ) -> te.Tensor:
-    """Transposed 2-D convolution: int8 ``[N, H, W, I]`` to int32 ``[N, OH, OW, O]``, bias added.
+    """Transposed 2-D convolution: int8 or uint8 ``[N, H, W, I]`` to int32 ``[N, OH, OW, O]``, bias added.
 
     output[y * stride - top + ky * dilation] += x[y] * weight[ky], computed by gathering: every
     output sums the taps that reach it. Raises InputError if there is no output.

@@ -7,7 +7,7 @@ from .terms import Expr, shift_term, unpack_code
 
 
 def dense(x: te.Tensor, codes: te.Tensor, bias: te.Tensor) -> te.Tensor:
-    """Matrix product: int8 ``[..., I]`` to int32 ``[..., O]``, bias added.
+    """Matrix product: int8 or uint8 ``[..., I]`` to int32 ``[..., O]``, bias added.
 
     ``codes`` is uint8 ``[K, ceil(I/2), O]``, ``bias`` int32 ``[O]``.
     """

@@ -11,7 +11,7 @@ from tvm_shiftadd.topi.scaling import of_channel
 def add(lhs: Any, rhs: Any, lhs_shift: Any, rhs_shift: Any) -> Any:
     """(lhs << lhs_shift) + (rhs << rhs_shift) in int32.
 
-    lhs and rhs: int8 or int32 ``[..., C]``. The shifts: int32 ``[C]`` or ``[1]``, in 0..31.
+    lhs and rhs: int8, uint8 or int32 ``[..., C]``. The shifts: int32 ``[C]`` or ``[1]``, in 0..31.
     """
 
     def body(*i: Any) -> Any:
@@ -22,6 +22,6 @@ def add(lhs: Any, rhs: Any, lhs_shift: Any, rhs_shift: Any) -> Any:
 
 
 def clip(x: Any, *, lo: int, hi: int) -> Any:
-    """int8 ``x`` of any shape limited to [lo, hi]."""
-    low, high = tirx.const(lo, "int8"), tirx.const(hi, "int8")
+    """int8 or uint8 ``x`` of any shape limited to [lo, hi]."""
+    low, high = tirx.const(lo, x.dtype), tirx.const(hi, x.dtype)
     return te.compute(x.shape, lambda *i: tirx.max(tirx.min(x(*i), high), low), name="clip")

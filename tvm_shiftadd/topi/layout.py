@@ -1,4 +1,4 @@
-"""Compute definitions that move int8 data: concat, pad, upsample2d."""
+"""Compute definitions that move stored data: concat, pad, upsample2d."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def pad(x: Any, *, pad_width: Sequence[int], fill: int = 0) -> Any:
 
 
 def upsample2d(x: Any, *, scale: Sequence[int]) -> Any:
-    """int8 ``[N, H, W, C]``: each row repeated scale[0] times, each column scale[1] times."""
+    """``[N, H, W, C]``: each row repeated scale[0] times, each column scale[1] times."""
     n, h, w, c = x.shape
 
     def body(batch: Any, row: Any, column: Any, channel: Any) -> Any:

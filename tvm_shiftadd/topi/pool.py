@@ -1,4 +1,4 @@
-"""Compute definitions of pooling over int8 maps ``[N, H, W, C]``."""
+"""Compute definitions of pooling over int8 or uint8 maps ``[N, H, W, C]``."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tvm_shiftadd._compat import te, tirx
+from tvm_shiftadd.formats.ranges import activation_range
 from tvm_shiftadd.formats.reciprocal import Terms
 from tvm_shiftadd.formats.reference import avg_pool_reciprocal
 from tvm_shiftadd.formats.windows import pool_counts
 from tvm_shiftadd.topi.layout import pad
 from tvm_shiftadd.topi.scaling import int32
 
-_INT8_MIN = -128
 
 
 def average_shifts(
@@ -111,7 +111,7 @@ def max_pool2d(
     dilation: Sequence[int],
     ceil_mode: bool,
 ) -> Any:
-    """int8 ``[N, OH, OW, C]``: the maximum of each window; padding is -128 and never wins."""
+    """The maximum of each window, ``[N, OH, OW, C]``; padding is the type's least value: never wins."""
     where: dict[str, Any] = {
         "pool_size": tuple(pool_size),
         "strides": tuple(strides),
@@ -121,7 +121,7 @@ def max_pool2d(
     }
     counts = pool_counts((int(x.shape[1]), int(x.shape[2])), **where)
     outputs = (int(counts.shape[0]), int(counts.shape[1]))
-    window = _window(x, outputs, where, _INT8_MIN)
+    window = _window(x, outputs, where, activation_range(str(x.dtype))[0])
     return te.compute(
         window.shape, lambda *i: te.max(window.read(*i), axis=window.axes), name="max_pool2d"
     )

@@ -10,13 +10,13 @@ from __future__ import annotations
 from typing import Any
 
 from tvm_shiftadd._compat import te, tirx
+from tvm_shiftadd.formats.ranges import activation_range
 
 _FRACTION_BITS = 23
 _BIAS = 127
 _INFINITY = 255 << _FRACTION_BITS
 _MAGNITUDE = (1 << 31) - 1
 
-_INT8_MIN, _INT8_MAX = -128, 127
 _MAX_SHIFT = 31
 
 
@@ -36,11 +36,12 @@ def clamp(value: Any, low: int, high: int) -> Any:
     return tirx.max(tirx.min(value, int32(high)), int32(low))
 
 
-def quantize(x: Any, exponent: int) -> Any:
-    """float32 ``x`` of any shape to int8 on the scale 2^-exponent.
+def quantize(x: Any, exponent: int, *, dtype: str = "int8") -> Any:
+    """float32 ``x`` of any shape to int8 or uint8 on the scale 2^-exponent.
 
-    NaN gives 0; x * 2^exponent is rounded half to even and saturated to [-128, 127].
+    NaN gives 0; x * 2^exponent is rounded half to even and saturated to the range of the type.
     """
+    least_value, most_value = activation_range(dtype)
     # 2^(8 - exponent) scales to 256: beyond it every value saturates, and none can wrap.
     limit = (_BIAS + 8 - exponent) << _FRACTION_BITS
     # Below: zero, subnormal, or the exponent field would not stay positive. All round to 0.
@@ -53,15 +54,15 @@ def quantize(x: Any, exponent: int) -> Any:
         nothing = tirx.any(magnitude < int32(least), magnitude > int32(_INFINITY))
         signed = tirx.Select(nothing, int32(0), scaled | (bits & int32(-_MAGNITUDE - 1)))
         rounded = tirx.nearbyint(tirx.reinterpret("float32", signed))
-        return clamp(rounded.astype("int32"), _INT8_MIN, _INT8_MAX).astype("int8")
+        return clamp(rounded.astype("int32"), least_value, most_value).astype(dtype)
 
     return te.compute(x.shape, body, name="quantize")
 
 
 def dequantize(x: Any, exponent: Any) -> Any:
-    """int8 or int32 ``x [..., C]`` to float32(x) * 2^-exponent, int32 ``exponent [C]`` or ``[1]``.
+    """int8, uint8 or int32 ``x [..., C]`` to float32(x) * 2^-exponent.
 
-    The integer is rounded to the nearest float32; the scaling is exact for |exponent| <= 64.
+    ``exponent``: int32 ``[C]`` or ``[1]``. The integer is rounded to the nearest float32; the scaling is exact for |exponent| <= 64.
     """
 
     def body(*i: Any) -> Any:
@@ -75,7 +76,7 @@ def dequantize(x: Any, exponent: Any) -> Any:
 
 
 def scale(x: Any, codes: Any) -> Any:
-    """int32 or int8 ``x [..., C]`` as an int32 sum of shifted copies.
+    """int8, uint8 or int32 ``x [..., C]`` as an int32 sum of shifted copies.
 
     ``codes`` is uint8 ``[K, C]`` or ``[K, 1]``. A copy is 0 where the code's
     magnitude m is 0, else +-(x << (m - 1)).
@@ -99,10 +100,10 @@ def scale(x: Any, codes: Any) -> Any:
     return te.compute(x.shape, body, name="scale")
 
 
-def requantize(x: Any, shift: Any, *, lo: int = _INT8_MIN, hi: int = _INT8_MAX) -> Any:
-    """int32 or int8 ``x [..., C]`` to int8 in [lo, hi] by int32 ``shift [C]`` or ``[1]``, n.
+def requantize(x: Any, shift: Any, *, lo: int, hi: int, dtype: str = "int8") -> Any:
+    """int8, uint8 or int32 ``x [..., C]`` to ``dtype`` in [lo, hi] by ``shift``, n.
 
-    n >= 1: (x + 2^(n-1)) >> n, so halves round up; n <= 0: x << -n.
+    ``shift`` is int32 ``[C]`` or ``[1]``. n >= 1: (x + 2^(n-1)) >> n, so halves round up; n <= 0: x << -n.
     """
 
     def body(*i: Any) -> Any:
@@ -113,6 +114,6 @@ def requantize(x: Any, shift: Any, *, lo: int = _INT8_MIN, hi: int = _INT8_MAX) 
         left = clamp(int32(0) - n, 0, _MAX_SHIFT)
         rounded = (value + (int32(1) << (right - int32(1)))) >> right
         shifted = tirx.Select(n >= int32(1), rounded, value << left)
-        return clamp(shifted, lo, hi).astype("int8")
+        return clamp(shifted, lo, hi).astype(dtype)
 
     return te.compute(x.shape, body, name="requantize")

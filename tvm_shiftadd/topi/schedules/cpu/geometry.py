@@ -15,7 +15,8 @@ from tvm_shiftadd.formats.windows import conv_size, transpose_size
 BLOCK = 16
 #: Exponents a term may have, 0..6; each has a positive and a negative list of inputs.
 EXPONENTS = 7
-#: Inputs of one sign that are added before a 16-bit sum is widened: 2 * 127 * 128 < 2^15.
+#: Terms of one sign that are added before a 16-bit sum is widened: with int8 inputs, plus and
+#: minus reach 2 * 127 * 128 < 2^15; with uint8 inputs one of them does, 127 * 255 < 2^15.
 CHUNK = 127
 #: Vectors of 16-bit sums a sub-tile keeps in registers.
 MAX_VECTORS = 8

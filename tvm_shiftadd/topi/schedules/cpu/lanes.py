@@ -8,8 +8,9 @@ Here every lane has its own weight, so a term is a shift by a vector of amounts:
 
 The complement ~v stands for -v; it is one too small, and that one depends on the codes alone, so
 it is added once for each pair of codes. Codes are decoded from their packed bytes, two reduction
-steps a byte, and used for a few pixels or rows. With two codes of at most 112 the sum of a pair
-is at most 2 * 112 * 128 < 2^15: 16-bit lanes hold it, and widen once a pair.
+steps a byte, and used for a few pixels or rows. With two codes of at most 112 and int8 inputs the
+sum of a pair is at most 2 * 112 * 128 < 2^15: 16-bit lanes hold it, and widen once a pair. With
+uint8 inputs they hold one product, at most 112 * 255, and widen after each.
 """
 
 from __future__ import annotations
@@ -77,6 +78,11 @@ class _Decoder:
         return total
 
 
+def _widens_each(source: str, lane: str) -> bool:
+    """Whether a lane holds the product of one input only."""
+    return source == "uint8" and lane == "int16"
+
+
 def _accumulate(sums, index, lanes, value):
     """Widen a vector and add it to the int32 sums at ``index``."""
     where = T.ramp(index * lanes, 1, lanes)
@@ -84,11 +90,13 @@ def _accumulate(sums, index, lanes, value):
     T.buffer_store(sums, before + value.astype(f"int32x{lanes}"), [where])
 
 
-def depthwise_conv(tile: Tile, batch, lanes: int, dtype: str) -> tirx.PrimFunc:
+def depthwise_conv(
+    tile: Tile, batch, lanes: int, dtype: str, source: str = "int8"
+) -> tirx.PrimFunc:
     """PrimFunc (x, codes, bias) -> int32 ``[batch, OH, OW, C]``, one weight window a channel.
 
-    x is int8 ``[batch, H, W, C]``, codes packed uint8 ``[K, ceil(kh*kw/2), C]``. ``dtype`` is the
-    type of a lane. Not yet scheduled.
+    x is ``[batch, H, W, C]`` of type ``source``, int8 or uint8, codes packed uint8
+    ``[K, ceil(kh*kw/2), C]``. ``dtype`` is the type of a lane. Not yet scheduled.
     """
     shape: ConvShape = tile.shape
     H, W, C = shape.height, shape.width, shape.channels
@@ -101,6 +109,7 @@ def depthwise_conv(tile: Tile, batch, lanes: int, dtype: str) -> tirx.PrimFunc:
     IN_ROWS = (ROWS - 1) * stride_y + (shape.kernel[0] - 1) * shape.dilation[0] + 1
     IN_COLS = (OW - 1) * stride_x + (kw - 1) * shape.dilation[1] + 1
     COPY = useful_lanes(C)
+    ZERO = tirx.const(0, source)
     N = tirx.IntImm("int64", batch) if isinstance(batch, int) else batch
 
     def taps(window, codes, sums, row, column, start):
@@ -112,13 +121,17 @@ def depthwise_conv(tile: Tile, batch, lanes: int, dtype: str) -> tirx.PrimFunc:
                 for tap in range(2 * pair, min(2 * pair + 2, R)):
                     y = row * stride_y + tap // kw * shape.dilation[0]
                     x = (column + j) * stride_x + tap % kw * shape.dilation[1]
-                    pixel = window.vload([y, x, start], dtype=f"int8x{V}")
+                    pixel = window.vload([y, x, start], dtype=f"{source}x{V}")
                     total = decoder.add_terms(total, decoder.widened(pixel), decoded[tap % 2])
-                _accumulate(sums, j, V, total)
+                    if _widens_each(source, dtype):
+                        _accumulate(sums, j, V, total)
+                        total = decoder.vector(0)
+                if not _widens_each(source, dtype):
+                    _accumulate(sums, j, V, total)
 
     @T.prim_func(s_tir=True)
     def shiftadd_depthwise(
-        x: T.Buffer((N, *int64(H, W, C)), "int8"),
+        x: T.Buffer((N, *int64(H, W, C)), source),
         codes: T.Buffer(int64(K, (R + 1) // 2, C), "uint8"),
         bias: T.Buffer(int64(C), "int32"),
         out: T.Buffer((N, *int64(OH, OW, C)), "int32"),
@@ -132,7 +145,7 @@ def depthwise_conv(tile: Tile, batch, lanes: int, dtype: str) -> tirx.PrimFunc:
                 vt = T.axis.spatial(TILES, t)
                 T.reads(x[vb, 0:H, 0:W, 0:C], codes[0:K, 0 : (R + 1) // 2, 0:C])
                 T.writes(total[vb, vt, 0:ROWS, 0:OW, 0:C])
-                window = T.sblock_alloc_buffer((IN_ROWS, IN_COLS, C), "int8")
+                window = T.sblock_alloc_buffer((IN_ROWS, IN_COLS, C), source)
                 for r, c, part in T.grid(IN_ROWS, IN_COLS, C // COPY):
                     y: T.let = vt * (ROWS * stride_y) + r - top
                     col: T.let = c - left
@@ -140,7 +153,7 @@ def depthwise_conv(tile: Tile, batch, lanes: int, dtype: str) -> tirx.PrimFunc:
                         window[r, c, part * COPY + i] = T.if_then_else(
                             y >= 0 and y < H and col >= 0 and col < W,
                             x[vb, y, col, part * COPY + i],
-                            T.int8(0),
+                            ZERO,
                         )
                 for block, row, run in T.grid((C + V - 1) // V, ROWS, (OW + X - 1) // X):
                     sums = T.sblock_alloc_buffer((X * V,), "int32", scope="local")
@@ -163,12 +176,12 @@ def depthwise_conv(tile: Tile, batch, lanes: int, dtype: str) -> tirx.PrimFunc:
 
 
 def matrix_product(
-    batch, inputs: int, outputs: int, terms: int, lanes: int, dtype: str
+    batch, inputs: int, outputs: int, terms: int, lanes: int, dtype: str, source: str = "int8"
 ) -> tirx.PrimFunc:
     """PrimFunc (x, codes, bias) -> int32 ``[batch, O]``.
 
-    x is int8 ``[batch, I]``, codes packed uint8 ``[K, ceil(I/2), O]``. ``dtype`` is the type of a
-    lane. Not yet scheduled.
+    x is ``[batch, I]`` of type ``source``, int8 or uint8, codes packed uint8
+    ``[K, ceil(I/2), O]``. ``dtype`` is the type of a lane. Not yet scheduled.
     """
     I, O, K = inputs, outputs, terms  # noqa: E741
     V = lane_count(O, lanes)
@@ -183,11 +196,15 @@ def matrix_product(
             for tap in range(steps):
                 value = x[first + j, pair * 2 + tap].astype(dtype)
                 total = decoder.add_terms(total, T.broadcast(value, V), decoded[tap])
-            _accumulate(sums, j, V, total)
+                if _widens_each(source, dtype):
+                    _accumulate(sums, j, V, total)
+                    total = decoder.vector(0)
+            if not _widens_each(source, dtype):
+                _accumulate(sums, j, V, total)
 
     @T.prim_func(s_tir=True)
     def shiftadd_dense(
-        x: T.Buffer((N, *int64(I)), "int8"),
+        x: T.Buffer((N, *int64(I)), source),
         codes: T.Buffer(int64(K, (I + 1) // 2, O), "uint8"),
         bias: T.Buffer(int64(O), "int32"),
         out: T.Buffer((N, *int64(O)), "int32"),

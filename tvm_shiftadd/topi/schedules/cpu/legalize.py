@@ -78,13 +78,16 @@ def _is_dense(shape: ConvShape) -> bool:
 
 def _emit_dense(builder: Any, x: Any, codes: Any, bias: Any, lanes: int, dtype: str) -> Any:
     terms, _, outputs = _sizes(codes)
-    func = matrix_product(_batch(x), int(x.ty.shape[1]), outputs, terms, lanes, dtype)
+    inputs = int(x.ty.shape[1])
+    func = matrix_product(_batch(x), inputs, outputs, terms, lanes, dtype, str(x.ty.dtype))
     kernel = builder.add_func(func, "shiftadd_dense")
     return relax.call_tir(kernel, [x, codes, bias], TensorType((x.ty.shape[0], outputs), "int32"))
 
 
 def _emit_depthwise(builder: Any, call: Any, shape: ConvShape, lanes: int, dtype: str) -> Any:
-    func = depthwise_conv(depthwise_tile(shape, lanes), _batch(call.args[0]), lanes, dtype)
+    x = call.args[0]
+    tile = depthwise_tile(shape, lanes)
+    func = depthwise_conv(tile, _batch(x), lanes, dtype, str(x.ty.dtype))
     kernel = builder.add_func(func, "shiftadd_depthwise")
     return relax.call_tir(kernel, list(call.args), call.ty)
 
@@ -93,9 +96,9 @@ def _emit(builder: Any, call: Any, shape: ConvShape, lanes: int) -> Any:
     """Sort the codes, then convolve: two calls, so that the first can be done ahead of time."""
     x, codes, bias = call.args
     tile = choose_tile(shape, lanes)
-    batch = _batch(x)
-    sort = builder.add_func(term_lists(tile), "shiftadd_term_lists")
-    kernel = builder.add_func(planar_conv(tile, batch), "shiftadd_conv2d")
+    batch, dtype = _batch(x), str(x.ty.dtype)
+    sort = builder.add_func(term_lists(tile, dtype), "shiftadd_term_lists")
+    kernel = builder.add_func(planar_conv(tile, batch, dtype), "shiftadd_conv2d")
     outputs = shape.outputs
     rows = shape.terms * shape.reduction
     types = [TensorType((outputs, rows), "int32"), TensorType((outputs, STARTS), "int32")]

@@ -30,11 +30,11 @@ from .term_lists import STARTS, WIDEN
 from .tiled import TILE_BLOCK, int64
 
 
-def planar_conv(tile: Tile, batch: Any) -> tirx.PrimFunc:
+def planar_conv(tile: Tile, batch: Any, dtype: str = "int8") -> tirx.PrimFunc:
     """PrimFunc (x, offsets, starts, bias) -> int32 ``[batch, OH, OW, O]``, not yet scheduled.
 
-    x is int8 ``[batch, H, W, C]``; ``offsets`` and ``starts`` come from ``term_lists`` of the
-    same tile. ``batch`` is an int or a symbolic int64 variable.
+    x is ``[batch, H, W, C]`` of ``dtype``, int8 or uint8; ``offsets`` and ``starts`` come from
+    ``term_lists`` of the same tile and type. ``batch`` is an int or a symbolic int64 variable.
     """
     shape = tile.shape
     (H, W, C, O), (OH, OW) = (  # noqa: E741
@@ -51,11 +51,12 @@ def planar_conv(tile: Tile, batch: Any) -> tirx.PrimFunc:
     V, P, SUBS = tile.lanes, tile.vectors, tile.sub_tiles
     SPAN = P * V
     COPY = useful_lanes(C)
+    ZERO = tirx.const(0, dtype)
     N = tirx.IntImm("int64", batch) if isinstance(batch, int) else batch
 
     @T.prim_func(s_tir=True)
     def shiftadd_conv2d(
-        x: T.Buffer((N, *int64(H, W, C)), "int8"),
+        x: T.Buffer((N, *int64(H, W, C)), dtype),
         offsets: T.Buffer(int64(O, LISTS), "int32"),
         starts: T.Buffer(int64(O, STARTS), "int32"),
         bias: T.Buffer(int64(O), "int32"),
@@ -71,7 +72,7 @@ def planar_conv(tile: Tile, batch: Any) -> tirx.PrimFunc:
                 T.reads(x[vb, 0:H, 0:W, 0:C], offsets[0:O, 0:LISTS], starts[0:O, 0:STARTS])
                 T.writes(total[vb, vt, 0:ROWS, 0:OW, 0:OUTPUTS])
                 window = T.sblock_alloc_buffer(
-                    (tile.input_rows, tile.input_columns, tile.channels), "int8"
+                    (tile.input_rows, tile.input_columns, tile.channels), dtype
                 )
                 planes = T.sblock_alloc_buffer((tile.planes_size,), "int16")
                 sums = T.sblock_alloc_buffer((BLOCK, tile.padded_pixels), "int32")
@@ -87,7 +88,7 @@ def planar_conv(tile: Tile, batch: Any) -> tirx.PrimFunc:
                             and col <= (W - 1) * spread_x
                             and col % spread_x == 0,
                             x[vb, y // spread_y, col // spread_x, part * COPY + i],
-                            T.int8(0),
+                            ZERO,
                         )
                 for kx in T.unroll(KW):
                     for ci, phase, q, xb in T.grid(

@@ -19,11 +19,11 @@ def to_planes(
     tile: Tile, window: Any, planes: Any, kx: Any, ci: Any, phase: Any, q: Any, xb: Any
 ) -> None:
     """Sixteen pixels of sixteen channels: a row of each of sixteen planes."""
-    shape = tile.shape
+    shape, dtype = tile.shape, str(window.dtype)
     stride_y, stride_x = shape.strides
     columns = [(xb * BLOCK + j) * stride_x + kx * shape.dilation[1] for j in range(BLOCK)]
     y = q * stride_y + phase
-    pixels = [window.vload([y, x, ci * BLOCK], dtype="int8x16") for x in columns]
+    pixels = [window.vload([y, x, ci * BLOCK], dtype=f"{dtype}x16") for x in columns]
     for j, row in enumerate(transpose_bytes(pixels)[: tile.plane_channels]):
         plane = (kx * tile.plane_channels + ci * BLOCK + j) * tile.phases + phase
         start = plane * tile.plane + q * shape.out_width + xb * BLOCK

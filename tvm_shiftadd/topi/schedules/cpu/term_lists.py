@@ -24,8 +24,8 @@ from .tiled import int64
 SEGMENTS = 2 * EXPONENTS
 WIDEN = SEGMENTS + 1
 STARTS = SEGMENTS + 2
-#: What an int8 input adds to a sum at most, as a power of two, and what 16 bits hold.
-_INPUT_BITS, _LIMIT = 7, 32767
+#: What 16 bits hold.
+_LIMIT = 32767
 
 
 def plane_offset(tile: Tile, row: Any, output: Any) -> Any:
@@ -45,10 +45,18 @@ def plane_offset(tile: Tile, row: Any, output: Any) -> Any:
     return plane * tile.plane + step * shape.out_width
 
 
-def term_lists(tile: Tile) -> tirx.PrimFunc:
+def _largest_sum(plus: Any, minus: Any, dtype: str) -> Any:
+    """A bound on the magnitude of so many added and subtracted inputs."""
+    if dtype == "uint8":
+        # Inputs of one sign: what is added and what is subtracted never pull the same way.
+        return T.max(plus, minus) << 8
+    return (plus + minus) << 7
+
+
+def term_lists(tile: Tile, dtype: str = "int8") -> tirx.PrimFunc:
     """PrimFunc from packed codes uint8 ``[K, ceil(R/2), O]`` to int32 offsets and starts.
 
-    A counting sort for each output channel: count the segments, then fill them.
+    ``dtype``: of the inputs, int8 or uint8. A counting sort for each output channel: count the segments, then fill them.
     """
     K, R, O = tile.shape.terms, tile.shape.reduction, tile.shape.outputs  # noqa: E741
     packed = (R + 1) // 2
@@ -85,13 +93,13 @@ def term_lists(tile: Tile) -> tirx.PrimFunc:
                 for e in range(EXPONENTS):
                     # Behind the last exponent stands itself: it is widened in any case.
                     after: T.let = T.min(e + 1, EXPONENTS - 1)
-                    more: T.let = fill[after * 2] + fill[after * 2 + 1]
+                    more: T.let = _largest_sum(fill[after * 2], fill[after * 2 + 1], dtype)
                     most: T.let = T.max(
                         T.max(fill[e * 2], fill[e * 2 + 1]),
                         T.max(fill[after * 2], fill[after * 2 + 1]),
                     )
-                    bound[0] = bound[0] + ((fill[e * 2] + fill[e * 2 + 1]) << _INPUT_BITS)
-                    next_bound: T.let = (bound[0] << 1) + (more << _INPUT_BITS)
+                    bound[0] = bound[0] + _largest_sum(fill[e * 2], fill[e * 2 + 1], dtype)
+                    next_bound: T.let = (bound[0] << 1) + more
                     if e == EXPONENTS - 1 or most > CHUNK or next_bound > _LIMIT:
                         starts[vo, WIDEN] = starts[vo, WIDEN] | (1 << e)
                         bound[0] = 0

@@ -1,0 +1,151 @@
+"""Finding the operators that one VNNI kernel computes, and how the maps between kernels are kept.
+
+A chain begins at a layer and goes on, as long as each result has a single reader, with the
+optional ``scale``, ``add`` and ``requantize`` behind it.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from tvm_shiftadd._compat import TensorType, relax
+from tvm_shiftadd.dialect.attrs import RequantizeAttrs
+from tvm_shiftadd.dialect.registry import is_dialect_call, op_name
+from tvm_shiftadd.topi.schedules.cpu.geometry import round_up
+
+from .instructions import LANES
+from .stored import Stored
+
+#: Operators that hand on values of their only operand, or zeros.
+_MOVING = frozenset(f"shiftadd.{name}" for name in ("max_pool2d", "pad", "upsample2d")) | frozenset(
+    f"relax.{name}" for name in ("reshape", "permute_dims", "strided_slice")
+)
+
+
+@dataclass
+class Chain:
+    """A layer and what follows it; ``result`` is the variable that the kernel computes."""
+
+    layer: Any
+    result: Any
+    scale: Any = None
+    add: Any = None
+    other: Any = None
+    requantize: Any = None
+
+    @property
+    def shifts(self) -> tuple[Any, Any]:
+        """The shifts of the addition: of the layer's result, then of the other operand."""
+        lhs, rhs = self.add.args[2], self.add.args[3]
+        return (rhs, lhs) if self.add.args[0].same_as(self.other) else (lhs, rhs)
+
+    @property
+    def bounds(self) -> tuple[int, int]:
+        """The bounds of the requantisation."""
+        attrs = RequantizeAttrs.of(self.requantize)
+        return attrs.lo, attrs.hi
+
+
+class Readers:
+    """Who reads each variable of a function."""
+
+    def __init__(self, function: Any) -> None:
+        self.definitions = {b.var: b.value for b in bindings(function)}
+        self.of: dict[Any, list[Any]] = defaultdict(list)
+        for binding in bindings(function):
+            for var in _variables(binding.value):
+                self.of[var].append(binding)
+        self._results = set(_variables(function.body.body))
+
+    def only(self, var: Any) -> Any:
+        """The binding that alone reads a variable, once; None if there is none or another."""
+        found = self.of.get(var, [])
+        return found[0] if len(found) == 1 and var not in self._results else None
+
+    def chain(self, layer: Any) -> Chain:
+        """The chain that begins with the binding of a layer."""
+        chain = Chain(layer.value, layer.var)
+        for name in ("scale", "add", "requantize"):
+            reader = self.only(chain.result)
+            if reader is None or name_of(reader.value) != f"shiftadd.{name}":
+                continue
+            if name == "add":
+                chain.other = _other(reader.value, chain.result)
+                if not self._can_add(chain.other):
+                    chain.other = None
+                    return chain
+            elif not reader.value.args[0].same_as(chain.result):
+                return chain
+            setattr(chain, name, reader.value)
+            chain.result = reader.var
+        return chain
+
+    def _can_add(self, other: Any) -> bool:
+        if not isinstance(other, relax.Var):
+            return False
+        rank = len(other.ty.shape)
+        whole = int(other.ty.shape[-1]) % LANES == 0
+        return rank in (2, 4) and (str(other.ty.dtype) == "int8" or whole)
+
+    def never_negative(self, var: Any) -> bool:
+        """Whether an int8 tensor certainly holds no negative value."""
+        value: Any = self.definitions.get(var)
+        name = name_of(value)
+        if name in ("shiftadd.requantize", "shiftadd.clip"):
+            return int(value.attrs["lo"]) >= 0
+        return name in _MOVING and self.never_negative(value.args[0])
+
+
+def bindings(function: Any) -> Iterator[Any]:
+    """Every binding of a function in order."""
+    for block in function.body.blocks:
+        yield from block.bindings
+
+
+def name_of(value: Any) -> str:
+    """The operator a call is of: "shiftadd.conv2d", "relax.reshape"; "" for anything else."""
+    if is_dialect_call(value):
+        return "shiftadd." + op_name(value)
+    op = getattr(value, "op", None) if isinstance(value, relax.Call) else None
+    return str(getattr(op, "name", ""))
+
+
+def plain_layout(var: Any) -> tuple[int, int, int]:
+    """Height, width and channels of an int8 or int32 tensor; a matrix is a map of one pixel."""
+    sizes = [int(size) for size in list(var.ty.shape)[1:]]
+    return (1, 1, sizes[0]) if len(sizes) == 1 else (sizes[0], sizes[1], sizes[2])
+
+
+def choose_layout(readers: Readers, var: Any, padding: Iterator[Any]) -> Stored:
+    """How an int8 map is stored; ``padding`` is that of each layer that reads it."""
+    height, width, channels = plain_layout(var)
+    sides = [tuple(map(int, one)) for one in padding]
+    border = tuple(max((side[i] for side in sides), default=0) for i in range(4))
+    zero = 0 if readers.never_negative(var) else 128
+    return Stored(height, width, channels, round_up(channels, LANES), border, zero)  # type: ignore[arg-type]
+
+
+def is_map(var: Any) -> bool:
+    """Whether a variable is an int8 map or matrix that can be stored."""
+    ty = var.ty
+    return isinstance(ty, TensorType) and str(ty.dtype) == "int8" and len(ty.shape) in (2, 4)
+
+
+def _other(add: Any, mine: Any) -> Any:
+    return add.args[1] if add.args[0].same_as(mine) else add.args[0]
+
+
+def _variables(expr: Any) -> list[Any]:
+    if isinstance(expr, relax.Var):
+        return [expr]
+    parts: list[Any] = []
+    if isinstance(expr, relax.Call):
+        parts = list(expr.args)
+    elif isinstance(expr, relax.Tuple):
+        parts = list(expr.fields)
+    elif isinstance(expr, relax.TupleGetItem):
+        parts = [expr.tuple_value]
+    return [var for part in parts for var in _variables(part)]

@@ -1,0 +1,136 @@
+"""What a VNNI kernel does with its sums before they leave the registers.
+
+In the order of the dialect's operators: the optional factor of ``shiftadd.scale``, the optional
+``shiftadd.add`` of a stored or a wide map, then ``shiftadd.requantize``. Everything that differs
+by channel stands in one int32 matrix of constants, a row a quantity, made from the layer's
+parameters once (see ``constants``).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from tvm.script import tirx as T
+
+from tvm_shiftadd._compat import tirx
+from tvm_shiftadd.topi.schedules.cpu.geometry import round_up
+
+from .function import Kernel
+from .instructions import LANES
+from .stored import Stored
+
+
+@dataclass(frozen=True)
+class Wide:
+    """An int32 map ``[height, width, channels]`` whose channels are padded to whole vectors."""
+
+    height: int
+    width: int
+    channels: int
+
+    @property
+    def pitch(self) -> int:
+        """Elements from one pixel to the next."""
+        return round_up(self.channels, LANES)
+
+    @property
+    def row(self) -> int:
+        """Elements from one row to the next."""
+        return self.width * self.pitch
+
+    @property
+    def size(self) -> int:
+        """Elements of an image."""
+        return self.height * self.row
+
+    def at(self, y: Any, x: Any) -> Any:
+        """Where a pixel begins in its image."""
+        return y * self.row + x * self.pitch
+
+
+@dataclass(frozen=True)
+class Epilogue:
+    """From sums to ``out``: ``lo`` and ``hi`` are the bounds of a stored result."""
+
+    out: Stored | Wide
+    lo: int = -128
+    hi: int = 127
+    scaled: bool = False
+    residual: Stored | Wide | None = None
+
+    @property
+    def rows(self) -> tuple[str, ...]:
+        """The rows of the matrix of constants.
+
+        ``bias`` is where the sums begin; then factor, the two shifts of an addition, what is
+        added behind either of them, and the two shifts of the requantisation.
+        """
+        names = ["bias"]
+        if self.scaled:
+            names.append("factor")
+        if self.residual is not None:
+            names += ["lhs_shift", "rhs_shift"]
+        if self.scaled or self.residual is not None:
+            names.append("offset")
+        if isinstance(self.out, Stored):
+            names += ["left", "right"]
+        return tuple(names)
+
+    @property
+    def outputs(self) -> int:
+        """Output channels, rounded up to whole vectors."""
+        return round_up(self.out.channels, LANES)
+
+    def constant(self, constants: Any, name: str, channel: Any) -> Any:
+        """One row's values of sixteen channels."""
+        return constants.vload([self.rows.index(name), channel], dtype="int32x16")
+
+    def finish(self, sums: Any, constants: Any, channel: Any, residual: Any) -> Any:
+        """Sixteen results from sixteen sums: int32, or bytes as they are stored.
+
+        ``residual`` is the sixteen values of the other operand of an addition as stored, if any.
+        """
+
+        def row(name: str) -> Any:
+            return self.constant(constants, name, channel)
+
+        value = T.bind(sums)
+        if self.scaled:
+            value = value * row("factor")
+        if self.residual is not None:
+            other = residual.astype("int32x16")
+            value = (value << row("lhs_shift")) + (other << row("rhs_shift"))
+        if "offset" in self.rows:
+            value = T.bind(value + row("offset"))
+        if isinstance(self.out, Wide):
+            return value
+        value = T.bind((value << row("left")) >> row("right"))
+        lo, hi = (T.broadcast(T.int32(bound), LANES) for bound in (self.lo, self.hi))
+        value = T.bind(tirx.min(tirx.max(value, lo), hi)).astype("int8x16")
+        if self.out.zero:
+            value = value ^ T.broadcast(T.int8(-128), LANES)
+        return T.reinterpret(value, dtype="uint8x16")
+
+    def operand(self, made: Kernel, image: Any, y: Any, x: Any, channel: Any) -> Any:
+        """Sixteen values of an addition's other operand at an output pixel; None without one."""
+        if self.residual is None:
+            return None
+        kind = f"{_element(self.residual)}x{LANES}"
+        at = self.residual.at(y, x) + channel
+        return made["residual"].vload([image, at], dtype=kind)
+
+    def store(self, out: Any, image: Any, y: Any, x: Any, channel: Any, value: Any) -> None:
+        """Write sixteen results from ``channel`` on of an output pixel."""
+        T.buffer_store(out, value, [image, T.ramp(self.out.at(y, x) + channel, 1, LANES)])
+
+    def tensors(self, batch: Any) -> dict[str, tuple[tuple[Any, ...], str]]:
+        """The kernel's parameters for what is done here, behind those of its sums."""
+        found = {"constants": ((len(self.rows), self.outputs), "int32")}
+        if self.residual is not None:
+            found["residual"] = ((batch, self.residual.size), _element(self.residual))
+        return {**found, "out": ((batch, self.out.size), _element(self.out))}
+
+
+def _element(layout: Stored | Wide) -> str:
+    return "uint8" if isinstance(layout, Stored) else "int32"

@@ -1,0 +1,69 @@
+"""The instructions that the VNNI kernels are made of, as TensorIR expressions.
+
+Two instructions of AVX-512 carry them: ``vpermb`` looks 64 bytes up in a table of 64 bytes, and
+``vpdpbusd`` adds to each of sixteen 32-bit sums the products of four unsigned and four signed
+bytes. Their products are those of a shift-add layer's definition computed in another way.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Any
+
+from tvm.script import tirx as T
+
+from tvm_shiftadd._compat import tirx
+from tvm_shiftadd.formats.codes import DECODE_TABLE
+
+#: Bytes of a vector register, 32-bit sums in one, bytes that one sum takes from an operand.
+VECTOR, LANES, QUAD = 64, 16, 4
+
+_PERMUTE = "llvm.x86.avx512.permvar.qi.512"
+_DOT = "llvm.x86.avx512.vpdpbusd.512"
+_TABLE = struct.unpack("<4i", DECODE_TABLE.astype("int8").tobytes())
+
+
+def _pure(name: str, *operands: Any, dtype: str) -> Any:
+    return T.call_llvm_pure_intrin(T.llvm_lookup_intrinsic_id(name), *operands, dtype=dtype)
+
+
+def bytes_of(vector: Any) -> Any:
+    """A vector register's content as 64 signed bytes."""
+    return T.reinterpret(vector, dtype="int8x64")
+
+
+def dot(sums: Any, unsigned: Any, signed: Any) -> Any:
+    """``sums`` (int32x16) plus the products of 64 unsigned and 64 signed bytes, four a sum."""
+    return _pure(_DOT, sums, bytes_of(unsigned), bytes_of(signed), dtype="int32x16")
+
+
+def decode(packed: Any) -> tuple[Any, Any]:
+    """The values (int8x64 each) of the 64 low and of the 64 high codes of a vector of bytes.
+
+    The table of sixteen values stands in the register four times: the instruction takes six bits
+    of an index, and the upper two are then of no effect.
+    """
+    words = [tirx.IntImm("int32", _TABLE[lane % 4]) for lane in range(LANES)]
+    table = bytes_of(tirx.Shuffle(words, [tirx.IntImm("int32", lane) for lane in range(LANES)]))
+    wide = T.reinterpret(packed, dtype="uint16x32")
+    high = T.shift_right(wide, T.broadcast(T.uint16(4), VECTOR // 2))
+    low, high = bytes_of(packed), bytes_of(high)
+    return (
+        _pure(_PERMUTE, table, low, dtype="int8x64"),
+        _pure(_PERMUTE, table, high, dtype="int8x64"),
+    )
+
+
+def decode_terms(planes: list[Any]) -> tuple[Any, Any]:
+    """As ``decode``, of weights of several terms: their values summed, which fit int8."""
+    low, high = decode(planes[0])
+    for plane in planes[1:]:
+        more = decode(plane)
+        low, high = low + more[0], high + more[1]
+    return low, high
+
+
+def spread_quad(buffer: Any, *index: Any) -> Any:
+    """Four neighbouring bytes of a uint8 buffer, in each of the sixteen lanes of a vector."""
+    quad = T.reinterpret(buffer.vload(list(index), dtype="uint8x4"), dtype="int32")
+    return T.broadcast(quad, LANES)

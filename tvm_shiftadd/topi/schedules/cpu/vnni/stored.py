@@ -1,0 +1,78 @@
+"""How the VNNI kernels keep feature maps in memory between layers.
+
+A map is uint8, channels last, with a border of zeros all round that is as wide as the padding of
+the layers that read it: no kernel then asks where the map ends, and none copies it. ``zero`` is
+the byte that stands for the integer 0: 0 for maps that hold no negative value, as behind a ReLU,
+128 for others, whose top bit is flipped, since ``vpdpbusd`` takes one operand unsigned.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from tvm_shiftadd.topi.schedules.cpu.geometry import round_up
+
+#: Bytes behind an image: a kernel may read or write a vector that begins inside.
+SLACK = 64
+#: Maps of fewer channels than this are padded with more, except what the network is given.
+FEWEST_CHANNELS = 16
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A map of ``height x width`` pixels; ``border`` is (top, left, bottom, right) in pixels.
+
+    ``pitch`` is the bytes from one pixel to the next: the channels and what pads them.
+    """
+
+    height: int
+    width: int
+    channels: int
+    pitch: int
+    border: tuple[int, int, int, int] = (0, 0, 0, 0)
+    zero: int = 0
+
+    @property
+    def row(self) -> int:
+        """Bytes from one row to the next."""
+        return (self.width + self.border[1] + self.border[3]) * self.pitch
+
+    @property
+    def origin(self) -> int:
+        """Where the pixel in row 0 and column 0 is."""
+        return self.border[0] * self.row + self.border[1] * self.pitch
+
+    @property
+    def rows(self) -> int:
+        """Rows with the border's."""
+        return self.height + self.border[0] + self.border[2]
+
+    @property
+    def size(self) -> int:
+        """Bytes of an image, the slack behind it included; a multiple of a cache line."""
+        return round_up(self.rows * self.row + SLACK, 64)
+
+    def at(self, y: Any, x: Any) -> Any:
+        """Where a pixel begins in its image."""
+        return y * self.row + x * self.pitch + self.origin
+
+    def with_border(self, border: tuple[int, int, int, int]) -> Stored:
+        """The same map with another border."""
+        return replace(self, border=border)
+
+    def borders(self) -> list[tuple[Any, int, int, int]]:
+        """The border as (start, bytes, step, count): ``count`` pieces ``step`` bytes apart."""
+        _, left, bottom, right = self.border
+        across = (left + right) * self.pitch
+        end = self.origin + (self.height - 1) * self.row + self.width * self.pitch
+        return [
+            (0, self.origin, 0, 1),
+            (self.origin + self.width * self.pitch, across, self.row, self.height - 1),
+            (end, right * self.pitch + bottom * self.row, 0, 1),
+        ]
+
+
+def pitch_of(channels: int) -> int:
+    """The bytes of a pixel with so many channels."""
+    return round_up(channels, 16)

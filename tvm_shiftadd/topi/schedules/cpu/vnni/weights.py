@@ -1,0 +1,129 @@
+"""Bringing a layer's parameters into the form its kernel reads; done once, when a network loads.
+
+Codes stay codes of four bits a term: only their order changes, and channels and reductions are
+padded to whole vectors with zeros.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from tvm_shiftadd._compat import te, tirx
+from tvm_shiftadd.topi.scaling import clamp, int32, of_channel
+from tvm_shiftadd.topi.terms import shift_term, unpack_code
+
+from .epilogue import Epilogue
+from .instructions import LANES, QUAD
+from .stored import Stored
+
+if TYPE_CHECKING:
+    from .conv import ConvPlan
+
+_MAX_SHIFT = 31
+
+
+def pack_codes(codes: Any, plan: ConvPlan) -> Any:
+    """uint8 codes ``[K, ceil(R/2), O]`` in the order of ``plan.packed_shape``.
+
+    Of a pair of quads the first is in the low nibbles. Channels of other groups that are read
+    together with a channel's own have the code zero.
+    """
+    shape = plan.shape
+    width, pitch = shape.kernel[1], plan.source.pitch
+    group_in, group_out = shape.group_channels, shape.outputs // shape.groups
+    own_in, own_out = group_in // plan.merged, group_out // plan.merged
+    quads = shape.kernel[0] * plan.runs * plan.run_quads
+
+    def code(block: Any, quad: Any, vector: Any, term: Any, byte: Any) -> Any:
+        group = tirx.indexdiv(block, plan.panels)
+        panel = tirx.indexmod(block, plan.panels)
+        lane = tirx.indexdiv(byte, QUAD)
+        output = (plan.first_vector(panel) + vector) * LANES + lane
+        element = tirx.indexmod(quad, plan.run_quads) * QUAD + tirx.indexmod(byte, QUAD)
+        run = tirx.indexdiv(quad, plan.run_quads)
+        if plan.runs == 1:
+            ky, kx, channel = run, tirx.indexdiv(element, pitch), tirx.indexmod(element, pitch)
+        else:
+            ky, kx, channel = tirx.indexdiv(run, width), tirx.indexmod(run, width), element
+        mine = tirx.indexdiv(channel, own_in) == tirx.indexdiv(output, own_out)
+        row = (ky * width + kx) * own_in + tirx.indexmod(channel, own_in)
+        inside = tirx.all(quad < quads, kx < width, channel < group_in, output < group_out, mine)
+        found = unpack_code(codes, term, row, group * group_out + output)
+        return tirx.if_then_else(inside, found, int32(0))
+
+    def body(block: Any, pair: Any, vector: Any, term: Any, byte: Any) -> Any:
+        low, high = (code(block, pair * 2 + half, vector, term, byte) for half in (0, 1))
+        return (low | (high << int32(4))).astype("uint8")
+
+    return te.compute(plan.packed_shape, body, name="packed")
+
+
+def sum_of_weights(codes: Any, reduction: int) -> Any:
+    """int32 ``[O]``: the sum of each output channel's weights; ``codes`` as in ``pack_codes``."""
+    terms, _, outputs = (int(size) for size in codes.shape)
+    one = int32(1)
+
+    def body(o: Any) -> Any:
+        r, k = te.reduce_axis((0, reduction), "r"), te.reduce_axis((0, terms), "k")
+        return te.sum(shift_term(one, unpack_code(codes, k, r, o)), axis=[r, k])
+
+    return te.compute((outputs,), body, name="sum_of_weights")
+
+
+def constants(
+    epilogue: Epilogue, bias: Any, zero: int, weight_sums: Any, operands: dict[str, Any]
+) -> Any:
+    """The matrix of constants of an epilogue, int32 ``[len(epilogue.rows), outputs]``.
+
+    ``zero`` is the byte that stands for zero in the kernel's input, ``weight_sums`` int32 ``[O]``
+    what it is multiplied with where that is 128. ``operands`` holds "factor" (uint8 codes
+    ``[K, C]`` or ``[K, 1]``), "lhs_shift", "rhs_shift" and "shift" (int32 ``[C]`` or ``[1]``) as
+    far as the epilogue has them.
+    """
+    outputs = epilogue.out.channels
+    shift = operands.get("shift")
+
+    def rounding(o: Any) -> Any:
+        if shift is None:
+            return int32(0)
+        n = of_channel(shift, (o,))
+        half = int32(1) << (clamp(n, 1, _MAX_SHIFT) - int32(1))
+        return tirx.Select(n >= int32(1), half, int32(0))
+
+    def value(name: str, o: Any) -> Any:
+        if name == "bias":
+            start = bias[o] - (weight_sums[o] << int32(7)) if zero else bias[o]
+            return start if "offset" in epilogue.rows else start + rounding(o)
+        if name == "factor":
+            return _factor(operands["factor"], o)
+        if name == "offset":
+            return rounding(o) - _zero_of_residual(epilogue, operands, o)
+        if name in ("lhs_shift", "rhs_shift"):
+            return of_channel(operands[name], (o,))
+        n = of_channel(shift, (o,))
+        return clamp(n if name == "right" else int32(0) - n, 0, _MAX_SHIFT)
+
+    def body(row: Any, o: Any) -> Any:
+        result = int32(0)
+        for index, name in enumerate(epilogue.rows):
+            result = tirx.if_then_else(row == index, value(name, o), result)
+        return tirx.if_then_else(o < outputs, result, int32(0))
+
+    return te.compute((len(epilogue.rows), epilogue.outputs), body, name="constants")
+
+
+def _factor(codes: Any, o: Any) -> Any:
+    """The sum of a factor's terms: one, shifted."""
+    single = isinstance(codes.shape[1], tirx.IntImm) and int(codes.shape[1]) == 1
+    total = int32(0)
+    for term in range(int(codes.shape[0])):
+        total = total + shift_term(int32(1), codes[term, 0 if single else o].astype("int32"))
+    return total
+
+
+def _zero_of_residual(epilogue: Epilogue, operands: dict[str, Any], o: Any) -> Any:
+    """What the flipped top bit of a stored operand adds to the sum."""
+    residual = epilogue.residual
+    if not isinstance(residual, Stored) or not residual.zero:
+        return int32(0)
+    return int32(residual.zero) << of_channel(operands["rhs_shift"], (o,))
