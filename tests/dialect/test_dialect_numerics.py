@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from tvm_shiftadd.dialect import ops
 from tvm_shiftadd.formats.codes import encode, representable
 from tvm_shiftadd.formats.packing import pack
+from tvm_shiftadd.formats.ranges import activation_range
 
 #: Cases compiled together, and how often that is done by default and in the slow test.
 TOGETHER, FEW, MANY = 8, 3, 12
@@ -27,6 +28,12 @@ Draw = Callable[[st.SearchStrategy[Any]], Any]
 
 def int8(rng: np.random.Generator, *shape: int) -> Any:
     return rng.integers(-128, 128, shape).astype(np.int8)
+
+
+def stored(rng: np.random.Generator, *shape: int) -> Any:
+    """A stored tensor of either type."""
+    dtype, low = (np.int8, -128) if rng.integers(2) else (np.uint8, 0)
+    return rng.integers(low, low + 256, shape).astype(dtype)
 
 
 def weight(rng: np.random.Generator, reduction: int, outputs: int, terms: int) -> Any:
@@ -64,7 +71,7 @@ def conv2d_case(draw: Draw) -> Any:
     kh, kw = attrs["kernel_size"]
     codes = weight(rng, kh * kw * channels // groups, outputs, draw(st.integers(1, 3)))
     attrs["groups"] = groups
-    x = int8(rng, draw(st.integers(1, 2)), h, w, channels)
+    x = stored(rng, draw(st.integers(1, 2)), h, w, channels)
     return (
         lambda x, c, b: ops.conv2d(x, c, b, **attrs),
         (x,),
@@ -86,7 +93,7 @@ def conv2d_transpose_case(draw: Draw) -> Any:
     channels, outputs = draw(st.integers(1, 5)), draw(st.integers(1, 5))
     kh, kw = attrs["kernel_size"]
     codes = weight(rng, kh * kw * channels, outputs, draw(st.integers(1, 3)))
-    x = int8(rng, draw(st.integers(1, 2)), h, w, channels)
+    x = stored(rng, draw(st.integers(1, 2)), h, w, channels)
     return (
         lambda x, c, b: ops.conv2d_transpose(x, c, b, **attrs),
         (x,),
@@ -101,7 +108,7 @@ def dense_case(draw: Draw) -> Any:
     leading = draw(st.lists(st.integers(1, 4), min_size=1, max_size=3))
     inputs, outputs = draw(st.integers(1, 33)), draw(st.integers(1, 9))
     codes = weight(rng, inputs, outputs, draw(st.integers(1, 3)))
-    return ops.dense, (int8(rng, *leading, inputs),), (codes, bias(rng, outputs)), {}
+    return ops.dense, (stored(rng, *leading, inputs),), (codes, bias(rng, outputs)), {}
 
 
 @st.composite
@@ -137,7 +144,7 @@ def scale_case(draw: Draw) -> Any:
     # The largest that fits int32 with any factor, so that no shift may go further than it must.
     most = (2**31 - 1) // 112
     x = rng.integers(-most, most, shape, endpoint=True).astype(np.int32)
-    x = int8(rng, *shape) if draw(st.booleans()) else x
+    x = stored(rng, *shape) if draw(st.booleans()) else x
     return ops.scale, (x,), (encode(values, terms),), {}
 
 
@@ -161,14 +168,15 @@ def quantize_case(draw: Draw) -> Any:
     halves = np.ldexp(rng.integers(-300, 300, 8) + 0.5, -exponent).astype(np.float32)
     where = rng.random(x.shape) < 0.5
     x[where] = rng.choice(np.concatenate([odd, halves]), int(where.sum()))
-    return lambda x: ops.quantize(x, exponent), (x,), (), {"exponent": exponent}
+    attrs = {"exponent": exponent, "dtype": draw(st.sampled_from(["int8", "uint8"]))}
+    return lambda x: ops.quantize(x, **attrs), (x,), (), attrs
 
 
 @st.composite
 def dequantize_case(draw: Draw) -> Any:
     rng, shape = draw_map(draw)
     if draw(st.booleans()):
-        x = int8(rng, *shape)
+        x = stored(rng, *shape)
     else:
         info = np.iinfo(np.int32)
         x = rng.integers(info.min, info.max, shape, endpoint=True).astype(np.int32)
@@ -179,11 +187,13 @@ def dequantize_case(draw: Draw) -> Any:
 @st.composite
 def requantize_case(draw: Draw) -> Any:
     rng, shape = draw_map(draw)
-    lo = draw(st.integers(-128, 127))
-    hi = draw(st.integers(lo, 127))
+    dtype = draw(st.sampled_from(["int8", "uint8"]))
+    least, most = activation_range(dtype)
+    lo = draw(st.integers(least, most))
+    hi = draw(st.integers(lo, most))
     shift = vector(draw, rng, shape[-1], *draw(st.sampled_from([(-4, 31), (1, 12), (0, 0)])))
     if draw(st.booleans()):
-        x = int8(rng, *shape)
+        x = stored(rng, *shape)
     else:
         # Within the range that leaves the rounding addend and the left shift their room.
         half = 1 << np.maximum(shift.astype(np.int64) - 1, 0)
@@ -194,7 +204,7 @@ def requantize_case(draw: Draw) -> Any:
         small = rng.random(shape) < 0.5
         x[small] = rng.integers(-600, 600, int(small.sum()))
         x = np.clip(x, -most, most).astype(np.int32)
-    attrs = {"lo": lo, "hi": hi}
+    attrs = {"lo": lo, "hi": hi, "dtype": dtype}
     return lambda x, s: ops.requantize(x, s, **attrs), (x,), (shift,), attrs
 
 
@@ -202,7 +212,7 @@ def requantize_case(draw: Draw) -> Any:
 def add_case(draw: Draw) -> Any:
     rng, shape = draw_map(draw)
     operands = tuple(
-        int8(rng, *shape)
+        stored(rng, *shape)
         if draw(st.booleans())
         else rng.integers(-(2**20), 2**20, shape).astype(np.int32)
         for _ in range(2)
@@ -214,9 +224,11 @@ def add_case(draw: Draw) -> Any:
 @st.composite
 def clip_case(draw: Draw) -> Any:
     rng, shape = draw_map(draw)
-    lo = draw(st.integers(-128, 127))
-    attrs = {"lo": lo, "hi": draw(st.integers(lo, 127))}
-    return lambda x: ops.clip(x, **attrs), (int8(rng, *shape),), (), attrs
+    x = stored(rng, *shape)
+    least, most = activation_range(x.dtype)
+    lo = draw(st.integers(least, most))
+    attrs = {"lo": lo, "hi": draw(st.integers(lo, most))}
+    return lambda x: ops.clip(x, **attrs), (x,), (), attrs
 
 
 @st.composite
@@ -236,7 +248,7 @@ def _pool_case(draw: Draw, build: Callable[..., Any], more: Parameters) -> Any:
     if draw(st.integers(0, 4)) == 0:
         # Global pooling.
         attrs |= {"pool_size": (h, w), "dilation": (1, 1), "padding": (0, 0, 0, 0)}
-    x = int8(rng, draw(st.integers(1, 2)), h, w, draw(st.integers(1, 9)))
+    x = stored(rng, draw(st.integers(1, 2)), h, w, draw(st.integers(1, 9)))
     return lambda x: build(x, **attrs), (x,), (), attrs
 
 
@@ -244,10 +256,10 @@ def _pool_case(draw: Draw, build: Callable[..., Any], more: Parameters) -> Any:
 def concat_case(draw: Draw) -> Any:
     rng, shape = draw_map(draw)
     axis = draw(st.integers(1, 3))
-    parts = []
+    parts, dtype = [], draw(st.sampled_from([np.int8, np.uint8]))
     for _ in range(draw(st.integers(1, 3))):
         shape[axis] = draw(st.integers(1, 5))
-        parts.append(int8(rng, *shape))
+        parts.append(stored(rng, *shape).view(dtype))
     return lambda *x: ops.concat(x, axis=axis), tuple(parts), (), {"axis": axis}
 
 
@@ -255,14 +267,14 @@ def concat_case(draw: Draw) -> Any:
 def pad_case(draw: Draw) -> Any:
     rng, shape = draw_map(draw)
     width = [0, 0, *(draw(st.integers(0, 3)) for _ in range(6))]
-    return lambda x: ops.pad(x, pad_width=width), (int8(rng, *shape),), (), {"pad_width": width}
+    return lambda x: ops.pad(x, pad_width=width), (stored(rng, *shape),), (), {"pad_width": width}
 
 
 @st.composite
 def upsample2d_case(draw: Draw) -> Any:
     rng, shape = draw_map(draw)
     scale = (draw(st.integers(1, 3)), draw(st.integers(1, 3)))
-    return lambda x: ops.upsample2d(x, scale=scale), (int8(rng, *shape),), (), {"scale": scale}
+    return lambda x: ops.upsample2d(x, scale=scale), (stored(rng, *shape),), (), {"scale": scale}
 
 
 CASES = {

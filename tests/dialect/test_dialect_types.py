@@ -39,6 +39,7 @@ def infer(call: Any) -> str:
 
 
 MAP = var("int8", N, 9, 8, 4)
+BYTES = var("uint8", N, 9, 8, 4)
 WIDE = var("int32", N, 9, 8, 4)
 CONV = {"kernel_size": (3, 3)}
 POOL = {"pool_size": (3, 3), "strides": (2, 2)}
@@ -114,6 +115,37 @@ ACCEPTED = {
         "(n, 2, 2, 1), int8",
     ),
     "concat": (lambda: ops.concat([MAP, MAP], axis=3), "(n, 9, 8, 8), int8"),
+    "conv2d of uint8": (
+        lambda: ops.conv2d(BYTES, codes(1, 18, 6), bias(6), **CONV),
+        "(n, 7, 6, 6), int32",
+    ),
+    "dense of uint8": (
+        lambda: ops.dense(var("uint8", N, 5), codes(2, 3, 7), bias(7)),
+        "(n, 7), int32",
+    ),
+    "quantize to uint8": (
+        lambda: ops.quantize(var("float32", N, 3), 5, dtype="uint8"),
+        "(n, 3), uint8",
+    ),
+    "requantize to uint8": (
+        lambda: ops.requantize(MAP, vec(1), hi=200, dtype="uint8"),
+        "(n, 9, 8, 4), uint8",
+    ),
+    "requantize of uint8": (lambda: ops.requantize(BYTES, vec(1)), "(n, 9, 8, 4), int8"),
+    "dequantize of uint8": (lambda: ops.dequantize(BYTES, vec(1)), "(n, 9, 8, 4), float32"),
+    "add of int8 and uint8": (
+        lambda: ops.add(BYTES, MAP, vec(0), vec(1)),
+        "(n, 9, 8, 4), int32",
+    ),
+    "clip of uint8": (lambda: ops.clip(BYTES, lo=3, hi=200), "(n, 9, 8, 4), uint8"),
+    "max_pool2d of uint8": (lambda: ops.max_pool2d(BYTES, **POOL), "(n, 4, 3, 4), uint8"),
+    "avg_pool2d of uint8": (lambda: ops.avg_pool2d(BYTES, **POOL), "(n, 4, 3, 4), int32"),
+    "concat of uint8": (lambda: ops.concat([BYTES, BYTES], axis=3), "(n, 9, 8, 8), uint8"),
+    "pad of uint8": (lambda: ops.pad(BYTES, pad_width=[0, 0] * 4), "(n, 9, 8, 4), uint8"),
+    "upsample2d of uint8": (
+        lambda: ops.upsample2d(BYTES, scale=(2, 3)),
+        "(n, 18, 24, 4), uint8",
+    ),
     "pad": (lambda: ops.pad(MAP, pad_width=[0, 0, 1, 2, 0, 0, 3, 0]), "(n, 12, 8, 7), int8"),
     "upsample2d": (lambda: ops.upsample2d(MAP, scale=(2, 3)), "(n, 18, 24, 4), int8"),
 }
@@ -129,7 +161,7 @@ def test_accepted_operands_give_this_type(name: str) -> None:
 REFUSED = {
     "conv2d: float x": (
         lambda: ops.conv2d(var("float32", N, 9, 8, 4), codes(1, 18, 6), bias(6), **CONV),
-        ["x to be int8 [N, H, W, C]", "float32[n, 9, 8, 4]", "uint8[1, 18, 6]"],
+        ["x to be int8 or uint8 [N, H, W, C]", "float32[n, 9, 8, 4]", "uint8[1, 18, 6]"],
     ),
     "conv2d: rank 3": (
         lambda: ops.conv2d(var("int8", N, 9, 8), codes(1, 18, 6), bias(6), **CONV),
@@ -256,6 +288,13 @@ REFUSED = {
         ["a tuple of int8", "int8[n, 9, 8, 4]"],
     ),
     "concat: int32": (lambda: ops.concat([MAP, WIDE], axis=3), ["int8 tensors", "int32"]),
+    "concat: two types": (lambda: ops.concat([MAP, BYTES], axis=3), ["int8 or of uint8 tensors"]),
+    "clip: beyond int8": (lambda: ops.clip(MAP, lo=0, hi=200), ["bounds in -128..127", "200"]),
+    "clip: below uint8": (lambda: ops.clip(BYTES, lo=-3, hi=9), ["bounds in 0..255", "-3"]),
+    "adder_conv2d: uint8": (
+        lambda: ops.adder_conv2d(BYTES, distances(36, 6), bias(6), kernel_size=(3, 3)),
+        ["x to be int8 [N, H, W, C]", "uint8[n, 9, 8, 4]"],
+    ),
     "concat: other height": (
         lambda: ops.concat([MAP, var("int8", N, 7, 8, 4)], axis=3),
         ["differ in axis 3 only", "int8[n, 7, 8, 4]"],
@@ -296,6 +335,10 @@ BAD_ATTRIBUTES = [
     lambda: ops.quantize(MAP, 65),
     lambda: ops.requantize(WIDE, vec(1), lo=3, hi=2),
     lambda: ops.clip(MAP, lo=-129, hi=2),
+    lambda: ops.clip(MAP, lo=-1, hi=128),
+    lambda: ops.quantize(MAP, 5, dtype="int16"),
+    lambda: ops.requantize(WIDE, vec(1), dtype="int32"),
+    lambda: ops.requantize(WIDE, vec(1), lo=-1, dtype="uint8"),
     lambda: ops.max_pool2d(MAP, pool_size=(2, 2), padding=(2, 0, 0, 0)),
     lambda: ops.concat([MAP], axis=-1),
     lambda: ops.pad(MAP, pad_width=[0, -1]),

@@ -11,9 +11,8 @@ from typing import Any, ClassVar, TypeVar
 
 from tvm_shiftadd._compat import make_attrs
 from tvm_shiftadd.errors import VerificationError
+from tvm_shiftadd.formats.ranges import ACTIVATION_RANGES
 from tvm_shiftadd.formats.reference import MAX_SCALE
-
-INT8_MIN, INT8_MAX = -128, 127
 
 _Attrs = TypeVar("_Attrs", bound="OpAttrs")
 
@@ -83,6 +82,11 @@ class OpAttrs:
             name,
             f"{count} {kind} integers",
         )
+
+
+def _check_dtype(attrs: QuantizeAttrs | RequantizeAttrs) -> None:
+    known = " or ".join(ACTIVATION_RANGES)
+    attrs._require(attrs.dtype in ACTIVATION_RANGES, "dtype", known)
 
 
 def _plain(value: Any) -> Any:
@@ -175,36 +179,48 @@ class FloatAdderConv2DAttrs(OpAttrs):
 
 @dataclass(frozen=True)
 class QuantizeAttrs(OpAttrs):
-    """exponent a of the scale 2^-a of the int8 result."""
+    """exponent a of the scale 2^-a of the result; dtype of the result."""
 
     OP: ClassVar[str] = "quantize"
     exponent: int
+    dtype: str = "int8"
 
     def check(self) -> None:
         """See the base class."""
         ok = -MAX_SCALE <= self.exponent <= MAX_SCALE
         self._require(ok, "exponent", f"in {-MAX_SCALE}..{MAX_SCALE}")
+        _check_dtype(self)
 
 
 @dataclass(frozen=True)
 class RequantizeAttrs(OpAttrs):
-    """lo and hi, the bounds of the int8 result; activation clips are fused into them."""
+    """lo and hi, the bounds of the result; activation clips are fused into them; its dtype."""
 
     OP: ClassVar[str] = "requantize"
+    lo: int
+    hi: int
+    dtype: str = "int8"
+
+    def check(self) -> None:
+        """See the base class."""
+        _check_dtype(self)
+        least, most = ACTIVATION_RANGES[self.dtype]
+        ok = least <= self.lo <= self.hi <= most
+        self._require(ok, "lo", f"in {least}..{most} and not above hi={self.hi}")
+
+
+@dataclass(frozen=True)
+class ClipAttrs(OpAttrs):
+    """lo and hi, integers of the type and on the scale of the operand."""
+
+    OP: ClassVar[str] = "clip"
     lo: int
     hi: int
 
     def check(self) -> None:
         """See the base class."""
-        ok = INT8_MIN <= self.lo <= self.hi <= INT8_MAX
-        self._require(ok, "lo", f"in {INT8_MIN}..{INT8_MAX} and not above hi={self.hi}")
-
-
-@dataclass(frozen=True)
-class ClipAttrs(RequantizeAttrs):
-    """lo and hi, integers on the scale of the operand."""
-
-    OP: ClassVar[str] = "clip"
+        ok = any(lo <= self.lo <= self.hi <= hi for lo, hi in ACTIVATION_RANGES.values())
+        self._require(ok, "lo", f"with hi={self.hi} a range within int8 or uint8")
 
 
 @dataclass(frozen=True)

@@ -13,13 +13,13 @@ from typing import Any
 from tvm_shiftadd._compat import relax
 from tvm_shiftadd.dialect import registry
 from tvm_shiftadd.dialect.attrs import Conv2DAttrs, Conv2DTransposeAttrs
-from tvm_shiftadd.dialect.types import Operands, tensor_type
+from tvm_shiftadd.dialect.types import ACTIVATIONS, Operands, tensor_type
 from tvm_shiftadd.errors import InputError
 from tvm_shiftadd.formats.codes import MAX_TERMS
 from tvm_shiftadd.formats.windows import conv_size, transpose_size
 
 _ARGUMENTS = (
-    ("x", "int8 activations, channels last"),
+    ("x", "int8 or uint8 activations, channels last"),
     ("codes", "uint8 [K, ceil(R/2), O], packed weight codes"),
     ("bias", "int32 [O], on the accumulator's scale"),
 )
@@ -36,7 +36,7 @@ def conv2d(
     dilation: Sequence[int] = (1, 1),
     groups: int = 1,
 ) -> Any:
-    """2-D convolution: int8 ``[N, H, W, I]`` to int32 ``[N, OH, OW, O]``.
+    """2-D convolution: int8 or uint8 ``[N, H, W, I]`` to int32 ``[N, OH, OW, O]``.
 
     ``padding`` is (top, left, bottom, right), zeros. R = kh * kw * (I / groups), flattened in
     that order. Depthwise is groups = I. Raises VerificationError on attributes that are not
@@ -57,7 +57,7 @@ def conv2d_transpose(
     output_padding: Sequence[int] = (0, 0),
     dilation: Sequence[int] = (1, 1),
 ) -> Any:
-    """Transposed 2-D convolution: int8 ``[N, H, W, I]`` to int32 ``[N, OH, OW, O]``.
+    """Transposed 2-D convolution: int8 or uint8 ``[N, H, W, I]`` to int32 ``[N, OH, OW, O]``.
 
     output[y * stride - top + ky * dilation] += x[y] * weight[ky]; OH = (H - 1) * stride - top
     - bottom + (kh - 1) * dilation + 1 + output_padding. R = kh * kw * I, in that order. Raises
@@ -74,7 +74,7 @@ def conv2d_transpose(
 
 
 def dense(x: Any, codes: Any, bias: Any) -> Any:
-    """Matrix product: int8 ``[..., I]`` to int32 ``[..., O]``; R = I.
+    """Matrix product: int8 or uint8 ``[..., I]`` to int32 ``[..., O]``; R = I.
 
     Raises VerificationError at type inference on operands that do not fit.
     """
@@ -100,7 +100,7 @@ def _check_weight(operands: Operands, reduction: int) -> int:
 def _infer_conv2d(call: Any) -> Any:
     operands = Operands(call, [name for name, _ in _ARGUMENTS])
     attrs = Conv2DAttrs.of(call)
-    n, h, w, c = operands.image(0, "int8")
+    n, h, w, c = operands.image(0, ACTIVATIONS)
     operands.require(
         c % attrs.groups == 0, f"channels of x to be a multiple of groups = {attrs.groups}"
     )
@@ -121,7 +121,7 @@ def _infer_conv2d(call: Any) -> Any:
 def _infer_conv2d_transpose(call: Any) -> Any:
     operands = Operands(call, [name for name, _ in _ARGUMENTS])
     attrs = Conv2DTransposeAttrs.of(call)
-    n, h, w, c = operands.image(0, "int8")
+    n, h, w, c = operands.image(0, ACTIVATIONS)
     kh, kw = attrs.kernel_size
     outputs = _check_weight(operands, kh * kw * c)
     top, left, bottom, right = attrs.padding
@@ -136,7 +136,7 @@ def _infer_conv2d_transpose(call: Any) -> Any:
 
 def _infer_dense(call: Any) -> Any:
     operands = Operands(call, [name for name, _ in _ARGUMENTS])
-    dims = operands.tensor(0, "int8", "[..., I]")
+    dims = operands.tensor(0, ACTIVATIONS, "[..., I]")
     known = len(dims) >= 1 and isinstance(dims[-1], int)
     operands.require(known, "x with a known last dimension")
     outputs = _check_weight(operands, int(dims[-1]))

@@ -1,4 +1,4 @@
-"""Average and maximum pooling over int8 maps ``[N, H, W, C]``."""
+"""Average and maximum pooling over int8 or uint8 maps ``[N, H, W, C]``."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from tvm_shiftadd._compat import relax
 from tvm_shiftadd.dialect import registry
 from tvm_shiftadd.dialect.attrs import AvgPool2DAttrs, MaxPool2DAttrs
-from tvm_shiftadd.dialect.types import Operands, tensor_type
+from tvm_shiftadd.dialect.types import ACTIVATIONS, Operands, tensor_type
 from tvm_shiftadd.errors import InputError, RangeError, VerificationError
 from tvm_shiftadd.formats.reciprocal import Reciprocal
 from tvm_shiftadd.formats.reference import avg_pool_reciprocal
@@ -26,7 +26,7 @@ def avg_pool2d(
     ceil_mode: bool = False,
     count_include_pad: bool = False,
 ) -> Any:
-    """Average pooling: int8 ``[N, H, W, C]`` to int32 ``[N, OH, OW, C]``.
+    """Average pooling: int8 or uint8 ``[N, H, W, C]`` to int32 ``[N, OH, OW, C]``.
 
     A window's sum times a shift-add reciprocal of its count. The result's scale is
     2^-(a_x + reciprocal_shift), where reciprocal_shift is an attribute of the call. ``x`` must
@@ -43,7 +43,7 @@ def avg_pool2d(
         reciprocal_shift=0,
     )
     call = relax.Call(registry.op("avg_pool2d"), [x], draft.to_node())
-    _, h, w, _ = Operands(call, ["x"]).image(0, "int8")
+    _, h, w, _ = Operands(call, ["x"]).image(0, ACTIVATIONS)
     attrs = replace(draft, reciprocal_shift=average_reciprocal(h, w, draft).shift)
     return relax.Call(registry.op("avg_pool2d"), [x], attrs.to_node())
 
@@ -57,10 +57,10 @@ def max_pool2d(
     dilation: Sequence[int] = (1, 1),
     ceil_mode: bool = False,
 ) -> Any:
-    """Maximum pooling: int8 ``[N, H, W, C]`` to int8 ``[N, OH, OW, C]``; padding never wins.
+    """Maximum pooling: int8 or uint8 ``[N, H, W, C]`` to ``[N, OH, OW, C]`` of the same type.
 
-    Raises VerificationError on attributes that are not allowed; type inference raises it on
-    operands that do not fit.
+    Padding never wins. Raises VerificationError on attributes that are not allowed; type inference
+    raises it on operands that do not fit.
     """
     attrs = MaxPool2DAttrs(pool_size, strides, padding, dilation, ceil_mode)  # type: ignore[arg-type]
     return relax.Call(registry.op("max_pool2d"), [x], attrs.to_node())
@@ -86,7 +86,7 @@ def average_reciprocal(height: int, width: int, attrs: AvgPool2DAttrs) -> Recipr
 
 
 def _pooled(operands: Operands, attrs: MaxPool2DAttrs) -> list[Any]:
-    n, h, w, c = operands.image(0, "int8")
+    n, h, w, c = operands.image(0, ACTIVATIONS)
     top, left, bottom, right = attrs.padding
     axes = ((h, top, bottom), (w, left, right))
     try:
@@ -111,7 +111,7 @@ def _infer_avg_pool2d(call: Any) -> Any:
     operands = Operands(call, ["x"])
     attrs = AvgPool2DAttrs.of(call)
     shape = _pooled(operands, attrs)
-    _, h, w, _ = operands.image(0, "int8")
+    _, h, w, _ = operands.image(0, ACTIVATIONS)
     shift = average_reciprocal(h, w, attrs).shift
     if shift != attrs.reciprocal_shift:
         raise operands.error(
@@ -122,7 +122,7 @@ def _infer_avg_pool2d(call: Any) -> Any:
 
 def _infer_max_pool2d(call: Any) -> Any:
     operands = Operands(call, ["x"])
-    return tensor_type(_pooled(operands, MaxPool2DAttrs.of(call)), "int8")
+    return tensor_type(_pooled(operands, MaxPool2DAttrs.of(call)), operands.dtype(0))
 
 
 def _legalize_avg_pool2d(builder: Any, call: Any) -> Any:
@@ -165,7 +165,7 @@ def _legalize_max_pool2d(builder: Any, call: Any) -> Any:
     return builder.call_te(compute, *call.args, primfunc_name_hint="shiftadd_max_pool2d")
 
 
-_ARGUMENTS = (("x", "int8 [N, H, W, C]"),)
+_ARGUMENTS = (("x", "int8 or uint8 [N, H, W, C]"),)
 
 SPECS = (
     registry.OpSpec(

@@ -138,13 +138,17 @@ def _constant(array: Any, role: str) -> str:
 
 
 def _attributes(call: Any) -> Mapping[str, Any]:
-    """Names and values of a call's attributes, in the order of their declaration."""
+    """Names and values of a call's attributes, in the order of their declaration.
+
+    Without the type of the result, which stands in front.
+    """
     attrs = call.attrs
     if attrs is None:
         return {}
     if isinstance(attrs, DictAttrs):
         declared = list(OPERATOR_ATTRS[op_name(call)].names()) if is_dialect_call(call) else []
-        return {name: attrs[name] for name in [*declared, *sorted(set(attrs.keys()) - {*declared})]}
+        names = [*declared, *sorted(set(attrs.keys()) - {*declared})]
+        return {name: attrs[name] for name in names if name != "dtype"}
     return {name: value for name, value in fields(attrs) if name != "span" and value is not None}
 
 

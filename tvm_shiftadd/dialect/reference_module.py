@@ -203,7 +203,12 @@ def _float_adder_conv2d(call: Any, x: Array, weight: Array, scale: Array) -> Arr
 
 def _requantize(call: Any, x: Array, shift: Array) -> Array:
     a = op_attrs.RequantizeAttrs.of(call)
-    return reference.requantize(x, shift, a.lo, a.hi)
+    return reference.requantize(x, shift, a.lo, a.hi, a.dtype)
+
+
+def _quantize(call: Any, x: Array) -> Array:
+    a = op_attrs.QuantizeAttrs.of(call)
+    return reference.quantize(x, a.exponent, a.dtype)
 
 
 def _avg_pool2d(call: Any, x: Array) -> Array:
@@ -236,7 +241,7 @@ _OPERATORS: dict[str, Callable[..., Array]] = {
     "float_adder_dense": lambda _call, x, weight, scale: -distance.dense(x, weight) * scale,
     "max_pool2d": _max_pool2d,
     "pad": lambda call, x: reference.pad(x, op_attrs.PadAttrs.of(call).pad_width),
-    "quantize": lambda call, x: reference.quantize(x, op_attrs.QuantizeAttrs.of(call).exponent),
+    "quantize": _quantize,
     "requantize": _requantize,
     "scale": lambda _call, x, codes: reference.scale(x, codes),
     "upsample2d": lambda call, x: reference.upsample2d(

@@ -10,26 +10,27 @@ from tvm_shiftadd.dialect.attrs import (
     QuantizeAttrs,
     RequantizeAttrs,
 )
-from tvm_shiftadd.dialect.types import Operands, same, tensor_type
+from tvm_shiftadd.dialect.types import INTEGERS, Operands, same, tensor_type
 from tvm_shiftadd.errors import InputError
 from tvm_shiftadd.formats.codes import MAX_TERMS, validate
+from tvm_shiftadd.formats.ranges import ACTIVATION_RANGES
 from tvm_shiftadd.formats.reference import MAX_SCALE
 
 #: A requantising shift: to the right where positive, to the left where negative.
 MAX_SHIFT = 31
 
 
-def quantize(x: Any, exponent: int) -> Any:
-    """float32 of any shape to int8 on the scale 2^-exponent.
+def quantize(x: Any, exponent: int, *, dtype: str = "int8") -> Any:
+    """float32 of any shape to ``dtype``, int8 or uint8, on the scale 2^-exponent.
 
-    NaN becomes 0; x * 2^exponent is rounded half to even and saturated to [-128, 127]. Raises
-    VerificationError if the exponent is out of range.
+    NaN becomes 0; x * 2^exponent is rounded half to even and saturated to the range of the type.
+    Raises VerificationError if the exponent is out of range, or for another type.
     """
-    return relax.Call(registry.op("quantize"), [x], QuantizeAttrs(exponent).to_node())
+    return relax.Call(registry.op("quantize"), [x], QuantizeAttrs(exponent, dtype).to_node())
 
 
 def dequantize(x: Any, exponent: Any) -> Any:
-    """int8 or int32 ``[..., C]`` to float32(x) * 2^-exponent.
+    """int8, uint8 or int32 ``[..., C]`` to float32(x) * 2^-exponent.
 
     ``exponent`` is an int32 constant ``[C]`` or ``[1]``. The integer is rounded to the nearest
     float32; the scaling is exact.
@@ -37,18 +38,23 @@ def dequantize(x: Any, exponent: Any) -> Any:
     return relax.Call(registry.op("dequantize"), [x, exponent])
 
 
-def requantize(x: Any, shift: Any, *, lo: int = -128, hi: int = 127) -> Any:
-    """int32 or int8 ``[..., C]`` to int8 by a rounding shift a channel, clamped to [lo, hi].
+def requantize(
+    x: Any, shift: Any, *, lo: int | None = None, hi: int | None = None, dtype: str = "int8"
+) -> Any:
+    """int8, uint8 or int32 ``[..., C]`` to int8 or uint8 by a rounding shift a channel.
+
+    The result is clamped to [lo, hi], by default the whole range of ``dtype``.
 
     ``shift`` is an int32 constant ``[C]`` or ``[1]``, n: for n >= 1 (x + 2^(n-1)) >> n, else
-    x << -n. Raises VerificationError if lo and hi are no int8 range.
+    x << -n. Raises VerificationError if lo and hi are no range of the type.
     """
-    attrs = RequantizeAttrs(lo, hi)
+    least, most = ACTIVATION_RANGES.get(dtype, (0, 0))
+    attrs = RequantizeAttrs(least if lo is None else lo, most if hi is None else hi, dtype)
     return relax.Call(registry.op("requantize"), [x, shift], attrs.to_node())
 
 
 def scale(x: Any, codes: Any) -> Any:
-    """int32 or int8 ``[..., C]`` to int32: the sum of one to three shifted copies a channel.
+    """int8, uint8 or int32 ``[..., C]`` to int32: the sum of one to three shifted copies a channel.
 
     ``codes`` is uint8 ``[K, C]`` or ``[K, 1]``, K in 1 to 3, term codes, not packed: the channel is
     multiplied by their sum. Followed by requantize it is the finer requantisation.
@@ -58,7 +64,7 @@ def scale(x: Any, codes: Any) -> Any:
 
 def _infer_scale(call: Any) -> Any:
     operands = Operands(call, ["x", "codes"])
-    dims = operands.tensor(0, ("int32", "int8"), "[..., C]")
+    dims = operands.tensor(0, INTEGERS, "[..., C]")
     terms, channels = operands.tensor(1, "uint8", "[K, C]")
     known = isinstance(terms, int) and 1 <= terms <= MAX_TERMS
     operands.require(known, f"codes of 1 to {MAX_TERMS} terms")
@@ -75,31 +81,31 @@ def _infer_scale(call: Any) -> Any:
 
 def _infer_quantize(call: Any) -> Any:
     operands = Operands(call, ["x"])
-    QuantizeAttrs.of(call)
-    return tensor_type(operands.tensor(0, "float32", "[...]"), "int8")
+    dtype = QuantizeAttrs.of(call).dtype
+    return tensor_type(operands.tensor(0, "float32", "[...]"), dtype)
 
 
 def _infer_dequantize(call: Any) -> Any:
     operands = Operands(call, ["x", "exponent"])
-    dims = operands.tensor(0, ("int8", "int32"), "[..., C]")
+    dims = operands.tensor(0, INTEGERS, "[..., C]")
     operands.channel_vector(1, dims, -MAX_SCALE, MAX_SCALE)
     return tensor_type(dims, "float32")
 
 
 def _infer_requantize(call: Any) -> Any:
     operands = Operands(call, ["x", "shift"])
-    RequantizeAttrs.of(call)
-    dims = operands.tensor(0, ("int32", "int8"), "[..., C]")
+    dtype = RequantizeAttrs.of(call).dtype
+    dims = operands.tensor(0, INTEGERS, "[..., C]")
     operands.channel_vector(1, dims, -MAX_SHIFT, MAX_SHIFT)
-    return tensor_type(dims, "int8")
+    return tensor_type(dims, dtype)
 
 
 def _legalize_quantize(builder: Any, call: Any) -> Any:
     from tvm_shiftadd.topi import scaling
 
-    exponent = QuantizeAttrs.of(call).exponent
+    attrs = QuantizeAttrs.of(call)
     return builder.call_te(
-        lambda x: scaling.quantize(x, exponent),
+        lambda x: scaling.quantize(x, attrs.exponent, dtype=attrs.dtype),
         *call.args,
         primfunc_name_hint="shiftadd_quantize",
     )
@@ -116,7 +122,7 @@ def _legalize_requantize(builder: Any, call: Any) -> Any:
 
     attrs = RequantizeAttrs.of(call)
     return builder.call_te(
-        lambda x, shift: scaling.requantize(x, shift, lo=attrs.lo, hi=attrs.hi),
+        lambda x, shift: scaling.requantize(x, shift, lo=attrs.lo, hi=attrs.hi, dtype=attrs.dtype),
         *call.args,
         primfunc_name_hint="shiftadd_requantize",
     )
@@ -131,29 +137,32 @@ def _legalize_scale(builder: Any, call: Any) -> Any:
 SPECS = (
     registry.OpSpec(
         "quantize",
-        "float32 to int8 on a power-of-two scale",
+        "float32 to int8 or uint8 on a power-of-two scale",
         (("x", "float32"),),
         _infer_quantize,
         _legalize_quantize,
     ),
     registry.OpSpec(
         "dequantize",
-        "int8 or int32 to float32 from a power-of-two scale",
-        (("x", "int8 or int32, channels last"), ("exponent", "int32 [C] or [1]")),
+        "int8, uint8 or int32 to float32 from a power-of-two scale",
+        (("x", "int8, uint8 or int32, channels last"), ("exponent", "int32 [C] or [1]")),
         _infer_dequantize,
         _legalize_dequantize,
     ),
     registry.OpSpec(
         "requantize",
-        "to int8 by a rounding shift a channel, clamped",
-        (("x", "int32 or int8, channels last"), ("shift", "int32 [C] or [1]")),
+        "to int8 or uint8 by a rounding shift a channel, clamped",
+        (("x", "int8, uint8 or int32, channels last"), ("shift", "int32 [C] or [1]")),
         _infer_requantize,
         _legalize_requantize,
     ),
     registry.OpSpec(
         "scale",
         "sum of at most three shifted copies a channel",
-        (("x", "int32 or int8, channels last"), ("codes", "uint8 [K, C] or [K, 1], term codes")),
+        (
+            ("x", "int8, uint8 or int32, channels last"),
+            ("codes", "uint8 [K, C] or [K, 1], term codes"),
+        ),
         _infer_scale,
         _legalize_scale,
     ),

@@ -18,6 +18,11 @@ from tvm_shiftadd._compat import (
     relax,
 )
 from tvm_shiftadd.errors import VerificationError
+from tvm_shiftadd.formats.ranges import ACTIVATION_RANGES
+
+#: Types of stored activations, and of everything an integer operator may read.
+ACTIVATIONS = tuple(ACTIVATION_RANGES)
+INTEGERS = (*ACTIVATIONS, "int32")
 
 #: A dimension: a plain int where it is known, else TVM's expression.
 Dim = Any
@@ -92,6 +97,10 @@ class Operands:
         if "..." not in form:
             self.require(len(dims) == form.count(",") + 1, expected)
         return dims
+
+    def dtype(self, index: int) -> str:
+        """The type of the elements of operand ``index``, a tensor."""
+        return str(self.call.args[index].ty.dtype)
 
     def image(self, index: int, dtypes: str | Sequence[str]) -> tuple[Dim, int, int, int]:
         """N, H, W, C of a feature map; H, W and C must be known."""

@@ -139,7 +139,7 @@ def conv2d_transpose(
     output_padding: Sequence[int] = (0, 0),
     dilation: Sequence[int] = (1, 1),
 ) -> te.Tensor:
-    """Transposed 2-D convolution: int8 or uint8 ``[N, H, W, I]`` to int32 ``[N, OH, OW, O]``, bias added.
+    """Transposed 2-D convolution: int8 or uint8 ``[N, H, W, I]`` to int32 ``[N, OH, OW, O]``.
 
     output[y * stride - top + ky * dilation] += x[y] * weight[ky], computed by gathering: every
     output sums the taps that reach it. Raises InputError if there is no output.

@@ -17,7 +17,6 @@ from tvm_shiftadd.topi.layout import pad
 from tvm_shiftadd.topi.scaling import int32
 
 
-
 def average_shifts(
     size: tuple[int, int],
     *,
@@ -111,7 +110,7 @@ def max_pool2d(
     dilation: Sequence[int],
     ceil_mode: bool,
 ) -> Any:
-    """The maximum of each window, ``[N, OH, OW, C]``; padding is the type's least value: never wins."""
+    """The maximum of each window, ``[N, OH, OW, C]``; padding is least of all and never wins."""
     where: dict[str, Any] = {
         "pool_size": tuple(pool_size),
         "strides": tuple(strides),

@@ -62,7 +62,8 @@ def quantize(x: Any, exponent: int, *, dtype: str = "int8") -> Any:
 def dequantize(x: Any, exponent: Any) -> Any:
     """int8, uint8 or int32 ``x [..., C]`` to float32(x) * 2^-exponent.
 
-    ``exponent``: int32 ``[C]`` or ``[1]``. The integer is rounded to the nearest float32; the scaling is exact for |exponent| <= 64.
+    ``exponent``: int32 ``[C]`` or ``[1]``. The integer is rounded to the nearest float32; the
+    scaling is exact for |exponent| <= 64.
     """
 
     def body(*i: Any) -> Any:
@@ -103,7 +104,8 @@ def scale(x: Any, codes: Any) -> Any:
 def requantize(x: Any, shift: Any, *, lo: int, hi: int, dtype: str = "int8") -> Any:
     """int8, uint8 or int32 ``x [..., C]`` to ``dtype`` in [lo, hi] by ``shift``, n.
 
-    ``shift`` is int32 ``[C]`` or ``[1]``. n >= 1: (x + 2^(n-1)) >> n, so halves round up; n <= 0: x << -n.
+    ``shift`` is int32 ``[C]`` or ``[1]``. n >= 1: (x + 2^(n-1)) >> n, so halves round up;
+    n <= 0: x << -n.
     """
 
     def body(*i: Any) -> Any:

@@ -56,7 +56,8 @@ def _largest_sum(plus: Any, minus: Any, dtype: str) -> Any:
 def term_lists(tile: Tile, dtype: str = "int8") -> tirx.PrimFunc:
     """PrimFunc from packed codes uint8 ``[K, ceil(R/2), O]`` to int32 offsets and starts.
 
-    ``dtype``: of the inputs, int8 or uint8. A counting sort for each output channel: count the segments, then fill them.
+    ``dtype``: of the inputs, int8 or uint8. A counting sort for each output channel: count the
+    segments, then fill them.
     """
     K, R, O = tile.shape.terms, tile.shape.reduction, tile.shape.outputs  # noqa: E741
     packed = (R + 1) // 2
