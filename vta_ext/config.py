@@ -16,16 +16,8 @@ from typing import Any, Final
 
 from tvm_shiftadd.errors import InputError
 from tvm_shiftadd.formats.codes import CODE_BITS
-from vta_ext.isa.table import (
-    ALU_OPERATIONS,
-    EXTENSIONS,
-    GEMM_MODES,
-    INSTRUCTIONS,
-    MICRO_OP,
-    MICRO_OP_BITS,
-    WORD_BITS,
-    Field,
-)
+from vta_ext.isa.schema import MICRO_OP_BITS, WORD_BITS, Field
+from vta_ext.isa.table import ALU_OPERATIONS, EXTENSIONS, GEMM_MODES, INSTRUCTIONS, MICRO_OP
 
 #: Changes whenever a program of an older version would mean something else.
 ISA_VERSION: Final = 1
@@ -148,7 +140,7 @@ class Config:
             )
             if bits > limit:
                 raise InputError(
-                    f"{what} needs {bits} bits of {limit} with {self._depths()}; "
+                    f"{what} needs {bits} bits of {limit} with {self.depths}; "
                     "choose smaller buffers or a larger block"
                 )
 
@@ -157,7 +149,9 @@ class Config:
         parameter = field.width.parameter
         return field.width.plus + (getattr(self, parameter) if parameter else 0)
 
-    def _depths(self) -> str:
+    @property
+    def depths(self) -> str:
+        """The sizes of the buffers in words."""
         depths = (self.uop_depth, self.inp_depth, self.wgt_depth, self.acc_depth)
         names = ("micro-ops", "inputs", "weights", "accumulators")
         return ", ".join(f"{depth} {name}" for depth, name in zip(depths, names, strict=True))

@@ -9,6 +9,7 @@ from typing import Final
 
 from tvm_shiftadd.errors import InputError
 from vta_ext.config import Config
+from vta_ext.isa.table import ALU_OPERATIONS, EXTENSIONS
 
 
 @dataclass(frozen=True)
@@ -32,8 +33,9 @@ class Preset:
 #: VTA with 16 x 16 int8 multipliers.
 BASE: Final = Config()
 
-_EXTENDED = ("min", "max", "add", "shr", "rshr", "sha", "absd", "lsa", "clip", "req")
-_FEATURES = ("fresh", "input-source", "pad-least", "store-acc")
+# All there is, but no multiplication.
+_EXTENDED = tuple(operation.name for operation in ALU_OPERATIONS if operation.name != "mul")
+_FEATURES = tuple(extension.name for extension in EXTENSIONS)
 
 #: 16 x 16 shift units. A weight buffer of half the bytes holds as many weights as VTA's.
 SHIFT: Final = Config(

@@ -14,6 +14,7 @@ from vta_ext.isa import table
 from vta_ext.isa.codec import codec
 from vta_ext.isa.instruction import Instruction, field_names, make
 from vta_ext.isa.layout import instruction_layout
+from vta_ext.isa.schema import Source
 
 #: Everything the table knows, in buffers small enough that random indices meet.
 TINY = replace(
@@ -65,21 +66,24 @@ def _legal(draw: st.DrawFn, instruction: Instruction, config: Config) -> Instruc
         changes = {"memory": memory.id}
         if storing:
             changes |= dict.fromkeys(("y_pad_0", "y_pad_1", "x_pad_0", "x_pad_1"), 0)
-        elif not memory.signed_lanes:
-            changes["pad_least"] = 0
+        else:
+            changes["unsigned"] = instruction.unsigned & memory.byte_lanes
+            changes["pad_least"] = (
+                instruction.pad_least & memory.signed_lanes & ~changes["unsigned"]
+            )
         return instruction.replace(**changes)
     if instruction.kind.name == "ALU":
         operations = [op for op in table.ALU_OPERATIONS if op.name in config.alu_ops]
         operation = draw(st.sampled_from(operations))
         page, low = divmod(operation.code, 8)
         changes = {"alu_page": page, "alu_op": low, "imm": instruction.imm}
-        if operation.source is not table.Source.OPERAND:
-            changes["use_imm"] = int(operation.source is table.Source.IMMEDIATE)
+        if operation.source is not Source.OPERAND:
+            changes["use_imm"] = int(operation.source is Source.IMMEDIATE)
         if operation.name == "sha":
             changes["imm"] &= 127
         if operation.name == "lsa":
             changes["imm"] &= -32768 | 31
-        if changes.get("use_imm", instruction.use_imm) or operation.source is table.Source.ROWS:
+        if changes.get("use_imm", instruction.use_imm) or operation.source is Source.ROWS:
             changes["from_inp"] = 0
         return instruction.replace(**changes)
     return instruction
@@ -97,8 +101,9 @@ def runs(work: object, *arguments: object) -> bool:
 def fill(machine: object, seed: int) -> None:
     """Random contents in all memories of ``machine``; micro-ops that tend to stay inside."""
     rng = np.random.default_rng(seed)
-    for name in ("dram", "uop", "inp", "wgt", "acc", "out"):
+    for name in ("dram", "uop", "wgt", "acc", "out"):
         array = getattr(machine, name)
         array.view(np.uint8)[:] = rng.integers(0, 256, array.view(np.uint8).shape, np.uint8)
+    machine.inp[:] = rng.integers(-128, 256, machine.inp.shape)  # type: ignore[attr-defined]
     rows = rng.integers(0, 6, (len(machine.uop), 3)).astype(np.int32)  # type: ignore[attr-defined]
     machine.uop[:] = codec(machine.config).encode_micro_ops(rows)  # type: ignore[attr-defined]

@@ -14,6 +14,7 @@ from vta_ext.isa import table
 from vta_ext.isa.codec import codec
 from vta_ext.isa.instruction import Instruction, Tokens
 from vta_ext.isa.layout import instruction_layout, micro_op_layout
+from vta_ext.isa.schema import InstructionKind
 
 BASE, SHIFT, MIXED = presets.BASE, presets.SHIFT, presets.SHIFT_ADDER
 
@@ -124,6 +125,14 @@ EXTENSIONS = {
         isa.load("inp", sram_base=0, dram_base=0, x_size=1, pad_least=True),
         {(58, 5): 0, (63, 1): 1},
     ),
+    "unsigned inputs": (
+        isa.load("inp", sram_base=0, dram_base=0, x_size=1, unsigned=True),
+        {(58, 4): 0, (62, 1): 1, (63, 1): 0},
+    ),
+    "unsigned requantise": (
+        isa.alu("requ", uops=(0, 1), lo=0, hi=255),
+        {(63, 1): 1, (108, 3): 7, (111, 1): 0, (112, 16): 0xFF00},
+    ),
     "requantise": (
         isa.alu("req", uops=(0, 1), lo=-128, hi=127),
         {(63, 1): 1, (108, 3): 5, (111, 1): 0, (112, 8): 0x80, (120, 8): 0x7F},
@@ -161,7 +170,7 @@ def test_extensions_use_reserved_bits_and_codes(name: str) -> None:
 
 @pytest.mark.parametrize("preset", presets.PRESETS)
 @pytest.mark.parametrize("kind", table.INSTRUCTIONS, ids=lambda kind: kind.name)
-def test_every_bit_is_accounted_for(preset: str, kind: table.InstructionKind) -> None:
+def test_every_bit_is_accounted_for(preset: str, kind: InstructionKind) -> None:
     layout = instruction_layout(kind, presets.preset(preset).config)
     covered = [bit for part in layout.bits for bit in range(part.low, part.low + part.width)]
     assert covered == list(range(128))
@@ -200,6 +209,9 @@ BAD = {
     "reserved immediate": (4 | 1 << 63 | 1 << 108 | 1 << 127, "reserved bits of the immediate"),
     "inputs as rows": (4 | 1 << 63 | 5 << 108 | 1 << 7, "from_inp of req must be 0"),
     "pad_least of codes": (6 << 7 | 1 << 63, "pad_least of code must be 0"),
+    "unsigned codes": (6 << 7 | 1 << 62, "unsigned of code must be 0"),
+    "unsigned accumulators": (3 << 7 | 1 << 62, "unsigned of acc must be 0"),
+    "unsigned and least": (2 << 7 | 3 << 62, "exclude each other"),
     "wide weights": (1 << 7, "lacks wide-weights"),
 }
 

@@ -1,5 +1,6 @@
 """The instruction set: ``table`` says what there is; every other module is made from it.
 
+schema        what entries of the table are made of
 table         fields, operations, memories and their meaning; knows no configuration
 arithmetic    the integer functions that the table's entries point to (NumPy)
 layout        bit positions for one configuration

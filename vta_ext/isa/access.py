@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from tvm_shiftadd.errors import ProgramError
 from vta_ext.config import Config
 from vta_ext.isa.instruction import Instruction, MicroOps, unpack_immediate
-from vta_ext.isa.table import Memory, Source
+from vta_ext.isa.schema import Memory, Source
 
 #: The most micro-ops one instruction may run. Every useful one stays far below; without a limit a
 #: damaged program could ask for 2**41.

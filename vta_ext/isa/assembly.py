@@ -27,14 +27,8 @@ from vta_ext.isa.instruction import (
     pack_immediate,
     unpack_immediate,
 )
-from vta_ext.isa.table import (
-    ALU_CODE_BITS,
-    MEMORY_BY_NAME,
-    OPERATION_BY_NAME,
-    Field,
-    InstructionKind,
-    Source,
-)
+from vta_ext.isa.schema import ALU_CODE_BITS, Field, InstructionKind, Source
+from vta_ext.isa.table import MEMORY_BY_NAME, OPERATION_BY_NAME
 
 #: Fields that the mnemonic tells, for each way it may end.
 _SPELLED: Final = {"memory": ("memory",), "alu_op": ("alu_op", "alu_page"), None: ()}

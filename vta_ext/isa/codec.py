@@ -19,10 +19,11 @@ from vta_ext.isa.instruction import (
     unpack_immediate,
 )
 from vta_ext.isa.layout import Bits, instruction_layout, micro_op_layout
-from vta_ext.isa.table import KIND_BY_OPCODE, InstructionKind, Memory, Source
+from vta_ext.isa.schema import INSTRUCTION_BITS, InstructionKind, Memory, Source
+from vta_ext.isa.table import KIND_BY_OPCODE
 
 #: Bytes of an instruction.
-INSTRUCTION_BYTES = table.INSTRUCTION_BITS // 8
+INSTRUCTION_BYTES = INSTRUCTION_BITS // 8
 
 _From = TypeVar("_From")
 _To = TypeVar("_To")
@@ -85,6 +86,15 @@ class Codec:
             raise ProgramError("STORE has no padding; its padding fields must be 0")
         if not storing and instruction.pad_least and not memory.signed_lanes:
             raise ProgramError(f"pad_least of {memory.name} must be 0: its padding is always 0")
+        if not storing and instruction.unsigned:
+            self._check_unsigned(instruction)
+
+    def _check_unsigned(self, instruction: Instruction) -> None:
+        memory = instruction.memory_type
+        if not memory.byte_lanes:
+            raise ProgramError(f"unsigned of {memory.name} must be 0: its lanes are not bytes")
+        if instruction.pad_least:
+            raise ProgramError("unsigned and pad_least exclude each other: the least is 0")
 
     def _check_alu(self, instruction: Instruction) -> None:
         operation = instruction.operation

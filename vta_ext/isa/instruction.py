@@ -11,20 +11,22 @@ from numpy.typing import NDArray
 
 from tvm_shiftadd.errors import ProgramError
 from vta_ext.isa import table
-from vta_ext.isa.table import (
+from vta_ext.isa.schema import (
     ALU_CODE_BITS,
-    KIND_BY_NAME,
-    MEMORY_BY_ID,
-    MEMORY_BY_NAME,
-    MODE_BY_NAME,
-    OPERATION_BY_CODE,
-    OPERATION_BY_NAME,
     AluOperation,
     Field,
     InstructionKind,
     Memory,
     Module,
     Source,
+)
+from vta_ext.isa.table import (
+    KIND_BY_NAME,
+    MEMORY_BY_ID,
+    MEMORY_BY_NAME,
+    MODE_BY_NAME,
+    OPERATION_BY_CODE,
+    OPERATION_BY_NAME,
 )
 
 #: The fields of a header that move tokens, in order of their bits.
@@ -155,13 +157,15 @@ def load(
     x_stride: int | None = None,
     y_pad: tuple[int, int] = (0, 0),
     x_pad: tuple[int, int] = (0, 0),
+    unsigned: bool = False,
     pad_least: bool = False,
     tokens: Tokens = NO_TOKENS,
 ) -> Instruction:
     """LOAD ``y_size`` rows of ``x_size`` elements, padded by (before, after) along y and x.
 
     ``memory`` is a name of the table: uop, wgt, code, inp, acc, acc8. Bases and sizes count
-    elements; ``x_stride`` is the distance of rows in DRAM, ``x_size`` if not given.
+    elements; ``x_stride`` is the distance of rows in DRAM, ``x_size`` if not given. ``unsigned``
+    lanes (inp, acc8) are 0 to 255; ``pad_least`` pads with -128 instead of 0.
     """
     return make(
         KIND_BY_NAME["LOAD"],
@@ -176,6 +180,7 @@ def load(
         y_pad_1=y_pad[1],
         x_pad_0=x_pad[0],
         x_pad_1=x_pad[1],
+        unsigned=unsigned,
         pad_least=pad_least,
     )
 

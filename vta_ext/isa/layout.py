@@ -9,7 +9,16 @@ from types import MappingProxyType
 
 from vta_ext.config import Config
 from vta_ext.isa import table
-from vta_ext.isa.table import Field, Word
+from vta_ext.isa.schema import (
+    INSTRUCTION_BITS,
+    MICRO_OP_BITS,
+    RESERVED,
+    WORD_BITS,
+    AluOperation,
+    Field,
+    InstructionKind,
+    Word,
+)
 
 
 @dataclass(frozen=True)
@@ -86,7 +95,7 @@ def lay_out(word: Word, size: int, config: Config, base: int = 0) -> Layout:
     of the table (a configuration that would cause it is refused when it is made).
     """
     used = sum(config.width(entry) for entry in word if isinstance(entry, Field))
-    if used > size or (used < size and table.RESERVED not in word):
+    if used > size or (used < size and RESERVED not in word):
         raise ValueError(f"fields of {used} bits do not make a word of {size}")
     placed: list[Bits] = []
     low = base
@@ -104,22 +113,22 @@ def lay_out(word: Word, size: int, config: Config, base: int = 0) -> Layout:
 
 
 @lru_cache(maxsize=256)
-def instruction_layout(kind: table.InstructionKind, config: Config) -> Layout:
+def instruction_layout(kind: InstructionKind, config: Config) -> Layout:
     """The 128 bits of an instruction."""
     words = [
-        lay_out(word, table.WORD_BITS, config, number * table.WORD_BITS)
+        lay_out(word, WORD_BITS, config, number * WORD_BITS)
         for number, word in enumerate(kind.words)
     ]
-    return Layout(tuple(bits for word in words for bits in word.bits), table.INSTRUCTION_BITS)
+    return Layout(tuple(bits for word in words for bits in word.bits), INSTRUCTION_BITS)
 
 
 @lru_cache(maxsize=64)
 def micro_op_layout(config: Config) -> Layout:
     """The 32 bits of a micro-op."""
-    return lay_out(table.MICRO_OP, table.MICRO_OP_BITS, config)
+    return lay_out(table.MICRO_OP, MICRO_OP_BITS, config)
 
 
 @lru_cache(maxsize=256)
-def immediate_layout(operation: table.AluOperation, config: Config) -> Layout:
+def immediate_layout(operation: AluOperation, config: Config) -> Layout:
     """The 16 bits of an ALU operation's immediate."""
     return lay_out(operation.immediate, 16, config)

@@ -16,8 +16,9 @@ MAX_DRAM_BYTES = 1 << 32
 class Machine:
     """Arrays of one machine.
 
-    dram: uint8 ``[bytes]``. uop: uint32 ``[depth]``. inp: int8 ``[depth, batch, block]``.
-    wgt: uint8 ``[depth, slot bytes]``. acc: int32, out: int8, both ``[depth, batch, block]``.
+    dram: uint8 ``[bytes]``. uop: uint32 ``[depth]``. inp: int16 ``[depth, batch, block]``, of
+    which nine bits are used. wgt: uint8 ``[depth, slot bytes]``. acc: int32, out: int8, both
+    ``[depth, batch, block]``.
     """
 
     def __init__(self, config: Config, dram_bytes: int) -> None:
@@ -29,7 +30,7 @@ class Machine:
         self.config = config
         self.dram = np.zeros(dram_bytes, np.uint8)
         self.uop = np.zeros(config.uop_depth, np.uint32)
-        self.inp = np.zeros((config.inp_depth, *shape), np.int8)
+        self.inp = np.zeros((config.inp_depth, *shape), np.int16)
         self.wgt = np.zeros((config.wgt_depth, config.wgt_slot_bytes), np.uint8)
         self.acc = np.zeros((config.acc_depth, *shape), np.int32)
         self.out = np.zeros((config.acc_depth, *shape), np.int8)

@@ -17,7 +17,7 @@ from vta_ext.isa import access
 from vta_ext.isa.codec import codec
 from vta_ext.isa.instruction import Instruction, unpack_immediate
 from vta_ext.isa.machine import Machine
-from vta_ext.isa.table import AluOperation, GemmMode, Source
+from vta_ext.isa.schema import AluOperation, GemmMode, Source
 
 
 def execute(machine: Machine, instruction: Instruction) -> None:
@@ -41,22 +41,24 @@ def _load(machine: Machine, instruction: Instruction) -> None:
             entry = move.sram_base + y * move.width + x
             if 0 <= row < move.rows and 0 <= column < move.columns:
                 start = move.dram_byte + row * move.stride_bytes + column * move.element
-                _write(machine, move.memory.name, entry, machine.dram[start : start + move.element])
+                data = machine.dram[start : start + move.element]
+                _write(machine, move.memory.name, entry, data, bool(instruction.unsigned))
             else:
                 _pad(machine, move.memory.name, entry, padding)
 
 
-def _write(machine: Machine, memory: str, entry: int, data: NDArray[Any]) -> None:
+def _write(machine: Machine, memory: str, entry: int, data: NDArray[Any], unsigned: bool) -> None:
     """Put the bytes of one element into one entry of a buffer."""
     shape = (machine.config.batch, machine.config.block)
+    lanes = data if unsigned else data.view(np.int8)
     if memory == "uop":
         machine.uop[entry] = data.view("<u4")[0]
     elif memory == "inp":
-        machine.inp[entry] = data.view(np.int8).reshape(shape)
+        machine.inp[entry] = lanes.reshape(shape)
     elif memory == "acc":
         machine.acc[entry] = data.view("<i4").reshape(shape)
     elif memory == "acc8":
-        machine.acc[entry] = data.view(np.int8).reshape(shape)
+        machine.acc[entry] = lanes.reshape(shape)
     else:
         machine.wgt[entry] = 0
         machine.wgt[entry, : data.size] = data

@@ -4,76 +4,30 @@ An instruction is 128 bits, two words of 64, least significant bit first; a micr
 Fields are listed from bit 0 up. ``RESERVED`` fills what is left of a word and must be zero. Widths
 follow buffer depths, so bit positions depend on the configuration: :mod:`vta_ext.isa.layout`.
 
-What the base configuration has is VTA's own, bit for bit. Everything that ``since`` marks as an
-extension uses bits, opcodes and memory ids that are reserved there; ``reason`` says why it exists.
+What the base configuration has is VTA's own, bit for bit. Extensions use bits, opcodes and memory
+ids that are reserved there, and ``reason`` says why each exists. To add an ALU operation, add an
+entry to ``ALU_OPERATIONS`` and its function to :mod:`vta_ext.isa.arithmetic`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from enum import Enum
 from typing import Any, Final
 
 from vta_ext.isa import arithmetic
-
-# Entries are compared by identity: there is one of each.
-WORD_BITS: Final = 64
-INSTRUCTION_BITS: Final = 128
-MICRO_OP_BITS: Final = 32
-
-
-@dataclass(frozen=True)
-class Width:
-    """Bits of a field: ``plus``, and a parameter of the configuration where one is named."""
-
-    plus: int
-    parameter: str | None = None
-
-    def __str__(self) -> str:
-        if self.parameter is None:
-            return str(self.plus)
-        return self.parameter.upper() + (f" + {self.plus}" if self.plus else "")
-
-
-@dataclass(frozen=True)
-class Field:
-    """One field. ``extension``: the feature that gives these bits a meaning; else reserved."""
-
-    name: str
-    width: Width
-    meaning: str
-    signed: bool = False
-    extension: str | None = None
-
-
-class Reserved(Enum):
-    """The bits of a word that no field uses."""
-
-    FILL = "reserved"
-
-
-RESERVED: Final = Reserved.FILL
-Word = tuple[Field | Reserved, ...]
-
-
-class Module(Enum):
-    """The four modules that work at the same time."""
-
-    FETCH = "fetch"
-    LOAD = "load"
-    COMPUTE = "compute"
-    STORE = "store"
-
-
-@dataclass(frozen=True, eq=False)
-class Extension:
-    """A feature beyond VTA that a configuration may have."""
-
-    name: str
-    meaning: str
-    reason: str
-
+from vta_ext.isa.schema import (
+    ALU_CODE_BITS,
+    RESERVED,
+    AluOperation,
+    Extension,
+    Field,
+    GemmMode,
+    InstructionKind,
+    Memory,
+    Module,
+    Source,
+    Width,
+    Word,
+)
 
 EXTENSIONS: Final = (
     Extension(
@@ -95,33 +49,17 @@ EXTENSIONS: Final = (
         "The padding of a max pooling must never win.",
     ),
     Extension(
+        "unsigned-input",
+        "A LOAD may take its 8-bit lanes as unsigned; the input buffer keeps nine bits a lane.",
+        "Activations that are never negative use all eight bits for their size. The load decides, "
+        "since GEMM has no bit left; block RAM is nine bits wide anyway.",
+    ),
+    Extension(
         "store-acc",
         "STORE may write 32-bit accumulators.",
         "Sums that a network's output or the host reads are not to be rounded to 8 bits.",
     ),
 )
-
-
-@dataclass(frozen=True, eq=False)
-class Memory:
-    """A memory id: which buffer a LOAD or STORE moves, in elements of which size.
-
-    ``element`` and ``depth`` name properties of the configuration: bytes of an element in DRAM,
-    and elements in the buffer. ``load`` is the module that runs a LOAD of it, or None.
-    """
-
-    name: str
-    id: int
-    element: str
-    depth: str
-    meaning: str
-    load: Module | None
-    store: bool = False
-    #: Feature that LOAD or STORE of it needs; None: VTA has it.
-    load_needs: str | None = None
-    store_needs: str | None = None
-    #: Whether its lanes are signed numbers, so that padding with the least value makes sense.
-    signed_lanes: bool = False
 
 
 MEMORIES: Final = (
@@ -140,9 +78,10 @@ MEMORIES: Final = (
         2,
         "inp_bytes",
         "inp_depth",
-        "int8 inputs [BATCH, BLOCK]",
+        "int8 or uint8 inputs [BATCH, BLOCK]",
         Module.LOAD,
         signed_lanes=True,
+        byte_lanes=True,
     ),
     Memory(
         "acc",
@@ -170,9 +109,10 @@ MEMORIES: Final = (
         5,
         "inp_bytes",
         "acc_depth",
-        "int8 in DRAM, sign-extended into accumulators (VTA's ACC_8BIT)",
+        "int8 or uint8 in DRAM, extended into accumulators (VTA's ACC_8BIT)",
         Module.COMPUTE,
         signed_lanes=True,
+        byte_lanes=True,
     ),
     Memory(
         "code",
@@ -187,40 +127,14 @@ MEMORIES: Final = (
 )
 
 
-class Source(Enum):
-    """Where an ALU operation takes its operands from, besides the destination."""
-
-    OPERAND = "the vector at src, or imm in every lane where use_imm is 1"
-    VECTOR = "the vector at src; use_imm is 0 and imm holds parameters"
-    ROWS = "the accumulators at src and src + 1; use_imm is 0 and imm holds parameters"
-    CODES = "the vector at src and a row of BLOCK term codes; use_imm is 0"
-    IMMEDIATE = "imm alone; use_imm is 1"
-
-
-_IMM: Final[Word] = (Field("imm", Width(16), "The second operand.", signed=True),)
 _LIMITS: Final[Word] = (
     Field("lo", Width(8), "The least result.", signed=True),
     Field("hi", Width(8), "The greatest result.", signed=True),
 )
-
-
-@dataclass(frozen=True, eq=False)
-class AluOperation:
-    """One ALU operation: its code, operands, meaning, and the function that defines it.
-
-    ``compute(dst, *operands, **parameters)`` takes int32 ``[n, lanes]`` and gives the new
-    destination; parameters are the fields of ``immediate`` unless that is the operand itself.
-    ``reads_dst`` tells whether the old destination matters; ``replace`` makes that a parameter.
-    """
-
-    name: str
-    code: int
-    source: Source
-    meaning: str
-    compute: Callable[..., arithmetic.Int32]
-    immediate: Word = _IMM
-    extension: bool = False
-    reason: str = ""
+_UNSIGNED_LIMITS: Final[Word] = (
+    Field("lo", Width(8), "The least result."),
+    Field("hi", Width(8), "The greatest result."),
+)
 
 
 ALU_OPERATIONS: Final = (
@@ -306,25 +220,27 @@ ALU_OPERATIONS: Final = (
         reason="Bias, rounding shift and saturation in one pass a vector; four passes would take "
         "a tenth of the time of a 3x3 convolution of 64 channels.",
     ),
+    AluOperation(
+        "clipu",
+        14,
+        Source.IMMEDIATE,
+        "dst = min(max(dst, lo), hi), limits 0 to 255",
+        arithmetic.clip,
+        _UNSIGNED_LIMITS,
+        extension=True,
+        reason="clip for unsigned results.",
+    ),
+    AluOperation(
+        "requ",
+        15,
+        Source.ROWS,
+        "dst = clip(rshr(dst + acc[src], acc[src + 1]), lo, hi), limits 0 to 255",
+        arithmetic.requantize,
+        _UNSIGNED_LIMITS,
+        extension=True,
+        reason="req for unsigned results.",
+    ),
 )
-
-ALU_CODE_BITS: Final = 3
-
-
-@dataclass(frozen=True, eq=False)
-class GemmMode:
-    """What one matrix instruction adds up; ``products`` defines it on ``[n, b, i]``, ``[n, o, i]``.
-
-    ``memory`` names what the weight buffer must have been loaded with.
-    """
-
-    name: str
-    mnemonic: str
-    opcode: int
-    memory: str
-    meaning: str
-    products: Callable[..., arithmetic.Int32]
-    reason: str = ""
 
 
 GEMM_MODES: Final = (
@@ -419,27 +335,6 @@ def _factors(*operands: tuple[str, str]) -> Word:
     )
 
 
-@dataclass(frozen=True, eq=False)
-class InstructionKind:
-    """One kind of instruction: opcode, fields, and what it does.
-
-    ``suffix`` names the field that the mnemonic's second part spells. ``needs`` is a feature.
-    """
-
-    name: str
-    mnemonic: str
-    opcode: int
-    words: tuple[Word, Word]
-    meaning: str
-    suffix: str | None = None
-    needs: str | None = None
-    mode: GemmMode | None = None
-    reason: str = ""
-
-    def __repr__(self) -> str:
-        return f"<{self.name}>"
-
-
 _GEMM_WORDS: Final = (
     _loops(
         _flag("reset", "See fresh; without it, 1: clear the accumulators, add nothing."),
@@ -471,11 +366,8 @@ INSTRUCTIONS: Final = (
         0,
         _transfer(
             (
-                _flag(
-                    "pad_least",
-                    "1: padding is -128 in every lane, not 0 (inp, acc, acc8).",
-                    "pad-least",
-                ),
+                _flag("unsigned", "1: lanes are 0 to 255 (inp, acc8).", "unsigned-input"),
+                _flag("pad_least", "1: padding is -128, not 0 (inp, acc, acc8).", "pad-least"),
             )
         ),
         "Moves y_size rows of x_size elements from DRAM, x_stride apart, to consecutive entries "
@@ -519,7 +411,7 @@ INSTRUCTIONS: Final = (
             _loops(
                 _flag(
                     "from_inp",
-                    "1: the vector at src comes from the input buffer, sign-extended.",
+                    "1: the vector at src comes from the input buffer.",
                     "input-source",
                 ),
                 (_flag("alu_page", "Bit 3 of the operation's code.", "alu-page"),),

@@ -21,7 +21,7 @@ from vta_ext.isa import access
 from vta_ext.isa.codec import codec
 from vta_ext.isa.instruction import Instruction, unpack_immediate
 from vta_ext.isa.machine import Machine, unpack_codes
-from vta_ext.isa.table import GemmMode, Source
+from vta_ext.isa.schema import GemmMode, Source
 from vta_ext.sim.plans import AluWave, GemmGroup, plan_alu, plan_gemm
 
 #: Called after each instruction with its position, the instruction and the machine.
@@ -32,8 +32,8 @@ _CACHED_INDICES: Final = 1 << 25
 
 #: Products up to which float32 sums are exact.
 _EXACT: Final = 1 << 24
-#: The greatest product of a mode: 128 * 128, and 128 * 64.
-_GREATEST: Final = {"multiply": 1 << 14, "shift": 1 << 13}
+#: No product of a mode is greater: inputs are at most 255, weights 128, terms 64.
+_GREATEST: Final = {"multiply": 1 << 15, "shift": 1 << 14}
 
 #: The two decoded terms of each byte of codes.
 _PAIRS: Final[NDArray[np.int8]] = np.stack(
@@ -134,11 +134,12 @@ class FunctionalSimulator:
         m = self.machine
         access.check_transfer(move, self.config, len(m.dram))
         name = move.memory.name
+        byte = "|u1" if instruction.unsigned else "|i1"
         buffers: dict[str, tuple[NDArray[Any], str]] = {
             "uop": (m.uop, "<u4"),
-            "inp": (m.inp, "|i1"),
+            "inp": (m.inp, byte),
             "acc": (m.acc, "<i4"),
-            "acc8": (m.acc, "|i1"),
+            "acc8": (m.acc, byte),
             "wgt": (m.wgt, "|u1"),
             "code": (m.wgt, "|u1"),
         }
@@ -284,7 +285,7 @@ class FunctionalSimulator:
             for lane in range(block):
                 np.subtract(wide[lane][:, None], weights[place * block + lane], out=scratch)
                 partial += np.abs(scratch, out=scratch)
-                # 64 distances of at most 255 fit 16 bits.
+                # 64 distances of at most 255 + 128 fit 16 bits.
                 if (place * block + lane) % 64 == 63:
                     total -= partial
                     partial[:] = 0
