@@ -324,3 +324,11 @@ def test_compiled_operator_equals_reference(name: str, make_case: Any, check_cas
 def test_thousand_cases_equal_reference(name: str, make_case: Any, check_cases: Any) -> None:
     # 16 operators * 12 * 8 = 1536 cases.
     compare(name, MANY, make_case, check_cases)
+
+
+def test_distances_that_llvm_could_not_combine(make_case: Any, check_cases: Any) -> None:
+    # Written as the larger of two differences, this shape alone failed LLVM's verification.
+    rng = np.random.default_rng(0)
+    x, weight = int8(rng, 4, 3), int8(rng, 3, 9)
+    operands = (weight, np.zeros(9, np.int32))
+    check_cases([make_case(ops.adder_dense, (x,), operands, False, "adder_dense 4x3x9")])

@@ -12,8 +12,8 @@ from .terms import Expr
 
 def _distance(x: Expr, weight: Expr) -> Expr:
     """|x - w| of two int8 values, in int32."""
-    difference = x.astype("int32") - weight.astype("int32")
-    return tirx.max(difference, tirx.const(0, "int32") - difference)
+    # Not as the larger of two differences: LLVM 22's vector combiner breaks some of these.
+    return tirx.max(x, weight).astype("int32") - tirx.min(x, weight).astype("int32")
 
 
 def _from_bias(total: te.Tensor, bias: te.Tensor) -> te.Tensor:
