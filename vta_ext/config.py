@@ -58,6 +58,8 @@ class Config:
     #: Micro-ops after which a written accumulator may be read or written again: the depth of the
     #: pipeline. There is no interlock; the checker holds programs to it.
     acc_latency: int = 4
+    #: Instructions that may wait in front of each module, and tokens in each queue: 2**6.
+    log_queue_depth: int = 6
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -104,6 +106,8 @@ class Config:
             )
         if self.acc_latency not in range(1, 17):
             raise InputError(f"ACC_LATENCY must be 1 to 16, not {self.acc_latency}")
+        if self.log_queue_depth > 12:
+            raise InputError(f"LOG_QUEUE_DEPTH must be 0 to 12, not {self.log_queue_depth}")
 
     def _check_buffers(self) -> None:
         depths = {
@@ -252,6 +256,11 @@ class Config:
     def acc_depth(self) -> int:
         """Entries of the accumulator buffer and of the output buffer."""
         return 1 << self.log_acc_depth
+
+    @property
+    def queue_depth(self) -> int:
+        """Instructions that may wait in front of each module, and tokens in each queue."""
+        return 1 << self.log_queue_depth
 
     @cached_property
     def features(self) -> frozenset[str]:

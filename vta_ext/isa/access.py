@@ -173,6 +173,26 @@ def operands(instruction: Instruction, rows: MicroOps, config: Config) -> dict[s
     return found
 
 
+def parameters(instruction: Instruction) -> dict[str, int]:
+    """The parameters in the immediate of an ALU instruction; none where it is the operand."""
+    if instruction.operation.source is Source.OPERAND:
+        return {}
+    return unpack_immediate(instruction.operation, instruction.imm)
+
+
+def keeps_from(instruction: Instruction) -> int | None:
+    """Micro-op from which on a GEMM or ALU instruction reads the accumulators it writes.
+
+    0: all do. None: none does, since it replaces or clears them.
+    """
+    i = instruction
+    if i.kind.mode is None:
+        return None if parameters(i).get("replace") else 0
+    if i.reset and i.fresh:
+        return micro_op_count(i) // max(i.iter_out, 1)
+    return None if i.reset or i.fresh else 0
+
+
 def check_operands(found: dict[str, Operand], loops: tuple[int, int]) -> None:
     """Raise ProgramError where one of the operands leaves its buffer."""
     if min(loops) and len(found["dst"].base):

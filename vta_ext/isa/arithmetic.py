@@ -1,11 +1,14 @@
 """What the operations compute: functions on integer vectors, one vector a micro-op.
 
-Every result is int32 and wraps as 32-bit hardware does; the checker proves that it need not.
+ALU functions take int32 or int64 and give exact int64 results. The machine keeps the low 32 bits
+(:func:`wrap`); the checker proves that nothing is lost by it.
 Shift amounts are six bits, read as -32 to 31: a negative one shifts the other way.
 The rounding and the term codes are those of docs/integer-specification.md.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +17,8 @@ from tvm_shiftadd.formats.codes import DECODE_TABLE
 
 Int32 = NDArray[np.int32]
 Int64 = NDArray[np.int64]
+#: What ALU functions take.
+Lanes = NDArray[np.signedinteger[Any]]
 
 
 def wrap(value: Int64) -> Int32:
@@ -21,74 +26,76 @@ def wrap(value: Int64) -> Int32:
     return value.astype(np.int32)
 
 
-def amount(lanes: Int32) -> Int64:
+def amount(lanes: Lanes) -> Int64:
     """The shift that a lane stands for: its low six bits, -32 to 31."""
     return ((lanes.astype(np.int64) & 63) ^ 32) - 32
 
 
 def _shift_right(value: Int64, by: Int64) -> Int64:
-    """``value >> by``, or ``value << -by`` where ``by`` is negative; not yet wrapped."""
+    """``value >> by``, or ``value << -by`` where ``by`` is negative."""
     return np.where(by >= 0, value >> np.maximum(by, 0), value << np.maximum(-by, 0))
 
 
-def minimum(x: Int32, y: Int32) -> Int32:
+def minimum(x: Lanes, y: Lanes) -> Int64:
     """The smaller of the two."""
-    return np.minimum(x, y)
+    return np.minimum(x, y).astype(np.int64)
 
 
-def maximum(x: Int32, y: Int32) -> Int32:
+def maximum(x: Lanes, y: Lanes) -> Int64:
     """The larger of the two."""
-    return np.maximum(x, y)
+    return np.maximum(x, y).astype(np.int64)
 
 
-def add(x: Int32, y: Int32) -> Int32:
+def add(x: Lanes, y: Lanes) -> Int64:
     """The sum."""
-    return wrap(x.astype(np.int64) + y)
+    return x.astype(np.int64) + y
 
 
-def multiply(x: Int32, y: Int32) -> Int32:
-    """The low 32 bits of the product."""
-    return wrap(x.astype(np.int64) * y)
+def multiply(x: Lanes, y: Lanes) -> Int64:
+    """The product."""
+    return x.astype(np.int64) * y
 
 
-def shift_right(x: Int32, y: Int32) -> Int32:
+def shift_right(x: Lanes, y: Lanes) -> Int64:
     """``x >> y``, rounding down; a left shift where y is negative."""
-    return wrap(_shift_right(x.astype(np.int64), amount(y)))
+    return _shift_right(x.astype(np.int64), amount(y))
 
 
-def rounding_shift(x: Int32, y: Int32) -> Int32:
-    """``(x + 2**(y-1)) >> y`` where y > 0, so that halves round up; ``x << -y`` elsewhere."""
+def rounding_shift(x: Lanes, y: Lanes) -> Int64:
+    """``(x + 2**(y-1)) >> y`` where y > 0, so that halves round up; ``x << -y`` elsewhere.
+
+    The rounding addend goes into a sum of 33 bits: it does not wrap.
+    """
     by = amount(y)
     half = np.where(by > 0, np.int64(1) << np.maximum(by - 1, 0), 0)
-    # The rounding addend goes into a 33-bit sum: it may not wrap the accumulator.
-    return wrap(_shift_right(x.astype(np.int64) + half, by))
+    return _shift_right(x.astype(np.int64) + half, by)
 
 
-def absolute_difference(x: Int32, y: Int32) -> Int32:
+def absolute_difference(x: Lanes, y: Lanes) -> Int64:
     """``|x - y|``."""
-    return wrap(np.abs(x.astype(np.int64) - y))
+    return np.abs(x.astype(np.int64) - y)
 
 
-def shift_and_add(x: Int32, y: Int32, *, shift: int, subtract: int, replace: int) -> Int32:
+def shift_and_add(x: Lanes, y: Lanes, *, shift: int, subtract: int, replace: int) -> Int64:
     """``x + (y << shift)``; minus with ``subtract``; without x with ``replace``."""
     term = y.astype(np.int64) << shift
-    return wrap((0 if replace else x.astype(np.int64)) + (-term if subtract else term))
+    return (0 if replace else x.astype(np.int64)) + (-term if subtract else term)
 
 
-def lane_shift_accumulate(x: Int32, y: Int32, codes: Int32, *, row: int, replace: int) -> Int32:
+def lane_shift_accumulate(x: Lanes, y: Lanes, codes: Lanes, *, row: int, replace: int) -> Int64:
     """``x +- (y << exponent)`` with the term codes of a row of weights, lane by lane."""
     term = y.astype(np.int64) * DECODE_TABLE[codes]
-    return wrap((0 if replace else x.astype(np.int64)) + term)
+    return term if replace else x.astype(np.int64) + term
 
 
-def clip(x: Int32, *, lo: int, hi: int) -> Int32:
+def clip(x: Lanes, *, lo: int, hi: int) -> Int64:
     """x limited to [lo, hi]: a saturating narrow to 8 bits or less."""
-    return np.minimum(np.maximum(x, np.int32(lo)), np.int32(hi))
+    return np.minimum(np.maximum(x, lo), hi).astype(np.int64)
 
 
-def requantize(x: Int32, bias: Int32, shift: Int32, *, lo: int, hi: int) -> Int32:
-    """Bias, rounding shift and clip in one: ``clip(rounding_shift(x + bias, shift), lo, hi)``."""
-    return clip(rounding_shift(add(x, bias), shift), lo=lo, hi=hi)
+def requantize(x: Lanes, bias: Lanes, shift: Lanes, *, lo: int, hi: int) -> Int64:
+    """Bias, rounding shift and clip in one; the sum and the shifted sum keep 32 bits."""
+    return clip(wrap(rounding_shift(wrap(add(x, bias)), shift)), lo=lo, hi=hi)
 
 
 def multiply_products(inputs: Int32, weights: Int32) -> Int32:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
-from vta_ext.isa.arithmetic import Int32
+from vta_ext.isa.arithmetic import Int32, Int64
 
 WORD_BITS: Final = 64
 INSTRUCTION_BITS: Final = 128
@@ -109,16 +109,17 @@ class Source(Enum):
 class AluOperation:
     """One ALU operation: its code, operands, meaning, and the function that defines it.
 
-    ``compute(dst, *operands, **parameters)`` takes int32 ``[n, lanes]`` and gives the new
-    destination; parameters are the fields of ``immediate`` unless that is the operand itself.
-    ``reads_dst`` tells whether the old destination matters; ``replace`` makes that a parameter.
+    ``compute(dst, *operands, **parameters)`` takes lanes and gives the new destination as exact
+    int64, of which the machine keeps the low 32 bits. Parameters are the fields of ``immediate``,
+    unless that is the operand itself; with a parameter ``replace`` of 1 the old destination does
+    not matter.
     """
 
     name: str
     code: int
     source: Source
     meaning: str
-    compute: Callable[..., Int32]
+    compute: Callable[..., Int64]
     immediate: Word = PLAIN_IMMEDIATE
     extension: bool = False
     reason: str = ""

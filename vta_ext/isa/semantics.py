@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vta_ext.isa import access
+from vta_ext.isa.arithmetic import wrap
 from vta_ext.isa.codec import codec
-from vta_ext.isa.instruction import Instruction, unpack_immediate
+from vta_ext.isa.instruction import Instruction
 from vta_ext.isa.machine import Machine
 from vta_ext.isa.schema import AluOperation, GemmMode, Source
 
@@ -129,14 +130,13 @@ def _products(machine: Machine, mode: GemmMode, src: int, wgt: int) -> NDArray[A
 def _alu(machine: Machine, instruction: Instruction) -> None:
     operation = instruction.operation
     index = _micro_ops(machine, instruction)
-    parameters = (
-        {} if operation.source is Source.OPERAND else unpack_immediate(operation, instruction.imm)
-    )
+    parameters = access.parameters(instruction)
     for number, entry in enumerate(index["dst"]):
         src = index["src"][number] if "src" in index else 0
         row = index["wgt"][number] if "wgt" in index else 0
         given = _operands(machine, instruction, operation, src, row)
-        _set(machine, entry, operation.compute(machine.acc[entry], *given, **parameters))
+        new = operation.compute(machine.acc[entry], *given, **parameters)
+        _set(machine, entry, wrap(new))
 
 
 def _operands(

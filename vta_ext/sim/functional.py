@@ -18,8 +18,9 @@ from tvm_shiftadd.errors import ProgramError
 from tvm_shiftadd.formats.codes import DECODE_TABLE
 from vta_ext.config import Config
 from vta_ext.isa import access
+from vta_ext.isa.arithmetic import wrap
 from vta_ext.isa.codec import codec
-from vta_ext.isa.instruction import Instruction, unpack_immediate
+from vta_ext.isa.instruction import Instruction
 from vta_ext.isa.machine import Machine, unpack_codes
 from vta_ext.isa.schema import GemmMode, Source
 from vta_ext.sim.plans import AluWave, GemmGroup, plan_alu, plan_gemm
@@ -310,15 +311,11 @@ class FunctionalSimulator:
             (operand.memory, operand.outer, operand.inner) for operand in found.values()
         )
         key = (micro_ops, loops, factors, operation.source)
-        parameters = (
-            {}
-            if operation.source is Source.OPERAND
-            else unpack_immediate(operation, instruction.imm)
-        )
+        parameters = access.parameters(instruction)
         for wave in self._plan(key, len(index["dst"]), make):
             part = {name: values[wave.members] for name, values in index.items()}
             given = self._operands(instruction, part)
-            new = operation.compute(m.acc[part["dst"]], *given, **parameters)
+            new = wrap(operation.compute(m.acc[part["dst"]], *given, **parameters))
             m.acc[part["dst"]] = new
             m.out[part["dst"]] = new.astype(np.int8)
 
