@@ -1,0 +1,1 @@
+"""What :mod:`vta_ext.checker` proves of a program, one file a property."""
