@@ -50,7 +50,10 @@ WITHOUT_TVM = (
     "vta_ext.presets",
     "vta_ext.isa",
     "vta_ext.program",
+    "vta_ext.listing",
+    "vta_ext.builder",
     "vta_ext.checker",
+    "vta_ext.checks",
     "vta_ext.sim",
 )
 TVM = ("tvm", "tvm_ffi")
@@ -214,11 +217,11 @@ def test_formats_and_convert_do_not_load_tvm() -> None:
 
 def test_the_machine_of_the_accelerator_does_not_load_tvm() -> None:
     loaded = run_python(
-        "import sys, pkgutil, importlib, vta_ext.isa, vta_ext.sim\n"
-        "for package in (vta_ext.isa, vta_ext.sim):\n"
+        "import sys, pkgutil, importlib, vta_ext.isa, vta_ext.sim, vta_ext.checks\n"
+        "for package in (vta_ext.isa, vta_ext.sim, vta_ext.checks):\n"
         "    for found in pkgutil.walk_packages(package.__path__, package.__name__ + '.'):\n"
         "        importlib.import_module(found.name)\n"
-        "import vta_ext.config, vta_ext.presets\n"
+        "import vta_ext.presets, vta_ext.checker, vta_ext.listing, vta_ext.builder\n"
         "print([name for name in ('tvm', 'tvm_ffi', 'amaranth') if name in sys.modules])"
     )
     assert loaded == "[]"
