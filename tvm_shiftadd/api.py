@@ -174,6 +174,7 @@ def build(
     from tvm_shiftadd.artifact import Artifact
     from tvm_shiftadd.explanation import explain_model
     from tvm_shiftadd.target import cpu
+    from tvm_shiftadd.target.calls import CallRecord
 
     resolved, graph, plan = parse(target), model.graph, conversion.plan
     report = progress or silent
@@ -188,7 +189,8 @@ def build(
     parameters = constants(mod)
     given = pipeline.ensured(passes, given)
     mod = pipeline.run(mod, pipeline.FINAL_PASSES, given=given, dump=dump)
-    executable = cpu.build(mod, resolved, data_inputs=len(graph.inputs))
+    record = CallRecord()
+    executable = cpu.build(mod, resolved, data_inputs=len(graph.inputs), record=record)
     report("compile", 1, 1)
     return Artifact(
         executable,
@@ -202,6 +204,7 @@ def build(
             "conversion": conversion.report.to_dict(),
             "costs": costs.count(graph, plan).to_dict(),
             "operators": [operator.to_dict() for operator in explain_model(model).operators],
+            "calls": record.calls,
         },
     )
 

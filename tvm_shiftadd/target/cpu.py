@@ -12,6 +12,7 @@ from tvm_shiftadd._compat import ir, relax, tirx
 from tvm_shiftadd.dialect.purity import multiplications
 from tvm_shiftadd.errors import CompileError, VerificationError
 from tvm_shiftadd.target import CPUTarget
+from tvm_shiftadd.target.calls import CallRecord
 from tvm_shiftadd.topi.schedules.cpu import schedule_function
 from tvm_shiftadd.topi.schedules.cpu.legalize import legalize_map
 from tvm_shiftadd.topi.schedules.cpu.vnni.function import COMPUTED_BY
@@ -77,7 +78,13 @@ def _machine() -> str:
     return str(codegen.llvm_get_system_triple()).split("-", 1)[0]
 
 
-def build(mod: tvm.IRModule, target: CPUTarget, *, data_inputs: int | None = None) -> Any:
+def build(
+    mod: tvm.IRModule,
+    target: CPUTarget,
+    *,
+    data_inputs: int | None = None,
+    record: CallRecord | None = None,
+) -> Any:
     """Compile a module whose functions call dialect and float Relax operators.
 
     Returns a ``relax.VMExecutable``: run it in a ``relax.VirtualMachine``, or write a shared
@@ -85,7 +92,8 @@ def build(mod: tvm.IRModule, target: CPUTarget, *, data_inputs: int | None = Non
 
     With ``data_inputs``, the first so many parameters of ``main`` are data and the rest weights.
     What depends on weights alone (sorting their codes) is then not done in each run: ``main``
-    takes the arrays that ``runtime.prepare_parameters`` makes of the weights once.
+    takes the arrays that ``runtime.prepare_parameters`` makes of the weights once. ``record`` takes
+    down which layers each kernel call computes.
 
     Raises CompileError where TVM or LLVM cannot build for the target, and VerificationError where
     a kernel of the dialect multiplies data.
@@ -99,7 +107,9 @@ def build(mod: tvm.IRModule, target: CPUTarget, *, data_inputs: int | None = Non
             return relax.build(
                 mod,
                 resolved,
-                relax_pipeline=_pipeline(vector_lanes(resolved), use_vnni(target, resolved)),
+                relax_pipeline=_pipeline(
+                    vector_lanes(resolved), use_vnni(target, resolved), record or CallRecord()
+                ),
             )
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[-1]
@@ -141,25 +151,27 @@ def _processor(mcpu: str) -> str:
     return mcpu
 
 
-def _pipeline(lanes: int, fused: bool) -> Any:
+def _pipeline(lanes: int, fused: bool, record: CallRecord) -> Any:
     """From Relax operators to what the virtual machine's code generator takes."""
     transform = relax.transform
     return tvm.transform.Sequential(
         [
             relax.backend.DispatchSortScan(),
+            record.begin(),
             *([FuseLayers()] if fused else []),
             transform.LegalizeOps(legalize_map(lanes)),
             # Only of functions that say, by num_input, which of their parameters are data.
             transform.LiftTransformParams(),
             KeepFloatApart(),
             transform.AnnotateTIROpPattern(),
-            transform.FuseOps(),
+            record.follow(transform.FuseOps()),
             transform.FuseTIR(),
             transform.DeadCodeElimination(),
             ScheduleFunctions(),
             RefuseMultiplications(),
             transform.RewriteDataflowReshape(),
             transform.ToNonDataflow(),
+            record.end(),
             transform.RemovePurityChecking(),
             transform.CallTIRRewrite(),
             transform.StaticPlanBlockMemory(),
