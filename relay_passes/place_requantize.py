@@ -2,7 +2,7 @@
 
 ``quantize(dequantize(p, e), a)`` is the integers p themselves where the scales agree, else a
 rounding shift by e - a. A clip in between becomes the bounds of that requantisation: rounding is
-monotone, so clamping afterwards on the int8 scale is what the specification asks for.
+monotone, so clamping afterwards on the integers' scale is what the specification asks for.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from relay_passes.rewrite_to_dialect import int32
 from tvm_shiftadd._compat import ir, relax
 from tvm_shiftadd.convert.execute import integer_bounds
 from tvm_shiftadd.dialect import ops
+from tvm_shiftadd.formats.ranges import activation_range
 
 
 @dataclass(frozen=True)
@@ -40,13 +41,14 @@ class _Place(Rewriter):
         source, bounds = self._through_clips(value.args[0])
         if op_name(source) != "shiftadd.dequantize":
             return value
-        exponent = int(value.attrs["exponent"])
-        lo, hi = integer_bounds(bounds, exponent)
+        exponent, dtype = int(value.attrs["exponent"]), str(value.attrs["dtype"])
+        lo, hi = integer_bounds(bounds, exponent, dtype)
         integers = source.args[0]
         shift = array(source.args[1]) - exponent
-        if integers.ty.dtype == "int8" and not np.any(shift):
-            return integers if (lo, hi) == (-128, 127) else ops.clip(integers, lo=lo, hi=hi)
-        return ops.requantize(integers, int32(shift), lo=lo, hi=hi)
+        if integers.ty.dtype == dtype and not np.any(shift):
+            whole = (lo, hi) == activation_range(dtype)
+            return integers if whole else ops.clip(integers, lo=lo, hi=hi)
+        return ops.requantize(integers, int32(shift), lo=lo, hi=hi, dtype=dtype)
 
     def _through_clips(self, x: Any) -> tuple[Any, tuple[float, float]]:
         """What lies behind the clips in front of x, and the bounds they set together."""

@@ -1,6 +1,6 @@
 """Replace every selected operator by its integer form, each still between its own scales.
 
-An operator that stores int8 becomes ``dequantize(op(quantize(x)))``, a layer's accumulator
+An operator whose result is stored becomes ``dequantize(op(quantize(x)))``, a layer's accumulator
 ``dequantize(conv2d(quantize(x), codes, bias))``. Additions and clips stay as they are in float
 here: which integers they see follows from what surrounds them, and the next passes settle it by
 cancelling the pairs in between. The plan of the converter supplies all numbers.
@@ -78,10 +78,10 @@ class _Rewrite(Rewriter):
         return self._stored(result, name)
 
     def _stored(self, result: relax.Var, name: str) -> relax.Var:
-        """The result as its readers see it: through int8 where the plan stores it so."""
+        """The result as its readers see it: through 8 bits where the plan stores it so."""
         if name not in self.plan.exponents:
             return result
-        narrow = self._int8(result)
+        narrow = self._integers(result)
         stored = self.emit(ops.dequantize(narrow, int32(self._exponent(result))), name)
         self._tensor[stored] = name
         self._narrow[stored] = narrow
@@ -96,18 +96,22 @@ class _Rewrite(Rewriter):
             )
         return self.plan.exponents[tensor]
 
-    def _int8(self, x: relax.Var) -> relax.Var:
+    def _dtype(self, x: relax.Var) -> str:
+        return self.plan.dtype(self._tensor.get(x, x.name))
+
+    def _integers(self, x: relax.Var) -> relax.Var:
         if x not in self._narrow:
-            name = f"{self._tensor.get(x, x.name)}.int8"
-            self._narrow[x] = self.emit(ops.quantize(x, self._exponent(x)), name)
+            exponent, dtype = self._exponent(x), self._dtype(x)
+            name = f"{self._tensor.get(x, x.name)}.{dtype}"
+            self._narrow[x] = self.emit(ops.quantize(x, exponent, dtype=dtype), name)
         return self._narrow[x]
 
     def _in_region(self, x: relax.Var) -> relax.Var:
-        """A float that integers stand behind: what the host made goes through int8 first."""
+        """A float that integers stand behind: what the host made goes through 8 bits first."""
         if x in self._tensor:
             return x
         if x not in self._rounded:
-            rounded = ops.dequantize(self._int8(x), int32(self._exponent(x)))
+            rounded = ops.dequantize(self._integers(x), int32(self._exponent(x)))
             self._rounded[x] = self.emit(rounded, f"{x.name}.rounded")
         return self._rounded[x]
 
@@ -117,7 +121,7 @@ class _Rewrite(Rewriter):
         layer: LayerPlan = self.plan.layers[name]
         (x,) = match.inputs
         codes, bias = relax.const(pack(layer.codes)), relax.const(layer.bias)
-        acc = self.emit(_layer_call(match, self._int8(x), codes, bias), name)
+        acc = self.emit(_layer_call(match, self._integers(x), codes, bias), name)
         return self._scaled(name, acc, layer.weight_exponent + self._exponent(x), layer.factor)
 
     def _adder(self, name: str, match: Match) -> Any:
@@ -125,7 +129,7 @@ class _Rewrite(Rewriter):
             raise ConversionError(f"expected a plan for the adder layer {name}, but there is none")
         layer = self.plan.adders[name]
         (x,) = match.inputs
-        operands = (self._int8(x), relax.const(layer.weight), relax.const(layer.bias))
+        operands = (self._integers(x), relax.const(layer.weight), relax.const(layer.bias))
         if match.op == "adder_dense":
             call = ops.adder_dense(*operands)
         else:
@@ -145,20 +149,22 @@ class _Rewrite(Rewriter):
         if match.op == "concat":
             return self._concat(name, match)
         exponent = self._exponent(match.inputs[0])
-        moved = self.emit(_mover_call(match, [self._int8(x) for x in match.inputs], value), name)
+        moved = self.emit(
+            _mover_call(match, [self._integers(x) for x in match.inputs], value), name
+        )
         if match.op == "avg_pool2d":
             exponent += int(self.defined(moved).attrs["reciprocal_shift"])
         return ops.dequantize(moved, int32(exponent))
 
     def _concat(self, name: str, match: Match) -> Any:
-        """Every input on the scale of the result, which those read elsewhere may not have."""
-        exponent = self.plan.exponents[name]
+        """Every input of the result's scale and type, which those read elsewhere may not have."""
+        exponent, dtype = self.plan.exponents[name], self.plan.dtype(name)
         parts = []
         for x in match.inputs:
-            if self._exponent(x) == exponent:
-                parts.append(self._int8(x))
+            if (self._exponent(x), self._dtype(x)) == (exponent, dtype):
+                parts.append(self._integers(x))
             else:
-                part = ops.quantize(self._in_region(x), exponent)
+                part = ops.quantize(self._in_region(x), exponent, dtype=dtype)
                 parts.append(self.emit(part, f"{self._tensor.get(x, x.name)}.for.{name}"))
         joined = self.emit(ops.concat(parts, axis=match.attrs["axis"]), name)
         return ops.dequantize(joined, int32(exponent))

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from tvm_shiftadd.convert.plan import Plan
 
 FORMAT = "tvm-shiftadd artifact"
-FORMAT_VERSION = 1
-SPECIFICATION_VERSION = 1
+FORMAT_VERSION = 2
+SPECIFICATION_VERSION = 2
 
 MANIFEST = "manifest.json"
 LIBRARY = "library.so"
@@ -73,7 +73,8 @@ class LayerInfo(_Strict, frozen=True):
     """The integers' meaning in one layer.
 
     ``terms`` is K, the most terms a weight has. ``input_exponents`` and ``output_exponent`` are a
-    in the scale 2^-a of an int8 tensor, None where that tensor is not stored as int8.
+    in the scale 2^-a of a stored tensor and ``input_dtypes`` and ``output_dtype`` its type, int8 or
+    uint8; None where that tensor is not stored.
     ``weight_exponents`` is b in the scale 2^-b of the weights, one per output channel; an adder
     layer's weights are on the input's scale. ``factor_exponents`` is what the accumulator's scale
     gains by a factor of shifted copies, one per output channel, where there is one.
@@ -86,6 +87,8 @@ class LayerInfo(_Strict, frozen=True):
     output_exponent: int | None = None
     weight_exponents: tuple[int, ...] = ()
     factor_exponents: tuple[int, ...] = ()
+    input_dtypes: tuple[str | None, ...] = ()
+    output_dtype: str | None = None
 
 
 class IntegerSpecification(_Strict, frozen=True):
@@ -117,9 +120,15 @@ class IntegerSpecification(_Strict, frozen=True):
                     factor_exponents=(
                         tuple(int(q) for q in factor.exponent.ravel()) if factor else ()
                     ),
+                    input_dtypes=tuple(_dtype(plan, name) for name in node.inputs),
+                    output_dtype=_dtype(plan, node.output),
                 )
             )
         return cls(layers=tuple(layers))
+
+
+def _dtype(plan: Plan, name: str) -> str | None:
+    return plan.dtype(name) if name in plan.exponents else None
 
 
 class Manifest(_Strict, frozen=True):

@@ -89,6 +89,13 @@ def test_future_version(saved: Path) -> None:
         Artifact.load(saved)
 
 
+def test_older_version(saved: Path) -> None:
+    # The first version knew no unsigned activations.
+    rewrite(saved, lambda m: m.update(format_version=1))
+    with pytest.raises(ArtifactError, match=r"format version 1, .*compile the model again"):
+        Artifact.load(saved)
+
+
 def test_unknown_field(saved: Path) -> None:
     rewrite(saved, lambda m: m.update(surprise=1))
     with pytest.raises(ArtifactError, match="surprise"):

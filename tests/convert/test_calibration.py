@@ -47,6 +47,12 @@ def test_the_exponent_has_the_least_squared_error_of_its_candidates():
     assert choose_exponent(top, values) == best
 
 
+def test_an_unsigned_tensor_gets_one_bit_more():
+    uniform = np.linspace(0, 1.5, 10001, dtype=np.float32)
+    assert choose_exponent(1.5, uniform, "uint8") == 7
+    assert choose_exponent(1.5, uniform, "int8") == 6
+
+
 def test_a_tensor_of_zeros_gets_an_exponent():
     assert choose_exponent(0.0, np.zeros(5, np.float32)) == 7
 

@@ -18,9 +18,11 @@ from tvm_shiftadd.convert.graph import Graph
 from tvm_shiftadd.convert.storage import stored
 
 
-def scaled(graph: Graph, count: int = 40) -> tuple[Graph, dict[str, np.ndarray]]:
+def scaled(
+    graph: Graph, count: int = 40, unsigned: bool = True
+) -> tuple[Graph, dict[str, np.ndarray]]:
     feeds = images(graph, count)
-    return equalize(graph, stored(graph), feeds), feeds
+    return equalize(graph, stored(graph, unsigned), feeds), feeds
 
 
 def uneven(graph: Graph) -> Graph:
@@ -47,26 +49,28 @@ def test_the_float_network_stays_the_same(make):
     )
 
 
-def test_channels_fill_the_int8_range():
+@pytest.mark.parametrize(("unsigned", "most"), [(False, 127), (True, 255)])
+def test_channels_fill_the_range_of_their_type(unsigned: bool, most: int):
     graph = uneven(separable_network())
-    other, feeds = scaled(graph)
+    other, feeds = scaled(graph, unsigned=unsigned)
     for name in ("stem", "deep"):
         before = np.abs(run_float(graph, feeds, keep=(name,))[name]).max((0, 1, 2))
         after = np.abs(run_float(other, feeds, keep=(name,))[name]).max((0, 1, 2))
         assert np.ptp(before) > 0.5 * before.max()
         top = before.max()
-        wanted = full_range(float(top)) * np.minimum(before * MAX_GAIN / top, 1)
+        wanted = full_range(float(top), most) * np.minimum(before * MAX_GAIN / top, 1)
         np.testing.assert_allclose(after, wanted, rtol=1e-5)
         assert np.median(after) > 2 * np.median(before)
 
 
-def test_the_end_of_a_clip_becomes_what_int8_saturates_at():
+@pytest.mark.parametrize(("unsigned", "end"), [(False, 127 / 4096), (True, 255 / 8192)])
+def test_the_end_of_a_clip_becomes_what_a_stored_tensor_saturates_at(unsigned: bool, end: float):
     b = Builder((-1, 4, 4, 3))
     b.relu("low", b.conv("one", "x", 4), 0.05)
     b.conv("two", "low", 2)
     graph = b.graph("two")
-    other, feeds = scaled(graph)
-    assert other.nodes[1].attrs["hi"] == full_range(0.05) == 127 / 4096
+    other, feeds = scaled(graph, unsigned=unsigned)
+    assert other.nodes[1].attrs["hi"] == end
     np.testing.assert_allclose(
         run_float(other, feeds)["two"], run_float(graph, feeds)["two"], rtol=1e-4, atol=1e-6
     )
@@ -74,11 +78,12 @@ def test_the_end_of_a_clip_becomes_what_int8_saturates_at():
     assert graph.nodes[1].attrs["hi"] == 0.05
 
 
+@pytest.mark.parametrize("most", [127, 255])
 @pytest.mark.parametrize("top", [1.0, 0.3, 6.0, 127.0, 1e-6])
-def test_the_full_range_is_at_most_the_top_and_more_than_half(top: float):
-    full = full_range(top)
+def test_the_full_range_is_at_most_the_top_and_more_than_half(top: float, most: int):
+    full = full_range(top, most)
     assert top / 2 < full <= top
-    assert math.frexp(full / 127)[0] == 0.5
+    assert math.frexp(full / most)[0] == 0.5
 
 
 def unchanged(b: Builder, *outputs: str) -> bool:

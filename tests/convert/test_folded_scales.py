@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from tvm_shiftadd.convert import ConvertOptions, Graph, convert, run_float, run_
 from tvm_shiftadd.convert.compensate import compensated_search
 from tvm_shiftadd.convert.fold import Outlet, averages_of, choose_folded_scales, outlets
 from tvm_shiftadd.convert.moments import Moments
+from tvm_shiftadd.convert.plan import Plan
 from tvm_shiftadd.convert.report import snr_db
 from tvm_shiftadd.convert.storage import stored
 from tvm_shiftadd.convert.terms import Limits, TermLimits, choose_scales, scale
@@ -19,7 +21,7 @@ ONE = TermLimits(1)
 
 
 def names(graph: Graph) -> set[str]:
-    return set(outlets(graph, dict.fromkeys(stored(graph).tensors, 5)))
+    return set(outlets(graph, Plan({}, dict.fromkeys(stored(graph).tensors, 5))))
 
 
 def test_only_channels_of_one_layer_that_layers_read_are_scaled():
@@ -63,12 +65,24 @@ def test_averages_are_rounded_again_and_count_relative_to_their_spread():
     gains = np.array([0.5, 1.0, 2.0])
     alone = Outlet(("y", "mean"), 5).error(values, {}, gains)[0]
     both = Outlet(("y", "mean"), 5, averages={"mean": 6}).error(values, {"mean": mean}, gains)[0]
+    # An average of 3 is beyond 127 / 64, but not beyond 255 / 64.
+    high = np.array([[3.0], [1.0]], np.float32)
+    signed, unsigned = (
+        Outlet(("y",), 5, averages={"mean": 6}, unsigned=names).error(high, {"mean": high}, gains)
+        for names in (frozenset[str](), frozenset({"mean"}))
+    )
+    assert signed[0][1, 0] > 0.5 > unsigned[0][1, 0]
     rounding = 1 / 12 / 64**2 / gains**2 * values.var() / mean.var()
     np.testing.assert_allclose((both - alone)[:, 0], rounding, rtol=0.3)
     graph = separable_network()
-    exponents = dict.fromkeys(stored(graph).tensors, 5)
-    outlet = outlets(graph, exponents)["wide.conv"]
+    storage = stored(graph)
+    plan = Plan({}, dict.fromkeys(storage.tensors, 5), {}, storage.unsigned)
+    outlet = outlets(graph, plan)["wide.conv"]
     assert outlet.averages == {"mean": 5}
+    assert outlet.unsigned == {"mean"}
+    assert outlet.bounds == (0, 192)
+    signed = outlets(graph, replace(plan, unsigned=frozenset()))["wide.conv"]
+    assert (signed.bounds, signed.unsigned) == ((0, 127), frozenset())
     kept = run_float(graph, images(graph, 6), keep=("wide.conv", "mean"))
     node = next(n for n in graph.nodes if n.name == "wide.conv")
     found = averages_of(graph, outlet, node, kept["wide.conv"])

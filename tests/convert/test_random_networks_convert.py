@@ -50,28 +50,33 @@ def networks(draw: st.DrawFn) -> Graph:
 
 
 @settings(max_examples=40)
-@given(networks(), st.integers(1, 3), st.booleans())
+@given(networks(), st.integers(1, 3), st.booleans(), st.booleans())
 def test_any_network_converts_to_integers_that_are_proved(
-    graph: Graph, terms: int, compensation: bool
+    graph: Graph, terms: int, compensation: bool, unsigned: bool
 ):
     feeds = images(graph, 24)
-    options = ConvertOptions(terms=terms, compensation=compensation)
+    options = ConvertOptions(terms=terms, compensation=compensation, unsigned=unsigned)
     plan = convert(graph, lambda: [feeds], options).plan
     assert set(plan.exponents) == stored(graph).tensors
     prove_plan(graph, plan)
     wanted = run_float(graph, feeds)["scores"]
     have = run_integer(graph, plan, feeds)[0]["scores"]
     assert np.isfinite(have).all()
+    if unsigned:
+        real = run_float(graph, images(graph, 24, seed=9), keep=tuple(plan.unsigned))
+        assert all((real[name] >= 0).all() for name in plan.unsigned)
     error, spread = np.std(have - wanted), np.std(wanted - wanted.mean(0))
     assert error <= {1: 1.5, 2: 0.4, 3: 0.4}[terms] * spread + 1e-3
 
 
 @settings(max_examples=10)
-@given(networks())
-def test_the_layer_by_layer_run_is_the_integer_network(graph: Graph):
+@given(networks(), st.booleans())
+def test_the_layer_by_layer_run_is_the_integer_network(graph: Graph, unsigned: bool):
     feeds = images(graph, 6)
     exponents = dict.fromkeys(stored(graph).tensors, 5)
-    sequence = SequentialConversion(graph, exponents, ConvertOptions(), lambda *step: None)
+    sequence = SequentialConversion(
+        graph, exponents, ConvertOptions(unsigned=unsigned), lambda *step: None
+    )
     seen: dict[str, np.ndarray] = {}
     step = sequence._step
 

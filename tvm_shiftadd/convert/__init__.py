@@ -54,8 +54,8 @@ class Conversion:
     """The integers of a network and what they cost in accuracy.
 
     ``scaled`` is the float network that was rounded: the graph that was given, with its channels
-    scaled to fill the int8 range and to where their weights round best. Its clips do not follow
-    the second scaling, which pays only where they end few values.
+    scaled to fill the range of their type and to where their weights round best. Its clips do not
+    follow the second scaling, which pays only where they end few values.
     """
 
     plan: Plan
@@ -83,7 +83,7 @@ def convert(
     """
     options = options or ConvertOptions()
     tell = progress or silent
-    storage = stored(graph)
+    storage = stored(graph, options.unsigned)
     wanted = options.correction_images
     if options.budget is not None and (options.frontier or options.budget.max_drop is not None):
         wanted *= HELD_TIMES
@@ -98,7 +98,7 @@ def convert(
         sequence.run(feeds)
     else:
         sequence, allocation = allocate(scaled, exponents, feeds, options, tell)
-    plan = Plan(dict(sequence.layers), exponents, dict(sequence.adders))
+    plan = Plan(dict(sequence.layers), exponents, dict(sequence.adders), storage.unsigned)
     prove_plan(graph, plan)
     images = len(next(iter(feeds.values())))
     report = ConversionReport(tuple(sequence.reports), seen, images, allocation)

@@ -14,6 +14,7 @@ from tvm_shiftadd.convert.graph import Node
 from tvm_shiftadd.convert.moments import gather, total
 from tvm_shiftadd.convert.operators import run_linear
 from tvm_shiftadd.convert.terms import Float64, Int32, TermLimits
+from tvm_shiftadd.formats.pooling import Activations
 
 #: Weights of one output channel in a block, at most.
 BLOCK_REDUCTION = 2048
@@ -21,7 +22,7 @@ BLOCK_REDUCTION = 2048
 
 def fit_in_blocks(
     node: Node,
-    x: NDArray[np.int8],
+    x: Activations,
     input_exponent: int,
     target: NDArray[np.float32],
     weight: Float64,
@@ -56,7 +57,7 @@ def fit_in_blocks(
     return values.transpose(1, 0, 2).reshape(reduction, groups * made).astype(np.int32)
 
 
-def _run(node: Node, x: NDArray[np.int8], exponent: int, weight: Float64) -> NDArray[np.float32]:
+def _run(node: Node, x: Activations, exponent: int, weight: Float64) -> NDArray[np.float32]:
     """The layer's float result with the weights ``[G, n, O]`` and no bias."""
     assert node.weight is not None
     scaled = np.ldexp(weight, -exponent).astype(np.float32)

@@ -17,6 +17,7 @@ from tvm_shiftadd.convert.feeds import Batches, Progress, checked, silent
 from tvm_shiftadd.convert.graph import Graph
 from tvm_shiftadd.convert.storage import Storage
 from tvm_shiftadd.errors import DataError, ModelError
+from tvm_shiftadd.formats.ranges import activation_range
 
 #: Values kept of one tensor, at most.
 SAMPLE_SIZE = 1 << 17
@@ -94,32 +95,34 @@ def calibrate(
         )
     exponents = {}
     for group, measured in zip(storage.groups, storage.measured, strict=True):
-        exponent = _group_exponent({name: statistics[name] for name in measured})
+        kept = {name: statistics[name] for name in measured}
+        exponent = _group_exponent(kept, storage.dtype(group[0]))
         exponents.update(dict.fromkeys(group, exponent))
     return exponents
 
 
-def choose_exponent(maximum: float, sample: NDArray[np.float32]) -> int:
-    """a of the scale 2^-a with the least squared error on ``sample`` (int8, saturating).
+def choose_exponent(maximum: float, sample: NDArray[np.float32], dtype: str = "int8") -> int:
+    """a of the scale 2^-a with the least squared error on ``sample``, stored as ``dtype``.
 
     Candidates: the finest scale that covers ``maximum``, and up to three steps finer.
     """
     if maximum == 0:
         return EXPONENT_OF_ZERO
-    covering = math.floor(math.log2(127 / maximum))
+    covering = math.floor(math.log2(activation_range(dtype)[1] / maximum))
     low, high = EXPONENT_LIMITS
     candidates = [min(max(covering + step, low), high) for step in FINER_STEPS]
-    errors = [_squared_error(sample, exponent) for exponent in candidates]
+    errors = [_squared_error(sample, exponent, dtype) for exponent in candidates]
     return candidates[int(np.argmin(errors))]
 
 
-def _squared_error(sample: NDArray[np.float32], exponent: int) -> float:
+def _squared_error(sample: NDArray[np.float32], exponent: int, dtype: str) -> float:
     scaled = np.ldexp(sample.astype(np.float64), exponent)
-    difference = np.ldexp(np.clip(np.rint(scaled), -128, 127) - scaled, -exponent)
+    kept = np.clip(np.rint(scaled), *activation_range(dtype))
+    difference = np.ldexp(kept - scaled, -exponent)
     return float(np.square(difference).mean())
 
 
-def _group_exponent(statistics: Mapping[str, TensorStatistics]) -> int:
+def _group_exponent(statistics: Mapping[str, TensorStatistics], dtype: str) -> int:
     for name, one in statistics.items():
         if not math.isfinite(one.maximum):
             raise ModelError(
@@ -127,4 +130,5 @@ def _group_exponent(statistics: Mapping[str, TensorStatistics]) -> int:
                 "its preprocessing"
             )
     samples: Sequence[NDArray[np.float32]] = [one.sample() for one in statistics.values()]
-    return choose_exponent(max(one.maximum for one in statistics.values()), np.concatenate(samples))
+    maximum = max(one.maximum for one in statistics.values())
+    return choose_exponent(maximum, np.concatenate(samples), dtype)

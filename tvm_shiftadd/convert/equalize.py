@@ -1,6 +1,6 @@
-"""Channels of a tensor scaled to fill the int8 range, before anything is rounded.
+"""Channels of a tensor scaled to fill the range of its type, before anything is rounded.
 
-An int8 tensor has one scale, so a channel that stays far below the others is stored with few
+A stored tensor has one scale, so a channel that stays far below the others is stored with few
 bits. Scaling such a channel up in the weights that make it, and down in the weights that read it,
 leaves the float network as it is and costs nothing later: the weights are rounded afterwards,
 and every scale of the integer network remains a power of two. (The idea, for convolutions with a
@@ -22,6 +22,7 @@ from tvm_shiftadd.convert.feeds import Feeds
 from tvm_shiftadd.convert.graph import ADDER_OPS, WEIGHT_OPS, Graph, Node
 from tvm_shiftadd.convert.storage import Storage
 from tvm_shiftadd.formats.codes import MAX_TERMS
+from tvm_shiftadd.formats.ranges import INT8_MAX, activation_range
 
 #: Operators that treat every channel alike: a positive factor commutes with them (a clip's finite
 #: bounds are heeded separately).
@@ -30,8 +31,6 @@ _CHANNELWISE_OPS = frozenset({"add", "clip", "max_pool2d", "avg_pool2d", "upsamp
 #: Gain of a channel over the largest one, at most: more would only serve channels that hardly
 #: ever carry anything.
 MAX_GAIN = 32
-
-_INT8_MAX = 127
 
 #: Images that run at a time.
 _STEP = 16
@@ -49,8 +48,8 @@ def equalize(graph: Graph, storage: Storage, feeds: Feeds) -> Graph:
     """``graph`` with scaled channels where all their makers and readers are weight layers.
 
     ``feeds`` are images the ranges are taken from. Names and shapes stay; the upper end of a clip
-    becomes the value at which int8 saturates, so that the clip of the original graph, on the
-    integers of a conversion, ends every channel where it should.
+    becomes the value at which the stored tensor saturates, so that the clip of the original graph,
+    on the integers of a conversion, ends every channel where it should.
     """
     scalable = families(graph)
     measured = {name for names in storage.measured for name in names}
@@ -61,14 +60,16 @@ def equalize(graph: Graph, storage: Storage, feeds: Feeds) -> Graph:
     producers = graph.producers()
     factors: dict[str, NDArray[np.float32]] = {}
     ends: dict[str, float] = {}
+    most = {name: activation_range(storage.dtype(name))[1] for name in wanted}
     for family in scalable:
         known = [name for name in family.tensors if name in largest]
         bound = _common_bound([producers[name] for name in family.tensors], len(known))
         if known and bound is not None:
-            common = _factors([largest[name] for name in known], bound)
+            common = _factors([(largest[name], most[name]) for name in known], bound)
             factors.update(dict.fromkeys(family.tensors, common))
             if bound < math.inf:
-                ends.update({name: full_range(bound) for name in family.tensors})
+                end = full_range(bound, most[known[0]])
+                ends.update(dict.fromkeys(family.tensors, end))
     return scale_channels(graph, factors, ends)
 
 
@@ -163,7 +164,7 @@ def _channel_maxima(graph: Graph, feeds: Feeds, names: set[str]) -> dict[str, ND
 def _common_bound(makers: Sequence[Node], measured: int) -> float | None:
     """Where clips end the tensors of a family; None where scaling would move a clip's end.
 
-    Scaled values have to saturate as int8 just where the clip would have ended them. That works
+    Stored values have to saturate just where the clip would have ended them. That works
     out for a clip from 0 to some bound that all values of the family go through.
     """
     bounds = {(float(n.attrs["lo"]), float(n.attrs["hi"])) for n in makers if n.op == "clip"}
@@ -175,23 +176,29 @@ def _common_bound(makers: Sequence[Node], measured: int) -> float | None:
     return hi if alone and lo == 0 < hi < math.inf else None
 
 
-def _factors(largest: Sequence[NDArray[np.float32]], bound: float) -> NDArray[np.float32]:
-    """The factor of each channel with which it fills the int8 range, float32 ``[C]``.
+def _factors(
+    largest: Sequence[tuple[NDArray[np.float32], int]], bound: float
+) -> NDArray[np.float32]:
+    """The factor of each channel with which it fills the range of its type, float32 ``[C]``.
 
-    largest: the largest magnitudes in each tensor of a family; bound: the clip that ends them.
+    largest: of each tensor of a family, the largest magnitudes and the greatest value of its type;
+    bound: the clip that ends them.
     """
-    factors = np.full(len(largest[0]), np.inf)
-    for channels in largest:
+    factors = np.full(len(largest[0][0]), np.inf)
+    for channels, most in largest:
         top = min(float(channels.max()), bound)
         if top > 0:
-            full = full_range(top)
+            full = full_range(top, most)
             factors = np.minimum(factors, full / np.maximum(channels, top / MAX_GAIN))
     return np.where(np.isfinite(factors), factors, 1).astype(np.float32)
 
 
-def full_range(top: float) -> float:
-    """The largest 127 * 2^-a that is at most ``top``: what int8 saturates at."""
-    return math.ldexp(_INT8_MAX, -math.ceil(math.log2(_INT8_MAX / top)))
+def full_range(top: float, most: int = INT8_MAX) -> float:
+    """The largest ``most * 2^-a`` that is at most ``top``: what a stored tensor saturates at.
+
+    most: the greatest value of the tensor's type.
+    """
+    return math.ldexp(most, -math.ceil(math.log2(most / top)))
 
 
 def _scaled(

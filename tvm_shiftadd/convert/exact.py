@@ -231,13 +231,13 @@ def keep(found: ExactTerms, limits: Limits) -> KeptWeight | None:
 
 
 def _without_dead_channels(found: ExactTerms, limits: Limits) -> ExactTerms:
-    """``found`` without the weights of channels that never move the layer's int8 output.
+    """``found`` without the weights of channels that never move the layer's stored output.
 
     Training leaves some with a batch norm of next to zero; their scale is beyond all others.
     """
     if limits.output_exponent is None:
         return found
-    reach = 128 * np.abs(found.values).sum(axis=0) * found.scale
+    reach = limits.input_limit * np.abs(found.values).sum(axis=0) * found.scale
     dead = np.ldexp(reach, limits.output_exponent - limits.input_exponent) < DEAD
     # Such a channel still has its bias: 8 bits finer than the output are plenty.
     scale = np.ldexp(1.0, limits.input_exponent - limits.output_exponent - 8)

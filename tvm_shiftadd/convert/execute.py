@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from tvm_shiftadd.convert.feeds import Feeds
 from tvm_shiftadd.convert.graph import ADDER_OPS, WEIGHT_OPS, Graph, Node
@@ -20,6 +20,8 @@ from tvm_shiftadd.convert.operators import MOVEMENT_OPS, move, pool_window, run_
 from tvm_shiftadd.convert.plan import AdderPlan, ChannelFactor, LayerPlan, Plan
 from tvm_shiftadd.errors import ConversionError
 from tvm_shiftadd.formats import codes, reference
+from tvm_shiftadd.formats.pooling import Activations
+from tvm_shiftadd.formats.ranges import activation_range
 
 Value = TypeVar("Value")
 
@@ -30,8 +32,8 @@ Float = NDArray[np.float32]
 class QTensor:
     """Integers and their scale: the real value is ``values * 2^-exponent``.
 
-    values: int8, or int32 while wide; exponent: int32 ``[1]`` or ``[C]``, along the last axis;
-    bounds: clip bounds (real numbers) that the next requantisation applies.
+    values: int8 or uint8, or int32 while wide; exponent: int32 ``[1]`` or ``[C]``, along the last
+    axis; bounds: clip bounds (real numbers) that the next requantisation applies.
     """
 
     values: NDArray[Any]
@@ -40,8 +42,8 @@ class QTensor:
 
     @property
     def wide(self) -> bool:
-        """Whether these are accumulators rather than stored int8 values."""
-        return self.values.dtype != np.int8
+        """Whether these are accumulators rather than stored values."""
+        return self.values.dtype == np.int32
 
 
 def run_float(graph: Graph, feeds: Feeds, keep: Collection[str] = ()) -> dict[str, Float]:
@@ -99,36 +101,40 @@ def to_float(value: QTensor | Float) -> Float:
 
 
 def to_integers(value: QTensor | Float, name: str, plan: Plan) -> QTensor:
-    """A tensor as a region sees it: floats are quantised with the exponent of their name."""
+    """A tensor as a region sees it: floats are quantised with exponent and type of their name."""
     if isinstance(value, QTensor):
         return value
     exponent = exponent_of(name, plan)
-    return QTensor(reference.quantize(value, exponent), as_exponent(exponent))
+    return QTensor(reference.quantize(value, exponent, plan.dtype(name)), as_exponent(exponent))
 
 
 def store(value: QTensor, name: str, plan: Plan) -> QTensor:
-    """Requantise a wide tensor that the plan stores as int8; any other stays as it is."""
+    """Requantise a wide tensor that the plan stores; any other stays as it is."""
     if name not in plan.exponents:
         return value
-    exponent = plan.exponents[name]
+    exponent, dtype = plan.exponents[name], plan.dtype(name)
     if value.wide:
-        lo, hi = integer_bounds(value.bounds, exponent)
+        lo, hi = integer_bounds(value.bounds, exponent, dtype)
         shift = (value.exponent - exponent).astype(np.int32)
-        values = reference.requantize(value.values, shift, lo, hi)
+        values = reference.requantize(value.values, shift, lo, hi, dtype)
         return QTensor(values, as_exponent(exponent))
-    if int(value.exponent[0]) != exponent:
+    if int(value.exponent[0]) != exponent or value.values.dtype != dtype:
         raise ConversionError(
-            f"tensor '{name}' keeps the exponent {int(value.exponent[0])} of its input, but the "
-            f"plan says {exponent}; convert the network again"
+            f"tensor '{name}' keeps the exponent {int(value.exponent[0])} and the type "
+            f"{value.values.dtype} of its input, but the plan says {exponent} and {dtype}; "
+            "convert the network again"
         )
     return value
 
 
-def integer_bounds(bounds: tuple[float, float], exponent: int) -> tuple[int, int]:
-    """Clip bounds as int8 values on the scale 2^-exponent, rounded half to even."""
+def integer_bounds(
+    bounds: tuple[float, float], exponent: int, dtype: DTypeLike = np.int8
+) -> tuple[int, int]:
+    """Clip bounds as values of ``dtype`` on the scale 2^-exponent, rounded half to even."""
+    ends = activation_range(dtype)
 
     def scaled(bound: float) -> int:
-        return int(np.clip(np.rint(np.ldexp(np.float64(bound), exponent)), -128, 127))
+        return int(np.clip(np.rint(np.ldexp(np.float64(bound), exponent)), *ends))
 
     return scaled(bounds[0]), scaled(bounds[1])
 
@@ -153,7 +159,7 @@ def exponent_of(name: str, plan: Plan) -> int:
 
 
 def run_layer(
-    node: Node, x: NDArray[np.int8], weight: NDArray[np.int32], bias: NDArray[np.int32] | None
+    node: Node, x: Activations, weight: NDArray[np.int32], bias: NDArray[np.int32] | None
 ) -> NDArray[np.int32]:
     """The accumulators of a weight layer."""
     if node.op == "dense":
@@ -187,10 +193,10 @@ def scaled(value: QTensor, factor: ChannelFactor | None) -> QTensor:
 
 
 def clip(node: Node, operand: QTensor) -> QTensor:
-    """A clip: at once on int8 values, noted for the next requantisation on a wide tensor."""
+    """A clip: at once on stored values, noted for the next requantisation on a wide tensor."""
     lo, hi = float(node.attrs["lo"]), float(node.attrs["hi"])
     if not operand.wide:
-        bounds = integer_bounds((lo, hi), int(operand.exponent[0]))
+        bounds = integer_bounds((lo, hi), int(operand.exponent[0]), operand.values.dtype)
         return replace(operand, values=reference.clip(operand.values, *bounds))
     before, after = operand.bounds
     return replace(operand, bounds=(min(max(before, lo), hi), min(max(after, lo), hi)))
@@ -220,17 +226,20 @@ def _operate(node: Node, operands: Sequence[QTensor], plan: Plan) -> QTensor:
         return replace(first, values=reference.max_pool2d(first.values, **pool_window(node)))
     if node.op == "concat":
         exponent = exponent_of(node.output, plan)
-        parts = [_at_exponent(operand, exponent) for operand in operands]
+        dtype = np.dtype(plan.dtype(node.output))
+        parts = [_on_scale(operand, exponent, dtype) for operand in operands]
         return QTensor(move(node, parts), as_exponent(exponent))
     if node.op in MOVEMENT_OPS:
         return replace(first, values=move(node, [operand.values for operand in operands]))
     raise ConversionError(f"layer '{node.name}' is a {node.op}, which no region can hold")
 
 
-def _at_exponent(operand: QTensor, exponent: int) -> NDArray[Any]:
-    """Stored values on another power-of-two scale, rounded and saturated where they must be."""
+def _on_scale(operand: QTensor, exponent: int, dtype: np.dtype[Any]) -> Activations:
+    """Stored values on another scale or of another type, rounded and saturated where they must."""
     shift = (operand.exponent - exponent).astype(np.int32)
-    return reference.requantize(operand.values, shift, -128, 127) if shift.any() else operand.values
+    if operand.values.dtype == dtype and not shift.any():
+        return operand.values
+    return reference.requantize(operand.values, shift, dtype=dtype)
 
 
 def _add(node: Node, lhs: QTensor, rhs: QTensor) -> QTensor:

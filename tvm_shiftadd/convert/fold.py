@@ -21,6 +21,7 @@ from tvm_shiftadd.convert.equalize import Family, families
 from tvm_shiftadd.convert.execute import integer_bounds
 from tvm_shiftadd.convert.graph import LAYER_OPS, WEIGHT_OPS, Graph, Node
 from tvm_shiftadd.convert.operators import run_node
+from tvm_shiftadd.convert.plan import Plan
 from tvm_shiftadd.convert.terms import (
     SCALE_STEPS,
     Float64,
@@ -31,6 +32,7 @@ from tvm_shiftadd.convert.terms import (
     covering_exponent,
     nearest_search,
 )
+from tvm_shiftadd.formats.ranges import activation_range
 
 #: Scales tried between one power of two and the next.
 FRACTIONS = 8
@@ -57,9 +59,9 @@ LIKELIEST = 6
 class Outlet:
     """Where a layer's output channels go, if they may be scaled.
 
-    tensors: all that must be scaled alike; exponent, bounds: of the int8 tensor the layer ends
-    in; clip: the real bounds of the clips on the way; averages: the exponents of averages of that
-    tensor, which are rounded again, by name.
+    tensors: all that must be scaled alike; exponent, bounds: of the stored tensor the layer
+    ends in; clip: the real bounds of the clips on the way; averages: the exponents of averages of
+    that tensor, which are rounded again, by name; unsigned: those of them that are uint8.
     """
 
     tensors: tuple[str, ...]
@@ -67,6 +69,7 @@ class Outlet:
     bounds: tuple[int, int] = (-128, 127)
     clip: tuple[float, float] = (-math.inf, math.inf)
     averages: Mapping[str, int] = field(default_factory=dict)
+    unsigned: frozenset[str] = frozenset()
 
     def error(
         self, values: Float32, averages: Mapping[str, Float32], gains: Float64
@@ -82,7 +85,8 @@ class Outlet:
         spread = wanted.var(axis=0, dtype=np.float64)
         for name, exponent in self.averages.items():
             mean = averages[name]
-            again = _stored_error(mean, mean, gains, exponent, (-128, 127))
+            ends = activation_range("uint8" if name in self.unsigned else "int8")
+            again = _stored_error(mean, mean, gains, exponent, ends)
             variance = mean.var(axis=0, dtype=np.float64)
             errors += again * spread / np.maximum(variance, 1e-12 * spread + _TINY)
         inside = (values > self.clip[0]) & (values < self.clip[1])
@@ -100,8 +104,11 @@ def _stored_error(
     return errors
 
 
-def outlets(graph: Graph, exponents: Mapping[str, int]) -> dict[str, Outlet]:
-    """The outlet of each layer that has one, by the layer's name."""
+def outlets(graph: Graph, plan: Plan) -> dict[str, Outlet]:
+    """The outlet of each layer that has one, by the layer's name.
+
+    plan: of which only how tensors are stored counts.
+    """
     found = {}
     producers = graph.producers()
     for family in families(graph):
@@ -109,7 +116,7 @@ def outlets(graph: Graph, exponents: Mapping[str, int]) -> dict[str, Outlet]:
         layers = [node for node in makers if node.op in LAYER_OPS]
         # Channels that several layers add to cannot be scaled to suit one of them.
         if len(layers) == 1 and layers[0].op in WEIGHT_OPS and all(n.op != "add" for n in makers):
-            outlet = _outlet(graph, layers[0], family, exponents)
+            outlet = _outlet(graph, layers[0], family, plan)
             if outlet is not None:
                 found[layers[0].name] = outlet
     return found
@@ -119,9 +126,8 @@ def outlets(graph: Graph, exponents: Mapping[str, int]) -> dict[str, Outlet]:
 _FREE_CLIPS = ((0.0, math.inf), (-math.inf, math.inf))
 
 
-def _outlet(
-    graph: Graph, layer: Node, family: Family, exponents: Mapping[str, int]
-) -> Outlet | None:
+def _outlet(graph: Graph, layer: Node, family: Family, plan: Plan) -> Outlet | None:
+    exponents = plan.exponents
     consumers, producers = graph.consumers(), graph.producers()
     name, bounds, passed = layer.output, (-math.inf, math.inf), set()
     while name not in exponents:
@@ -142,8 +148,9 @@ def _outlet(
         for other in family.tensors
         if producers[other].op == "avg_pool2d" and other in exponents
     }
-    exponent = exponents[name]
-    return Outlet(family.tensors, exponent, integer_bounds(bounds, exponent), bounds, averages)
+    ends = integer_bounds(bounds, exponents[name], plan.dtype(name))
+    unsigned = plan.unsigned.intersection(averages)
+    return Outlet(family.tensors, exponents[name], ends, bounds, averages, unsigned)
 
 
 def averages_of(graph: Graph, outlet: Outlet, layer: Node, values: Float32) -> dict[str, Float32]:

@@ -14,6 +14,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from tvm_shiftadd.convert.graph import Node
+from tvm_shiftadd.formats.pooling import Activations
 
 Float64 = NDArray[np.float64]
 
@@ -111,7 +112,7 @@ def total(parts: Sequence[Sums]) -> Sums:
 
 def gather(
     node: Node,
-    x: NDArray[np.int8],
+    x: Activations,
     exponent: int,
     target: NDArray[np.float32],
     shape: tuple[int, ...],
@@ -174,7 +175,7 @@ def _places(target: NDArray[np.float32], columns: int, groups: int) -> NDArray[n
 
 def _windows_at(
     node: Node,
-    x: NDArray[np.int8],
+    x: Activations,
     places: NDArray[np.intp],
     shape: tuple[int, ...],
     groups: int,
@@ -195,7 +196,7 @@ def _windows_at(
         yield columns.reshape(groups, len(chosen), -1).astype(np.float32), chosen
 
 
-def _windows(node: Node, x: NDArray[np.int8]) -> NDArray[np.int8]:
+def _windows(node: Node, x: Activations) -> Activations:
     """A view ``[N, OH, OW, I, kh, kw]`` of a convolution's input windows."""
     assert node.weight is not None
     (down, across), (step_y, step_x) = node.attrs["dilation"], node.attrs["strides"]
@@ -211,7 +212,7 @@ def _windows(node: Node, x: NDArray[np.int8]) -> NDArray[np.int8]:
     return every[:, ::step_y, ::step_x, :, ::down, ::across]
 
 
-def _spread(node: Node, x: NDArray[np.int8], reach: tuple[int, int]) -> NDArray[np.int8]:
+def _spread(node: Node, x: Activations, reach: tuple[int, int]) -> Activations:
     """The input of a transposed convolution with zeros between its rows and columns.
 
     A plain convolution of stride 1 with the kernel turned round makes of it what the transposed

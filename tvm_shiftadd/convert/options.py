@@ -20,13 +20,13 @@ class ConvertOptions:
 
     terms: K, the most terms a weight may have, 1 to 3. bias_correction: fit the biases to the
     float network. compensation: round weights so that the errors of a channel cancel. equalize:
-    scale the channels of a tensor so that they fill the int8 range first. fold: scale output
-    channels to where their weights round best. limit: calibration
-    images used, None for all. correction_images: images held in memory to fit layers on, at most;
-    memory: bytes these may take while they run through the network. allocation: the term limits of
-    single layers by their names; every other layer has ``TermLimits(terms)``. budget: give out
-    terms within it, instead of ``terms`` everywhere; frontier: also measure what other budgets
-    would give.
+    scale the channels of a tensor so that they fill the range of its type first. fold: scale output
+    channels to where their weights round best. unsigned: store tensors that are never negative as
+    uint8, which has one bit more for them. limit: calibration images used, None for all.
+    correction_images: images held in memory to fit layers on, at most; memory: bytes these may
+    take while they run through the network. allocation: the term limits of single layers by their
+    names; every other layer has ``TermLimits(terms)``. budget: give out terms within it, instead of
+    ``terms`` everywhere; frontier: also measure what other budgets would give.
 
     Raises InputError for values that make no sense.
     """
@@ -36,6 +36,7 @@ class ConvertOptions:
     compensation: bool = True
     equalize: bool = True
     fold: bool = True
+    unsigned: bool = False
     limit: int | None = None
     correction_images: int = 512
     memory: int = 2 << 30

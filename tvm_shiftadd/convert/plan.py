@@ -59,12 +59,17 @@ class AdderPlan:
 @dataclass(frozen=True)
 class Plan:
     """``layers`` and ``adders`` by node name; ``exponents`` by tensor name: a in the scale 2^-a of
-    an int8 tensor.
+    a stored tensor; ``unsigned``: the stored tensors that are uint8, all others are int8.
 
-    A tensor without an exponent is never stored as int8: it stays a wide accumulator between two
-    operators of a region, or a float on the host.
+    A tensor without an exponent is never stored: it stays a wide accumulator between two operators
+    of a region, or a float on the host.
     """
 
     layers: Mapping[str, LayerPlan]
     exponents: Mapping[str, int]
     adders: Mapping[str, AdderPlan] = field(default_factory=dict)
+    unsigned: frozenset[str] = frozenset()
+
+    def dtype(self, name: str) -> str:
+        """The type of stored tensor ``name``."""
+        return "uint8" if name in self.unsigned else "int8"

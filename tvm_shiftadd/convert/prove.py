@@ -30,9 +30,9 @@ class Bounded:
 
 
 def stored_bounds(name: str, plan: Plan) -> Bounded:
-    """Any int8 value, at the exponent the plan gives tensor ``name``."""
-    ends = (np.array([ranges.INT8_MIN]), np.array([ranges.INT8_MAX]))
-    return Bounded(*ends, as_exponent(exponent_of(name, plan)))
+    """Any value of the type and at the exponent that the plan gives tensor ``name``."""
+    lo, hi = ranges.activation_range(plan.dtype(name))
+    return Bounded(np.array([lo]), np.array([hi]), as_exponent(exponent_of(name, plan)))
 
 
 def prove_plan(graph: Graph, plan: Plan) -> None:
@@ -59,7 +59,7 @@ def _bounds(graph: Graph, plan: Plan, node: Node, operands: Sequence[Bounded]) -
     first = operands[0]
     if node.op in WEIGHT_OPS:
         layer = plan.layers[node.name]
-        lo, hi = ranges.prove_layer(node.name, layer.codes, layer.bias)
+        lo, hi = ranges.prove_layer(node.name, layer.codes, layer.bias, *_ends(first))
         acc = Bounded(lo, hi, first.exponent + layer.weight_exponent)
         return _scaled(node, acc, layer.factor)
     if node.op in ADDER_OPS:
@@ -80,7 +80,7 @@ def _bounds(graph: Graph, plan: Plan, node: Node, operands: Sequence[Bounded]) -
     if node.op == "avg_pool2d":
         height, width = graph.shapes[node.inputs[0]][1:3]
         scale = reference.avg_pool_reciprocal((height, width), **pool_window(node))
-        lo, hi = ranges.avg_pool_bounds(scale)
+        lo, hi = ranges.avg_pool_bounds(scale, *_ends(first))
         return Bounded(lo, hi, first.exponent + np.int32(scale.shift))
     if node.op == "concat":
         for operand in operands:
@@ -88,6 +88,10 @@ def _bounds(graph: Graph, plan: Plan, node: Node, operands: Sequence[Bounded]) -
             ranges.prove_requantize(node.name, operand.lo, operand.hi, shift)
         return stored_bounds(node.output, plan)
     return first
+
+
+def _ends(value: Bounded) -> tuple[int, int]:
+    return int(value.lo.min()), int(value.hi.max())
 
 
 def _scaled(node: Node, acc: Bounded, factor: ChannelFactor | None) -> Bounded:

@@ -23,8 +23,9 @@ class LayerReport:
     against float, None where the error or the signal is zero; compensation gives up some of the
     first for the second. input_exponent,
     output_exponent: a of the scales 2^-a, the output's None where the host or the caller reads
-    the accumulator. saturation: fraction of the stored output values at a limit of int8, 0 to 1.
-    exact: the weights were sums of powers of two already, up to a factor a channel, and are kept.
+    the accumulator. saturation: fraction of the stored output values at a limit of their type, of
+    uint8 the upper one, 0 to 1. exact: the weights were sums of powers of two already, up to a
+    factor a channel, and are kept.
     """
 
     name: str

@@ -23,6 +23,7 @@ from tvm_shiftadd.convert.exact import KeptWeight, keep_weight
 from tvm_shiftadd.convert.execute import (
     QTensor,
     clip,
+    exponent_of,
     integer_node,
     run_layer,
     scaled,
@@ -39,6 +40,7 @@ from tvm_shiftadd.convert.options import ConvertOptions
 from tvm_shiftadd.convert.plan import AdderPlan, LayerPlan, Plan
 from tvm_shiftadd.convert.prove import Bounded, prove_node, stored_bounds
 from tvm_shiftadd.convert.report import LayerReport, snr_db
+from tvm_shiftadd.convert.storage import stored
 from tvm_shiftadd.convert.terms import (
     Limits,
     TermLimits,
@@ -47,8 +49,9 @@ from tvm_shiftadd.convert.terms import (
     nearest_search,
 )
 from tvm_shiftadd.formats import codes
+from tvm_shiftadd.formats.ranges import activation_range
 
-#: Bytes an element of a live tensor takes: float32 beside int8 or int32, and room to work.
+#: Bytes an element of a live tensor takes: float32 beside a byte or int32, and room to work.
 ELEMENT_BYTES = 12
 
 
@@ -81,12 +84,13 @@ class SequentialConversion:
         self.layers: dict[str, LayerPlan] = {}
         self.reports: list[LayerReport] = []
         self.adders: dict[str, AdderPlan] = {}
-        self.plan = Plan(self.layers, exponents, self.adders)
+        unsigned = stored(graph, options.unsigned).unsigned
+        self.plan = Plan(self.layers, exponents, self.adders, unsigned)
         self._floats: dict[str, NDArray[Any]] = {}
         self._converted: dict[str, QTensor | NDArray[Any]] = {}
         self._wide: dict[str, Bounded] = {}
         self._consumers = graph.consumers()
-        self._outlets = outlets(graph, exponents) if options.fold else {}
+        self._outlets = outlets(graph, self.plan) if options.fold else {}
         #: The factor of each channel of a converted tensor over the float one, float32 [C].
         self.gains: dict[str, NDArray[np.float32]] = {}
 
@@ -125,9 +129,7 @@ class SequentialConversion:
     def _layer(self, node: Node, inputs: Sequence[QTensor | NDArray[Any]]) -> QTensor:
         x = to_integers(inputs[0], node.inputs[0], self.plan)
         target, addend = self._target(node)
-        limits = Limits(
-            int(x.exponent[0]), float_bias(node), self._requantized_to(node), self._size(addend)
-        )
+        limits = self._limits(node, addend)
         kept = keep_weight(node, self.options.limits_of(node.name), limits)
         if kept is None:
             values, exponent, gain = self._fitted(node, x, target, limits)
@@ -155,9 +157,7 @@ class SequentialConversion:
     def _adder(self, node: Node, inputs: Sequence[QTensor | NDArray[Any]]) -> QTensor:
         x = to_integers(inputs[0], node.inputs[0], self.plan)
         target, addend = self._target(node)
-        limits = Limits(
-            int(x.exponent[0]), float_bias(node), self._requantized_to(node), self._size(addend)
-        )
+        limits = self._limits(node, addend)
         weight, offset = integer_weight(node, limits.input_exponent)
         acc = -distances(node, x.values, weight)
         fitted = target if self.options.bias_correction else None
@@ -168,6 +168,17 @@ class SequentialConversion:
         wide = scaled(QTensor(acc, x.exponent), adder.factor)
         self.reports.append(self._adder_report(node, limits.input_exponent, wide))
         return store(wide, node.output, self.plan)
+
+    def _limits(self, node: Node, addend: str | None) -> Limits:
+        """What the layer's accumulator has to fit."""
+        name = node.inputs[0]
+        return Limits(
+            exponent_of(name, self.plan),
+            float_bias(node),
+            self._requantized_to(node),
+            self._size(addend),
+            int(stored_bounds(name, self.plan).magnitude.max()),
+        )
 
     def _fitted(
         self, node: Node, x: QTensor, target: NDArray[np.float32], limits: Limits
@@ -297,7 +308,7 @@ class SequentialConversion:
         )
 
     def _requantized_to(self, node: Node) -> int | None:
-        """The exponent of the int8 tensor at the end of the layer's wide chain."""
+        """The exponent of the stored tensor at the end of the layer's wide chain."""
         name = node.output
         while name not in self.plan.exponents:
             readers = [reader for reader in self._consumers[name] if not reader.on_host]
@@ -348,7 +359,10 @@ class SequentialConversion:
         )
 
     def _saturation(self, node: Node, result: QTensor) -> float:
-        """Fraction of the layer's values beyond int8, where they are requantised unadded."""
+        """Fraction of the layer's values beyond their type, where they are requantised unadded.
+
+        Values of uint8 go beyond it at the top only.
+        """
         name = node.output
         while name not in self.plan.exponents:
             readers = self._consumers[name]
@@ -356,8 +370,9 @@ class SequentialConversion:
                 return 0.0
             result = clip(readers[0], result)
             name = readers[0].output
-        stored = store(result, name, self.plan)
-        return float(np.mean((stored.values == -128) | (stored.values == 127)))
+        kept = store(result, name, self.plan).values
+        least, most = activation_range(kept.dtype)
+        return float(np.mean((kept == most) | ((kept == least) & (least < 0))))
 
 
 def _divided(values: NDArray[np.float32], factor: NDArray[np.float64]) -> NDArray[np.float32]:

@@ -1,42 +1,58 @@
-"""Which tensors of a network are stored as int8, and which of them share one exponent.
+"""Which tensors of a network are stored as int8 or uint8, and which of them share one exponent.
 
 A weight layer, an addition and an average pool make a wide (int32) result. It stays wide only
-while a single ``add`` or ``clip`` reads it, or nothing but the host does; anything else reads an
-int8 tensor. Clip bounds are applied by the requantisation that ends a wide chain, so a clipped
+while a single ``add`` or ``clip`` reads it, or nothing but the host does; anything else reads a
+stored tensor. Clip bounds are applied by the requantisation that ends a wide chain, so a clipped
 value is always requantised before an addition, the host or the caller sees it.
+
+A stored tensor is uint8 where the operators of the network prove that it is never negative.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-from tvm_shiftadd.convert.graph import WIDE_OPS, Graph, Node
+from tvm_shiftadd.convert.graph import ADDER_OPS, WIDE_OPS, Graph, Node
 
-#: Operators that move or select int8 values, so that the result keeps the exponent of the input.
+#: Operators that move or select stored values, so that the result keeps the exponent of the input.
 SHARING_OPS = frozenset(
     {"max_pool2d", "pad", "concat", "upsample2d", "reshape", "permute", "slice"}
 )
 
 
+#: Operators whose results are not negative where their inputs are not.
+_MONOTONE_OPS = SHARING_OPS | {"add", "avg_pool2d"}
+
+
 @dataclass(frozen=True)
 class Storage:
-    """``groups``: the int8 tensors by name; the tensors of one group share one exponent.
+    """``groups``: the stored tensors by name; those of one group share one exponent and one type.
 
     ``measured`` names, for each group, the tensors whose values are used by something other than
-    a member of the group: the exponent is chosen for these.
+    a member of the group: the exponent is chosen for these. ``unsigned``: the tensors that are
+    uint8; all others are int8.
     """
 
     groups: tuple[tuple[str, ...], ...]
     measured: tuple[tuple[str, ...], ...]
+    unsigned: frozenset[str] = frozenset()
 
     @property
     def tensors(self) -> frozenset[str]:
-        """Every tensor that is stored as int8."""
+        """Every tensor that is stored."""
         return frozenset(name for group in self.groups for name in group)
 
+    def dtype(self, name: str) -> str:
+        """The type of stored tensor ``name``."""
+        return "uint8" if name in self.unsigned else "int8"
 
-def stored(graph: Graph) -> Storage:
-    """The int8 tensors of ``graph``, grouped by the exponent they share."""
+
+def stored(graph: Graph, unsigned: bool = True) -> Storage:
+    """The stored tensors of ``graph``, grouped by the exponent they share.
+
+    unsigned: whether those that are never negative are uint8.
+    """
     names = _stored_names(graph)
     root = {name: name for name in names}
 
@@ -60,11 +76,36 @@ def stored(graph: Graph) -> Storage:
     return Storage(
         groups=tuple(tuple(group) for group in groups.values()),
         measured=tuple(_measured(graph, group, names) for group in groups.values()),
+        unsigned=_unsigned(graph, groups.values()) if unsigned else frozenset(),
     )
 
 
+def _unsigned(graph: Graph, groups: Iterable[list[str]]) -> frozenset[str]:
+    """The tensors of all groups that have no negative value and no adder layer as a reader.
+
+    Adder layers measure distances of int8 values.
+    """
+    positive = _never_negative(graph)
+    positive -= {name for node in graph.nodes if node.op in ADDER_OPS for name in node.inputs}
+    return frozenset(name for group in groups if positive.issuperset(group) for name in group)
+
+
+def _never_negative(graph: Graph) -> set[str]:
+    """The tensors that are never negative, whatever the input is."""
+    found: set[str] = set()
+    for node in graph.nodes:
+        kept = node.op in _MONOTONE_OPS and found.issuperset(node.inputs)
+        if kept or (node.op == "clip" and _clips_to_positive(node, node.inputs[0] in found)):
+            found.add(node.output)
+    return found
+
+
+def _clips_to_positive(node: Node, positive: bool) -> bool:
+    return float(node.attrs["lo"]) >= 0 or (positive and float(node.attrs["hi"]) >= 0)
+
+
 def _stored_names(graph: Graph) -> dict[str, None]:
-    """The int8 tensors in the order in which they are made (a dict keeps that order)."""
+    """The stored tensors in the order in which they are made (a dict keeps that order)."""
     consumers = graph.consumers()
     names: dict[str, None] = {}
     floats = [*graph.inputs, *(node.output for node in graph.nodes if node.on_host)]

@@ -8,7 +8,7 @@ channel ``g * O + o`` of the layer is channel o of group g.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from tvm_shiftadd.convert.graph import Node
 from tvm_shiftadd.errors import ConversionError, InputError, RangeError
 from tvm_shiftadd.formats import codes
+from tvm_shiftadd.formats.ranges import INT8_MIN
 
 Float64 = NDArray[np.float64]
 Int32 = NDArray[np.int32]
@@ -139,19 +140,21 @@ class Limits:
 
     input_exponent: a of the input; bias: real bias, float64 ``[O]``; output_exponent: a of the
     tensor the accumulator is requantised to, None where it is not; addend: the largest magnitude
-    int64 ``[O]`` and the exponent int32 ``[O]`` of the tensor it is added to, where that is known.
+    int64 ``[O]`` and the exponent int32 ``[O]`` of the tensor it is added to, where that is known;
+    input_limit: the largest magnitude of an integer input.
     """
 
     input_exponent: int
     bias: Float64
     output_exponent: int | None = None
     addend: tuple[NDArray[np.int64], Int32] | None = None
+    input_limit: int = -INT8_MIN
 
     def allow(self, values: Float64, exponent: Int32) -> NDArray[np.bool_]:
         """Which channels fit: ``values`` [..., n, O] at the weight exponents [..., O]."""
         scale = exponent + self.input_exponent
         # Twice, because a partial sum of terms can exceed the sum of the weights they make.
-        reach = 2.0 * 128 * np.abs(values).sum(axis=-2)
+        reach = 2.0 * self.input_limit * np.abs(values).sum(axis=-2)
         return self.fit(reach + np.abs(np.ldexp(self.bias, scale)), scale)
 
     def fit(self, total: Float64, scale: Int32) -> NDArray[np.bool_]:
@@ -217,7 +220,7 @@ def choose_scales(
     terms, most = allowed.terms, allowed.grouped(groups)
     base = covering_exponent(weight, terms, limits)
     bias = limits.bias.reshape(groups, made)
-    grouped = Limits(limits.input_exponent, bias, limits.output_exponent, _split(limits, groups))
+    grouped = replace(limits, bias=bias, addend=_split(limits, groups))
     candidates = np.stack([base + step for step in SCALE_STEPS]).astype(np.int32)
     values, error = search(candidates.astype(np.float64))
     error = np.where(grouped.allow(values, candidates), error, np.inf)
