@@ -19,10 +19,10 @@ from vta_ext.checks.order import CHAIN, Order
 from vta_ext.checks.pipeline import hazard
 from vta_ext.checks.violation import Violation, at
 from vta_ext.isa import access
-from vta_ext.isa.codec import codec
 from vta_ext.isa.instruction import Instruction
 from vta_ext.isa.machine import unpack_codes
 from vta_ext.isa.schema import Source
+from vta_ext.micro_op_buffer import MicroOpBuffer
 from vta_ext.program import WITH_DATA, Program, Section
 
 Entries = NDArray[np.intp]
@@ -56,17 +56,14 @@ class MemoryCheck:
             "out": _Tracked(c.acc_depth),
         }
         self.weights = np.zeros(c.wgt_depth, np.int8)
-        self.micro_ops = np.zeros(c.uop_depth, np.uint32)
+        self.kernels = MicroOpBuffer(program)
         # DRAM is tracked in pieces as large as an output element.
         self.piece = c.out_bytes
         pieces = -(-program.dram_bytes // self.piece)
         self.dram = _Tracked(pieces)
-        self.image = np.zeros(program.dram_bytes, np.uint8)
         for section in program.sections:
             if section.role not in _WRITABLE:
                 self.dram.known[section.offset // self.piece : -(-section.end // self.piece)] = True
-            if section.data is not None:
-                self.image[section.offset : section.end] = np.frombuffer(section.data, np.uint8)
         self.starts = np.array(sorted(s.offset for s in program.sections), np.int64)
         self.sections = sorted(program.sections, key=lambda section: section.offset)
 
@@ -187,13 +184,8 @@ class MemoryCheck:
         number = int(np.searchsorted(self.starts, byte, side="right")) - 1
         return self.sections[number] if number >= 0 and byte < self.sections[number].end else None
 
-    def _rows(self, move: access.Transfer) -> NDArray[np.uint8]:
-        """Constant bytes ``[rows, columns * element]`` that a LOAD reads."""
-        shape, strides = (move.rows, move.columns * move.element), (move.stride_bytes, 1)
-        return np.ndarray(shape, np.uint8, self.image, move.dram_byte, strides)
-
     def _minus_zero(self, move: access.Transfer) -> Iterator[tuple[str, str]]:
-        codes = unpack_codes(self._rows(move))
+        codes = unpack_codes(self.kernels.constants(move))
         if (codes == MINUS_ZERO).any():
             yield "data", "a term code is 8 (minus zero); the weights are damaged, so pack again"
 
@@ -202,11 +194,7 @@ class MemoryCheck:
         if move.memory.name in ("wgt", "code"):
             self.weights[entries] = 1 if move.memory.name == "wgt" else 2
         elif move.memory.name == "uop":
-            block = self.micro_ops[entries].reshape(move.height, move.width)
-            block[:] = 0
-            rows = np.ascontiguousarray(self._rows(move)).view("<u4")
-            block[move.top : move.top + move.rows, move.left : move.left + move.columns] = rows
-            self.micro_ops[entries] = block.reshape(-1)
+            self.kernels.load(move)
 
     # Micro-ops.
 
@@ -216,10 +204,8 @@ class MemoryCheck:
             return
         own = np.arange(instruction.uop_bgn, instruction.uop_end)
         yield from self._read(position, "uop", self.buffers["uop"], own)
-        rows = codec(self.config).decode_micro_ops(self.micro_ops[own])
-        found = access.operands(instruction, rows, self.config)
+        found = self.kernels.operands(instruction)
         loops = (instruction.iter_out, instruction.iter_in)
-        access.check_operands(found, loops)
         index = {name: operand.indices(loops) for name, operand in found.items()}
         problem = hazard(instruction, index, found, self.config)
         if problem:

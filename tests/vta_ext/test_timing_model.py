@@ -1,0 +1,230 @@
+"""The timing model: cycles that can be counted by hand, bounds, overlap, waits, and the trace."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.vta_ext import kernels
+from tvm_shiftadd.errors import InputError, ProgramError
+from vta_ext import presets
+from vta_ext.builder import ProgramBuilder
+from vta_ext.config import Config
+from vta_ext.isa import instruction as isa
+from vta_ext.isa.instruction import Instruction, Tokens
+from vta_ext.program import Program, Section
+from vta_ext.sim.report import TimingReport
+from vta_ext.sim.timing import TimingParameters, simulate
+
+SHIFT = presets.SHIFT
+#: From the first fetch to the cycle in which the first instruction is there: latency, two beats.
+FETCH = 100
+
+
+def timed(*instructions: Instruction, config: Config = SHIFT, **parameters: int) -> TimingReport:
+    sections = (Section("all", "input", 0, 1 << 20),)
+    program = Program(config, (*instructions, isa.finish()), sections)
+    return simulate(program, TimingParameters(**parameters))
+
+
+def test_an_empty_program_takes_one_fetch() -> None:
+    report = timed()
+    assert report.cycles == FETCH + 2 + 1
+    assert report.bytes == {"instructions": 16}
+    assert report.bus_busy == 2
+    assert report.utilisation == 0.0
+
+
+def test_a_matrix_instruction_takes_a_cycle_a_micro_op() -> None:
+    gemm = isa.gemm("shift", uops=(0, 4), loops=(3, 5), dst=(4, 20))
+    report = timed(gemm)
+    # Two instructions are fetched; 4 cycles to start, 60 micro-ops, 4 until the last is written.
+    assert report.cycles == FETCH + 4 + (4 + 60 + 4) + 1
+    assert report.gemm_micro_ops() == 60
+    clear = timed(gemm.replace(reset=1))
+    assert clear.cycles == report.cycles
+    assert clear.gemm_micro_ops() == 0
+
+
+@pytest.mark.parametrize(
+    ("instruction", "extra"),
+    [
+        (isa.alu("add", uops=(0, 1), loops=(2, 30), imm=1), 0),
+        (isa.alu("add", uops=(0, 1), loops=(2, 30), src=(30, 1)), 60),
+        (isa.alu("add", uops=(0, 1), loops=(2, 30), src=(30, 1), from_inp=True), 0),
+        (isa.alu("req", uops=(0, 1), loops=(2, 30), src=(2, 0), lo=0, hi=1), 4),
+        (isa.alu("lsa", uops=(0, 1), loops=(2, 30), src=(2, 1), row=0, from_inp=True), 0),
+    ],
+)
+def test_an_alu_instruction_reads_an_operand_again_where_it_changes(
+    instruction: Instruction, extra: int
+) -> None:
+    assert timed(instruction).cycles == FETCH + 4 + (4 + 60 + extra + 4) + 1
+
+
+def test_a_load_takes_latency_and_beats() -> None:
+    wait = isa.gemm("shift", uops=(0, 0), tokens=Tokens(pop_prev=True))
+    load = isa.load("inp", sram_base=0, dram_base=0, x_size=64, tokens=Tokens(push_next=True))
+    report = timed(load, wait)
+    # 48 bytes of instructions are six beats. 1024 bytes are 128 beats; an empty instruction 4.
+    assert report.cycles == FETCH + 6 + 100 + 128 + 4 + 1
+    assert timed(load, wait, memory_bits=128).cycles == FETCH + 3 + 100 + 64 + 4 + 1
+    assert timed(load, wait, memory_latency=7).cycles == 7 + 6 + 7 + 128 + 4 + 1
+    assert report.bytes["inp"] == 1024
+    assert report.waits["compute"] == {"instructions": 107, "token from load": 227}
+
+
+def test_padding_takes_an_entry_a_cycle() -> None:
+    wait = isa.gemm("shift", uops=(0, 0), tokens=Tokens(pop_prev=True))
+    load = isa.load(
+        "inp", sram_base=0, dram_base=0, x_size=1, y_pad=(15, 15), x_pad=(15, 15),
+        tokens=Tokens(push_next=True),
+    )  # fmt: skip
+    assert timed(load, wait).cycles == FETCH + 6 + 100 + 31 * 31 + 4 + 1
+
+
+def test_loads_overlap_each_other() -> None:
+    """The latency is paid once, since requests go on while data comes."""
+    loads = [isa.load("inp", sram_base=64 * n, dram_base=64 * n, x_size=64) for n in range(4)]
+    last = loads[-1].replace(push_next=1)
+    wait = isa.gemm("shift", uops=(0, 0), tokens=Tokens(pop_prev=True))
+    report = timed(*loads[:-1], last, wait)
+    assert report.cycles == pytest.approx(FETCH + 12 + 100 + 4 * 128, abs=20)
+
+
+def test_a_small_buffer_cannot_hide_the_latency() -> None:
+    loads = [isa.load("inp", sram_base=0, dram_base=0, x_size=1024, tokens=Tokens(push_next=True))]
+    wait = isa.gemm("shift", uops=(0, 0), tokens=Tokens(pop_prev=True))
+    wide = timed(*loads, wait).cycles
+    narrow = timed(*loads, wait, buffer_bytes=256).cycles
+    # One request of 32 beats at a time: 132 cycles for 256 bytes.
+    assert narrow == pytest.approx(64 * 132 + FETCH, abs=100)
+    assert wide == pytest.approx(2048 + 2 * FETCH, abs=30)
+
+
+def gemm_report(**parameters: int) -> TimingReport:
+    program = kernels.blocked_gemm(SHIFT, "shift", 128, 16, 8).program
+    return simulate(program, TimingParameters(**parameters))
+
+
+def test_a_double_buffered_gemm_hides_its_loads() -> None:
+    report = gemm_report()
+    busy = report.busy()
+    assert report.gemm_micro_ops() == 128 * 16 * 8
+    (gemm, requantise) = report.labels()
+    # All but the first load, the parameters and ten cycles an instruction are hidden.
+    assert gemm.utilisation > 0.94
+    assert busy["load"] + busy["compute"] > report.cycles
+    assert report.waits["compute"]["token from load"] < 300
+    assert requantise.alu_micro_ops == 128 * 8
+    assert requantise.bytes == report.bytes["out"] == 128 * 8 * 16
+    assert report.cycles == gemm.cycles + requantise.cycles
+    # Codes take half the bytes of integer weights.
+    base = simulate(kernels.blocked_gemm(presets.BASE, "multiply", 128, 16, 8).program)
+    assert 2 * report.bytes["code"] == base.bytes["wgt"]
+
+
+def test_double_buffering_pays() -> None:
+    """The same program where load waits for every step of compute."""
+    program = kernels.blocked_gemm(SHIFT, "shift", 64, 12, 4).program
+    instructions = list(program.instructions)
+    steps = [n for n, i in enumerate(instructions) if i.kind.mode]
+    loads = [n for n, i in enumerate(instructions) if str(i).startswith("load.inp")]
+    for step in steps[:-1]:
+        instructions[step] = instructions[step].replace(push_prev=1)
+    for load in loads[1:]:
+        instructions[load] = instructions[load].replace(pop_next=1)
+    serial = simulate(replace(program, instructions=tuple(instructions))).cycles
+    assert serial > 1.5 * simulate(program).cycles
+
+
+@settings(max_examples=6)
+@given(st.integers(0, 300), st.sampled_from([32, 64, 128, 256]))
+def test_time_is_bounded_by_work_and_memory(latency: int, bits: int) -> None:
+    report = gemm_report(memory_latency=latency, memory_bits=bits)
+    traffic = 8 * sum(report.bytes.values()) / bits
+    work = report.gemm_micro_ops() + 128 * 8
+    assert report.cycles >= max(traffic, work) + latency
+    assert report.bus_busy >= traffic
+    # Compute runs or waits, nothing else.
+    assert sum(report.waits["compute"].values()) + report.busy()["compute"] == report.cycles
+    for better in (
+        gemm_report(memory_latency=latency // 2, memory_bits=bits),
+        gemm_report(memory_latency=latency, memory_bits=2 * bits),
+    ):
+        assert better.cycles <= report.cycles
+
+
+def test_steps_keep_the_order_of_their_module() -> None:
+    report = gemm_report()
+    assert sorted(s.position for s in report.steps) == list(range(len(report.program.instructions)))
+    for module in {s.module for s in report.steps}:
+        mine = [s for s in report.steps if s.module is module]
+        assert [s.position for s in mine] == sorted(s.position for s in mine)
+        ends = [s.end for s in mine]
+        assert ends == sorted(ends)
+
+
+def test_the_trace_is_what_perfetto_reads(tmp_path: Path) -> None:
+    report = gemm_report()
+    report.save_trace(tmp_path / "trace.json")
+    events = json.loads((tmp_path / "trace.json").read_text())["traceEvents"]
+    names = {e["args"]["name"] for e in events if e["ph"] == "M"}
+    assert names == {"load", "compute", "store"}
+    spans = [e for e in events if e["ph"] == "X"]
+    assert len(spans) == len(report.program.instructions)
+    gemm = next(e for e in spans if e["name"] == "gemm.shift")
+    assert gemm["args"]["label"] == "gemm"
+    assert gemm["args"]["text"].startswith("gemm.shift pop_prev")
+    assert gemm["dur"] == 4 + 128 * 8 + 4
+    json.dumps(report.to_dict())
+
+
+def test_a_program_that_never_ends_is_an_error() -> None:
+    with pytest.raises(ProgramError, match="never ends: compute at instruction 0 waits"):
+        timed(isa.gemm("shift", uops=(0, 0), tokens=Tokens(pop_prev=True)))
+
+
+def test_a_program_that_leaves_its_memory_is_an_error() -> None:
+    with pytest.raises(ProgramError, match="buffer uop"):
+        timed(isa.load("uop", sram_base=8191, dram_base=0, x_size=2))
+
+
+def test_full_queues_hold_fetch_back() -> None:
+    program = [isa.gemm("shift", uops=(0, 0))] * 300
+    shallow = timed(*program, config=replace(SHIFT, log_queue_depth=1))
+    deep = timed(*program)
+    assert shallow.cycles > deep.cycles
+    assert deep.cycles >= 300 * 4
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"memory_bits": 0},
+        {"memory_bits": 12},
+        {"memory_latency": -1},
+        {"burst_bytes": 4096},
+        {"outstanding": 1.5},
+    ],
+)
+def test_nonsense_parameters_are_refused(values: dict[str, int]) -> None:
+    with pytest.raises(InputError, match="must be"):
+        TimingParameters(**values)
+
+
+def test_labels_split_the_time() -> None:
+    b = ProgramBuilder(SHIFT)
+    for name in ("one", "two"):
+        b.label(name)
+        b.append(isa.gemm("shift", uops=(0, 4), loops=(1, 100), accumulate="clear"))
+    b.append(isa.finish())
+    one, two = simulate(b.build()).labels()
+    assert (one.name, two.name) == ("one", "two")
+    assert two.cycles == 4 + 400 + 4 + 1
+    assert one.gemm_micro_ops == 0
