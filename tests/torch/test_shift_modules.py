@@ -113,30 +113,57 @@ def same_plan(mine: LayerPlan, theirs: LayerPlan) -> None:
         assert getattr(mine, name).dtype == getattr(theirs, name).dtype
 
 
+@pytest.mark.parametrize("dtype", ["int8", "uint8"])
 @pytest.mark.parametrize("exponent", [-3, 0, 6])
-def test_quantize(exponent: int) -> None:
+def test_quantize(exponent: int, dtype: str) -> None:
     x = (rng().normal(size=(5, 6, 7)) * 2.0 ** (6 - exponent)).astype(np.float32)
     x.flat[:6] = [np.nan, np.inf, -np.inf, 1e-40, 0.5, 2.5]
     x.flat[6:] = np.where(rng(1).random(x.size - 6) < 0.2, np.ldexp(3.5, -exponent), x.flat[6:])
-    module = modules.Quantize(exponent)
+    module = modules.Quantize(exponent, dtype)
     got = module(torch.from_numpy(x))
     assert got.dtype == torch.float32
-    assert np.array_equal(module.integers(got), reference.quantize(x, exponent))
+    assert module.integers(got).dtype == dtype
+    assert np.array_equal(module.integers(got), reference.quantize(x, exponent, dtype))
 
 
-@pytest.mark.parametrize(("lo", "hi"), [(-128, 127), (0, 127), (-5, 90)])
-def test_requantize_rounds_halves_up(lo: int, hi: int) -> None:
+@pytest.mark.parametrize(
+    ("lo", "hi", "dtype"),
+    [
+        (-128, 127, "int8"),
+        (0, 127, "int8"),
+        (-5, 90, "int8"),
+        (None, None, "uint8"),
+        (0, 192, "uint8"),
+    ],
+)
+def test_requantize_rounds_halves_up(lo: int | None, hi: int | None, dtype: str) -> None:
     acc = rng().integers(-(2**20), 2**20, (3, 40, 5)).astype(np.int32)
     acc[0, :, 0] = np.arange(-20, 20) * 2**7 + 2**6  # every one a half
     exponent = np.array([13, 11, 20, 4, 6], np.int32)
     acc[:, :, 3:] >>= 12
-    module = modules.Requantize(6, lo, hi)
+    module = modules.Requantize(6, lo, hi, dtype)
     values = np.moveaxis(np.ldexp(acc.astype(np.float64), -exponent), -1, 1)
     got = module(torch.from_numpy(np.ascontiguousarray(values)))
-    want = reference.requantize(acc, exponent - 6, lo, hi)
+    want = reference.requantize(acc, exponent - 6, lo, hi, dtype)
     assert np.array_equal(np.moveaxis(module.integers(got), 1, -1), want)
     with pytest.raises(InputError, match="lo <= hi"):
         modules.Requantize(6, 3, 2)
+    with pytest.raises(InputError, match="0 <= lo"):
+        modules.Requantize(6, -1, dtype="uint8")
+
+
+def test_a_layer_of_unsigned_inputs() -> None:
+    attrs = {"strides": (1, 1), "padding": (1, 1, 1, 1), "dilation": (1, 1), "groups": 1}
+    node, plan = layer("conv2d", (3, 3, 4, 5), 3, **attrs)
+    x = rng().integers(0, 256, (2, 7, 6, 4)).astype(np.uint8)
+    module = modules.ShiftConv2d.from_plan(node, plan, 5).eval()
+    got = back(module(real(x, 5)), module.accumulator_exponent().numpy())
+    weight = codes.decode(plan.codes).reshape(3, 3, 4, 5)
+    assert np.array_equal(got, reference.conv2d(x, weight, plan.bias, **attrs))
+    pool = modules.ShiftAvgPool2d((3, 3), (2, 2)).eval()
+    window = {"pool_size": (3, 3), "strides": (2, 2)}
+    shift = reference.avg_pool_reciprocal((7, 6), **window).shift
+    assert np.array_equal(back(pool(real(x, 4)), 4 + shift), reference.avg_pool2d(x, **window))
 
 
 @pytest.mark.parametrize(

@@ -13,51 +13,60 @@ from torch import Tensor, nn
 from tvm_shiftadd.convert.plan import ChannelFactor
 from tvm_shiftadd.errors import InputError
 from tvm_shiftadd.formats import codes
-from tvm_shiftadd.formats.ranges import INT8_MAX, INT8_MIN
+from tvm_shiftadd.formats.ranges import activation_range
 from tvm_shiftadd.formats.reciprocal import reciprocal
 from tvm_shiftadd.formats.windows import pool_counts
 from tvm_shiftadd.torch.rounding import along, power, straight_through
 
 
 class Quantize(nn.Module):
-    """float to int8 of the scale ``2^-exponent``, as a real number on that scale.
+    """float to int8 or uint8 of the scale ``2^-exponent``, as a real number on that scale.
 
-    NaN is 0, ties round to even, values saturate.
+    NaN is 0, ties round to even, values saturate. dtype: "int8" or "uint8".
     """
 
-    def __init__(self, exponent: int) -> None:
+    def __init__(self, exponent: int, dtype: str = "int8") -> None:
         super().__init__()
-        self.exponent = int(exponent)
+        self.exponent, self.dtype = int(exponent), str(dtype)
+        self.lo, self.hi = activation_range(dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         """Any shape, the same shape and type."""
         step = power(self.exponent, x)
         clean = torch.nan_to_num(x, nan=0.0, posinf=None, neginf=None)
-        lowest, highest = INT8_MIN / step, INT8_MAX / step
+        lowest, highest = self.lo / step, self.hi / step
         inside = clean.clamp(float(lowest), float(highest))
         return straight_through(torch.round(inside.detach() * step) / step, inside)
 
-    def integers(self, x: Tensor) -> NDArray[np.int8]:
-        """The int8 of a tensor that this module made."""
-        return integers(x, self.exponent).astype(np.int8)
+    def integers(self, x: Tensor) -> NDArray[Any]:
+        """The integers, of type ``dtype``, of a tensor that this module made."""
+        return integers(x, self.exponent).astype(self.dtype)
 
     def extra_repr(self) -> str:
         """What the module's text says."""
-        return f"exponent={self.exponent}"
+        return f"exponent={self.exponent}, dtype={self.dtype}"
 
 
 class Requantize(nn.Module):
-    """An accumulator to int8 of the scale ``2^-exponent``, clamped to [lo, hi].
+    """An accumulator to int8 or uint8 of the scale ``2^-exponent``, clamped to [lo, hi].
 
-    Halves round up. ReLU and clips are the bounds: lo = 0 for a ReLU. The accumulator's own scale
-    does not matter, because it lies on it as a real number. The result is float32.
+    Halves round up. ReLU and clips are the bounds, by default the whole range of ``dtype``: lo = 0
+    for a ReLU. The accumulator's own scale does not matter, because it lies on it as a real number.
+    The result is float32.
     """
 
-    def __init__(self, exponent: int, lo: int = INT8_MIN, hi: int = INT8_MAX) -> None:
+    def __init__(
+        self, exponent: int, lo: int | None = None, hi: int | None = None, dtype: str = "int8"
+    ) -> None:
         super().__init__()
-        if not INT8_MIN <= lo <= hi <= INT8_MAX:
-            raise InputError(f"expected -128 <= lo <= hi <= 127, got {lo} and {hi}; change them")
+        least, most = activation_range(dtype)
+        lo, hi = least if lo is None else lo, most if hi is None else hi
+        if not least <= lo <= hi <= most:
+            raise InputError(
+                f"expected {least} <= lo <= hi <= {most}, got {lo} and {hi}; change them"
+            )
         self.exponent, self.lo, self.hi = int(exponent), int(lo), int(hi)
+        self.dtype = str(dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         """Any shape, the same shape in float32."""
@@ -66,13 +75,13 @@ class Requantize(nn.Module):
         rounded = torch.floor(x.detach() * step + 0.5).clamp(self.lo, self.hi) / step
         return straight_through(rounded, inside).to(torch.float32)
 
-    def integers(self, x: Tensor) -> NDArray[np.int8]:
-        """The int8 of a tensor that this module made."""
-        return integers(x, self.exponent).astype(np.int8)
+    def integers(self, x: Tensor) -> NDArray[Any]:
+        """The integers, of type ``dtype``, of a tensor that this module made."""
+        return integers(x, self.exponent).astype(self.dtype)
 
     def extra_repr(self) -> str:
         """What the module's text says."""
-        return f"exponent={self.exponent}, lo={self.lo}, hi={self.hi}"
+        return f"exponent={self.exponent}, lo={self.lo}, hi={self.hi}, dtype={self.dtype}"
 
 
 class Scale(nn.Module):
@@ -105,7 +114,7 @@ class Scale(nn.Module):
 
 
 class ShiftAvgPool2d(nn.Module):
-    """Average pooling with a shift-add reciprocal: ``[N, C, H, W]`` on an int8 scale to a wide one.
+    """Average pooling with a shift-add reciprocal: ``[N, C, H, W]`` on one scale to a wide one.
 
     padding: (top, left, bottom, right). The window's sum is exact; 1 / count is a short sum of
     powers of two, exact where count is one.
