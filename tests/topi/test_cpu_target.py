@@ -222,7 +222,7 @@ def test_kernels_that_multiply_are_refused(monkeypatch):
             y = builder.emit_output(y)
         builder.emit_func_output(y)
     with pytest.raises(VerificationError, match="product"):
-        cpu.build(builder.get(), parse("cpu"))
+        cpu.build(builder.get(), parse({"kind": "llvm", "kernels": "shift"}))
 
 
 def test_integer_products_of_the_host_are_kept_apart():

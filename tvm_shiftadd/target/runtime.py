@@ -99,6 +99,8 @@ def _configure(count: int | None, processors: Sequence[int]) -> None:
     # Tying this thread to some processors would also tie every thread it starts later.
     os.environ.setdefault("TVM_BIND_THREADS", "0")
     _process = os.getpid()
+    # What ``prefer_num_threads`` was told no longer holds.
+    _preferred.__dict__.clear()
     configure = tvm.get_global_func("runtime.config_threadpool")
     configure(_SHARE_ALL_CORES, count, [str(cpu) for cpu in processors[:count]])
 

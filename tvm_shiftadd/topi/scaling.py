@@ -7,6 +7,7 @@ bits are, so clamping works on the bits too.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from tvm_shiftadd._compat import te, tirx
@@ -41,22 +42,31 @@ def quantize(x: Any, exponent: int, *, dtype: str = "int8") -> Any:
 
     NaN gives 0; x * 2^exponent is rounded half to even and saturated to the range of the type.
     """
-    least_value, most_value = activation_range(dtype)
+
+    def body(*i: Any) -> Any:
+        bits = tirx.reinterpret("int32", x(*i))
+        return quantized(bits, exponent, dtype, int32).astype(dtype)
+
+    return te.compute(x.shape, body, name="quantize")
+
+
+def quantized(bits: Any, exponent: int, dtype: str, constant: Callable[[int], Any]) -> Any:
+    """The bits of a float32, int32, as the int32 that ``quantize`` gives.
+
+    ``bits`` may be a vector; ``constant`` makes a constant like it.
+    """
     # 2^(8 - exponent) scales to 256: beyond it every value saturates, and none can wrap.
     limit = (_BIAS + 8 - exponent) << _FRACTION_BITS
     # Below: zero, subnormal, or the exponent field would not stay positive. All round to 0.
     least = max(1, 1 - exponent) << _FRACTION_BITS
-
-    def body(*i: Any) -> Any:
-        bits = tirx.reinterpret("int32", x(*i))
-        magnitude = bits & int32(_MAGNITUDE)
-        scaled = tirx.min(magnitude, int32(limit)) + int32(exponent << _FRACTION_BITS)
-        nothing = tirx.any(magnitude < int32(least), magnitude > int32(_INFINITY))
-        signed = tirx.Select(nothing, int32(0), scaled | (bits & int32(-_MAGNITUDE - 1)))
-        rounded = tirx.nearbyint(tirx.reinterpret("float32", signed))
-        return clamp(rounded.astype("int32"), least_value, most_value).astype(dtype)
-
-    return te.compute(x.shape, body, name="quantize")
+    magnitude = bits & constant(_MAGNITUDE)
+    scaled = tirx.min(magnitude, constant(limit)) + constant(exponent << _FRACTION_BITS)
+    nothing = (magnitude < constant(least)) | (magnitude > constant(_INFINITY))
+    signed = tirx.Select(nothing, constant(0), scaled | (bits & constant(-_MAGNITUDE - 1)))
+    kind = str(bits.ty.dtype)
+    rounded = tirx.nearbyint(tirx.reinterpret(kind.replace("int", "float"), signed))
+    least_value, most_value = map(constant, activation_range(dtype))
+    return tirx.max(tirx.min(rounded.astype(kind), most_value), least_value)
 
 
 def dequantize(x: Any, exponent: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Finding the operators that one VNNI kernel computes, and how the maps between kernels are kept.
+"""Finding the operators that one VNNI kernel computes.
 
 A chain begins at a layer and goes on, as long as each result has a single reader, with the
 optional ``scale``, ``add`` and ``requantize`` behind it.
@@ -7,17 +7,15 @@ optional ``scale``, ``add`` and ``requantize`` behind it.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from tvm_shiftadd._compat import TensorType, relax
 from tvm_shiftadd.dialect.attrs import RequantizeAttrs
 from tvm_shiftadd.dialect.registry import is_dialect_call, op_name
-from tvm_shiftadd.topi.schedules.cpu.geometry import round_up
 
 from .instructions import LANES
-from .stored import Stored
 
 #: Operators that hand on values of their only operand, or zeros.
 _MOVING = frozenset(f"shiftadd.{name}" for name in ("max_pool2d", "pad", "upsample2d")) | frozenset(
@@ -65,10 +63,17 @@ class Readers:
         found = self.of.get(var, [])
         return found[0] if len(found) == 1 and var not in self._results else None
 
-    def chain(self, layer: Any) -> Chain:
-        """The chain that begins with the binding of a layer."""
+    def chain(self, layer: Any, taken: Container[Any]) -> Chain:
+        """The chain that begins with the binding of a layer.
+
+        It ends before a sum that an earlier chain, whose result is in ``taken``, has made its own.
+        """
+        chain = self._chain(layer, ("scale", "add", "requantize"))
+        return self._chain(layer, ("scale",)) if chain.result in taken else chain
+
+    def _chain(self, layer: Any, names: Sequence[str]) -> Chain:
         chain = Chain(layer.value, layer.var)
-        for name in ("scale", "add", "requantize"):
+        for name in names:
             reader = self.only(chain.result)
             if reader is None or name_of(reader.value) != f"shiftadd.{name}":
                 continue
@@ -88,10 +93,12 @@ class Readers:
             return False
         rank = len(other.ty.shape)
         whole = int(other.ty.shape[-1]) % LANES == 0
-        return rank in (2, 4) and (str(other.ty.dtype) == "int8" or whole)
+        return rank in (2, 4) and (str(other.ty.dtype) != "int32" or whole)
 
     def never_negative(self, var: Any) -> bool:
-        """Whether an int8 tensor certainly holds no negative value."""
+        """Whether a stored tensor certainly holds no negative value."""
+        if str(var.ty.dtype) == "uint8":
+            return True
         value: Any = self.definitions.get(var)
         name = name_of(value)
         if name in ("shiftadd.requantize", "shiftadd.clip"):
@@ -113,25 +120,36 @@ def name_of(value: Any) -> str:
     return str(getattr(op, "name", ""))
 
 
-def plain_layout(var: Any) -> tuple[int, int, int]:
-    """Height, width and channels of an int8 or int32 tensor; a matrix is a map of one pixel."""
+def map_sizes(var: Any) -> tuple[int, int, int]:
+    """Height, width and channels of a tensor; a matrix is a map of one pixel."""
     sizes = [int(size) for size in list(var.ty.shape)[1:]]
     return (1, 1, sizes[0]) if len(sizes) == 1 else (sizes[0], sizes[1], sizes[2])
 
 
-def choose_layout(readers: Readers, var: Any, padding: Iterator[Any]) -> Stored:
-    """How an int8 map is stored; ``padding`` is that of each layer that reads it."""
-    height, width, channels = plain_layout(var)
-    sides = [tuple(map(int, one)) for one in padding]
-    border = tuple(max((side[i] for side in sides), default=0) for i in range(4))
-    zero = 0 if readers.never_negative(var) else 128
-    return Stored(height, width, channels, round_up(channels, LANES), border, zero)  # type: ignore[arg-type]
-
-
 def is_map(var: Any) -> bool:
-    """Whether a variable is an int8 map or matrix that can be stored."""
+    """Whether a variable is a map or matrix of bytes, which can be stored."""
     ty = var.ty
-    return isinstance(ty, TensorType) and str(ty.dtype) == "int8" and len(ty.shape) in (2, 4)
+    bytes_ = isinstance(ty, TensorType) and str(ty.dtype) in ("int8", "uint8")
+    return bytes_ and len(ty.shape) in (2, 4)
+
+
+def reach(window: Any, result: Any) -> tuple[int, int, int, int]:
+    """How far a window's taps reach beyond its input: top, left, bottom, right.
+
+    ``window`` is a call with the attributes of a convolution or a pooling, ``result`` its type.
+    """
+    attrs = window.attrs
+    if attrs is None or "padding" not in attrs:
+        return (0, 0, 0, 0)
+    size = attrs["kernel_size"] if "kernel_size" in attrs else attrs["pool_size"]
+    before = [int(pad) for pad in attrs["padding"]][:2]
+    dilation = [int(d) for d in attrs["dilation"]] if "dilation" in attrs else [1, 1]
+    after = []
+    for axis in range(2):
+        last = (int(result.shape[1 + axis]) - 1) * int(attrs["strides"][axis]) - before[axis]
+        last += (int(size[axis]) - 1) * dilation[axis]
+        after.append(max(0, last + 1 - int(window.args[0].ty.shape[1 + axis])))
+    return (before[0], before[1], after[0], after[1])
 
 
 def _other(add: Any, mine: Any) -> Any:

@@ -243,9 +243,8 @@ def conv(plan: ConvPlan, epilogue: Epilogue, batch: Any) -> tirx.PrimFunc:
     }
     with kernel("shiftadd_conv2d", tensors) as made:
         x, out = made["x"], made["out"]
-        if isinstance(epilogue.out, Stored):
-            with build.serial(n) as image:
-                fill_border(out, image, epilogue.out)
+        with build.serial(n) as image:
+            fill_border(out, image, epilogue.out)
         with spread(tasks) as task:
             block, part = T.bind(task // parts), T.bind(task % parts)
             group = T.bind(block // plan.panels)

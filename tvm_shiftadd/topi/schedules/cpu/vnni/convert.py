@@ -1,4 +1,4 @@
-"""Between plain int8 maps and stored ones."""
+"""Between plain maps and stored ones."""
 
 from __future__ import annotations
 
@@ -10,13 +10,15 @@ from tvm.script.ir_builder import tirx as build
 from tvm_shiftadd._compat import tirx
 
 from .function import batch_size, kernel
-from .stored import Stored
+from .stored import Stored, Wide
 
 _WIDEST = 64
 
 
-def fill_border(out: Any, image: Any, layout: Stored) -> None:
-    """Write the zeros around a stored map."""
+def fill_border(out: Any, image: Any, layout: Stored | Wide) -> None:
+    """Write the zeros around a stored map; a wide one has none."""
+    if isinstance(layout, Wide):
+        return
     for start, size, step, count in layout.borders():
         if size == 0 or count == 0:
             continue
@@ -37,22 +39,22 @@ def _fill(out: Any, image: Any, at: Any, size: int, zero: int) -> None:
     T.buffer_store(out, _constant(zero, size), [image, T.ramp(at, 1, size) if size > 1 else at])
 
 
-def store_map(layout: Stored, batch: Any) -> tirx.PrimFunc:
-    """PrimFunc from int8 ``[batch, H, W, C]`` to a stored map."""
-    return _copy("shiftadd_store", layout, batch, to_stored=True)
+def store_map(layout: Stored, dtype: str, batch: Any) -> tirx.PrimFunc:
+    """PrimFunc from ``[batch, H, W, C]`` of ``dtype`` to a stored map."""
+    return _copy("shiftadd_store", layout, dtype, batch, to_stored=True)
 
 
-def plain_map(layout: Stored, batch: Any) -> tirx.PrimFunc:
-    """PrimFunc from a stored map to int8 ``[batch, H, W, C]``."""
-    return _copy("shiftadd_plain", layout, batch, to_stored=False)
+def plain_map(layout: Stored, dtype: str, batch: Any) -> tirx.PrimFunc:
+    """PrimFunc from a stored map to ``[batch, H, W, C]`` of ``dtype``."""
+    return _copy("shiftadd_plain", layout, dtype, batch, to_stored=False)
 
 
-def _copy(name: str, layout: Stored, batch: Any, to_stored: bool) -> tirx.PrimFunc:
+def _copy(name: str, layout: Stored, dtype: str, batch: Any, to_stored: bool) -> tirx.PrimFunc:
     n = batch_size(batch)
     lanes = _lanes(layout.channels)
-    types = [f"{kind}x{lanes}" if lanes > 1 else kind for kind in ("int8", "uint8")]
+    types = [f"{kind}x{lanes}" if lanes > 1 else kind for kind in (dtype, "uint8")]
     parts = layout.channels // lanes
-    plain = ((n, layout.height, layout.width, layout.channels), "int8")
+    plain = ((n, layout.height, layout.width, layout.channels), dtype)
     stored = ((n, layout.size), "uint8")
     tensors = {"x": plain, "out": stored} if to_stored else {"x": stored, "out": plain}
     with kernel(name, tensors, None) as made:

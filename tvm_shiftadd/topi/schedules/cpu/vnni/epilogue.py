@@ -18,35 +18,7 @@ from tvm_shiftadd.topi.schedules.cpu.geometry import round_up
 
 from .function import Kernel
 from .instructions import LANES
-from .stored import Stored
-
-
-@dataclass(frozen=True)
-class Wide:
-    """An int32 map ``[height, width, channels]`` whose channels are padded to whole vectors."""
-
-    height: int
-    width: int
-    channels: int
-
-    @property
-    def pitch(self) -> int:
-        """Elements from one pixel to the next."""
-        return round_up(self.channels, LANES)
-
-    @property
-    def row(self) -> int:
-        """Elements from one row to the next."""
-        return self.width * self.pitch
-
-    @property
-    def size(self) -> int:
-        """Elements of an image."""
-        return self.height * self.row
-
-    def at(self, y: Any, x: Any) -> Any:
-        """Where a pixel begins in its image."""
-        return y * self.row + x * self.pitch
+from .stored import Stored, Wide
 
 
 @dataclass(frozen=True)
@@ -86,8 +58,8 @@ class Epilogue:
         """One row's values of sixteen channels."""
         return constants.vload([self.rows.index(name), channel], dtype="int32x16")
 
-    def finish(self, sums: Any, constants: Any, channel: Any, residual: Any) -> Any:
-        """Sixteen results from sixteen sums: int32, or bytes as they are stored.
+    def shifted(self, sums: Any, constants: Any, channel: Any, residual: Any = None) -> Any:
+        """Sixteen int32 results, not yet limited, from sixteen sums.
 
         ``residual`` is the sixteen values of the other operand of an addition as stored, if any.
         """
@@ -105,12 +77,37 @@ class Epilogue:
             value = T.bind(value + row("offset"))
         if isinstance(self.out, Wide):
             return value
-        value = T.bind((value << row("left")) >> row("right"))
-        lo, hi = (T.broadcast(T.int32(bound), LANES) for bound in (self.lo, self.hi))
-        value = T.bind(tirx.min(tirx.max(value, lo), hi)).astype("int8x16")
-        if self.out.zero:
-            value = value ^ T.broadcast(T.int8(-128), LANES)
-        return T.reinterpret(value, dtype="uint8x16")
+        return T.bind((value << row("left")) >> row("right"))
+
+    def limited(self, values: Any) -> Any:
+        """Stored bytes from bytes that were saturated to their type but not yet limited."""
+        lanes = int(values.ty.dtype.lanes)
+        kind, least, most = self.narrow_type
+        if self.lo > least:
+            values = tirx.max(values, T.broadcast(tirx.const(self.lo, kind), lanes))
+        if self.hi < most:
+            values = tirx.min(values, T.broadcast(tirx.const(self.hi, kind), lanes))
+        values = T.reinterpret(values, dtype=f"uint8x{lanes}")
+        return values ^ T.broadcast(T.uint8(self.zero), lanes) if self.zero else values
+
+    @property
+    def zero(self) -> int:
+        """The byte of a stored result that stands for zero."""
+        return self.out.zero if isinstance(self.out, Stored) else 0
+
+    @property
+    def narrow_type(self) -> tuple[str, int, int]:
+        """The type of bytes before they are stored, and its least and greatest value."""
+        return ("int8", -128, 127) if self.zero else ("uint8", 0, 255)
+
+    def finish(self, sums: Any, constants: Any, channel: Any, residual: Any = None) -> Any:
+        """As ``shifted``, and then limited to bytes where the result is stored."""
+        value = self.shifted(sums, constants, channel, residual)
+        if isinstance(self.out, Wide):
+            return value
+        kind, *bounds = self.narrow_type
+        least, most = (T.broadcast(T.int32(bound), LANES) for bound in bounds)
+        return self.limited(tirx.min(tirx.max(value, least), most).astype(f"{kind}x{LANES}"))
 
     def operand(self, made: Kernel, image: Any, y: Any, x: Any, channel: Any) -> Any:
         """Sixteen values of an addition's other operand at an output pixel; None without one."""

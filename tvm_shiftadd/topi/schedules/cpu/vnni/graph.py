@@ -7,16 +7,17 @@ from typing import Any
 import tvm
 
 from tvm_shiftadd._compat import TensorType, ir, relax, tirx
-from tvm_shiftadd.dialect.attrs import Conv2DAttrs
-from tvm_shiftadd.topi.schedules.cpu.geometry import ConvShape, conv_shape
+from tvm_shiftadd.dialect.attrs import MaxPool2DAttrs, QuantizeAttrs
 
 from . import convert, weights
-from .chains import Chain, Readers, bindings, choose_layout, is_map, name_of, plain_layout
-from .conv import choose_plan, conv
-from .epilogue import Epilogue, Wide
-from .stored import Stored
+from .chains import Chain, Readers, bindings, is_map, map_sizes, name_of, reach
+from .entry import can_enter, quantize_store
+from .epilogue import Epilogue
+from .layers import is_depthwise, layer_kernel, layer_shape
+from .pool import PoolPlan, max_pool
+from .stored import Stored, Wide, pitch_of
 
-_LAYERS = ("shiftadd.conv2d",)
+_LAST = [0, 2, 3, 1]
 
 
 @tvm.transform.module_pass(opt_level=0, name="FuseLayers")
@@ -25,50 +26,41 @@ class FuseLayers:
 
     def transform_module(self, mod: tvm.IRModule, _context: Any) -> tvm.IRModule:
         """Rewrite ``main``; every other function stays."""
-        if "main" not in [var.name_hint for var in mod.functions]:
-            return mod
-        builder = relax.BlockBuilder(mod)
-        return _Rewriter(mod["main"], builder).run(mod)
+        return _Rewriter(mod).run() if mod.get_global_var("main") else mod
 
 
 class _Rewriter:
-    def __init__(self, function: Any, builder: Any) -> None:
-        self.function, self.builder = function, builder
-        self.readers = Readers(function)
-        self.chains = self._find_chains()
-        #: Chains by the variable that their kernel computes, and all variables they do away with.
-        self.results = {chain.result: chain for chain in self.chains}
+    """Rebuilds ``main`` binding by binding; values take the form that their readers want."""
+
+    def __init__(self, mod: Any) -> None:
+        self.mod, self.function = mod, mod["main"]
+        self.builder = relax.BlockBuilder(mod)
+        self.readers = Readers(self.function)
+        #: Chains by the variable that their kernel computes.
+        self.chains: dict[Any, Chain] = {}
+        #: Variables that are nowhere in memory any more.
+        self.inner: set[Any] = set()
         self.layouts: dict[Any, Stored] = {}
         #: The forms in which an old variable exists in the new function.
-        self.plain: dict[Any, Any] = {}
+        self.plain: dict[Any, Any] = {param: param for param in self.function.params}
         self.stored: dict[Any, Any] = {}
         self.wide: dict[Any, Any] = {}
-
-    def _find_chains(self) -> list[Chain]:
-        chains, taken = [], set()
-        self.inner: set[Any] = set()
         for binding in bindings(self.function):
-            if name_of(binding.value) not in _LAYERS:
-                continue
-            chain = self.readers.chain(binding)
-            if chain.result in taken:
-                # Two layers meet in an addition: the first has taken it, this one stays wide.
-                chain = Chain(binding.value, binding.var)
-            taken.add(chain.result)
-            chains.append(chain)
-            var = binding.var
-            while not var.same_as(chain.result):
-                self.inner.add(var)
-                var = self.readers.only(var).var
-        return chains
+            if _is_layer(binding):
+                self._add_chain(binding)
 
-    def run(self, mod: Any) -> Any:
+    def _add_chain(self, binding: Any) -> None:
+        chain = self.readers.chain(binding, self.chains)
+        self.chains[chain.result] = chain
+        var = binding.var
+        while not var.same_as(chain.result):
+            self.inner.add(var)
+            var = self.readers.only(var).var
+
+    def run(self) -> Any:
         """The module with its main function rewritten."""
         func, builder = self.function, self.builder
         attrs = {k: v for k, v in dict(func.attrs or {}).items() if k != "global_symbol"}
-        for param in func.params:
-            self.plain[param] = param
-        main = mod.get_global_var("main")
         with builder.function("fused_main", list(func.params), attrs=attrs):
             with builder.dataflow():
                 for binding in bindings(func):
@@ -76,21 +68,21 @@ class _Rewriter:
                 output = builder.emit_output(self._substitute(func.body.body))
             builder.emit_func_output(output)
         made = builder.get()
-        fused = made["fused_main"]
-        functions = {
-            var: body for var, body in made.functions.items() if var.name_hint != "fused_main"
-        }
-        result = ir.IRModule(functions, attrs=mod.attrs)
-        result.update_func(result.get_global_var("main") if main is None else main, fused)
+        fused = made.get_global_var("fused_main")
+        functions = {var: body for var, body in made.functions.items() if var != fused}
+        result = ir.IRModule(functions, attrs=self.mod.attrs)
+        result.update_func(self.mod.get_global_var("main"), made[fused])
         return result
 
     def _rewrite(self, binding: Any) -> None:
-        var = binding.var
-        if var in self.results:
-            self._emit_chain(self.results[var])
-        elif var not in self.inner:
-            value = self._substitute(binding.value)
-            self.plain[var] = value if isinstance(value, relax.Var) else self._emit(value, var.name)
+        var, value = binding.var, binding.value
+        if var in self.chains:
+            self._emit_chain(self.chains[var])
+        elif var in self.inner or self._emit_entry(var, value) or self._emit_pool(var, value):
+            return
+        else:
+            new = self._substitute(value)
+            self.plain[var] = new if isinstance(new, relax.Var) else self._emit(new, var.name)
 
     def _emit(self, value: Any, name: str) -> Any:
         value = self.builder.normalize(value)
@@ -115,49 +107,62 @@ class _Rewriter:
 
     def _plain(self, var: Any) -> Any:
         """The tensor as the dialect has it."""
-        if var not in self.plain:
-            if var in self.stored:
-                layout = self._layout(var)
-                kernel = convert.plain_map(layout, self._batch(var))
-                shape = (var.ty.shape[0], layout.height, layout.width, layout.channels)
-                result = self._call(kernel, [self.stored[var]], shape, "int8", f"{var.name}.plain")
-            else:
-                wide = Wide(*plain_layout(var))
-                shape = (var.ty.shape[0], wide.height, wide.width, wide.pitch)
-                result = self._emit(relax.op.reshape(self.wide[var], shape), f"{var.name}.plain")
-                if wide.pitch != wide.channels:
-                    result = relax.op.strided_slice(result, [3], [0], [wide.channels])
-                    result = self._emit(result, f"{var.name}.cut")
-            if len(var.ty.shape) == 2:
-                result = self._emit(relax.op.reshape(result, var.ty.shape), f"{var.name}.rows")
-            self.plain[var] = result
-        return self.plain[var]
+        if var in self.plain:
+            return self.plain[var]
+        batch = var.ty.shape[0]
+        if var in self.stored:
+            layout, dtype = self._layout(var), str(var.ty.dtype)
+            kernel = convert.plain_map(layout, dtype, self._batch(var))
+            shape = (batch, layout.height, layout.width, layout.channels)
+            result = self._call(kernel, [self.stored[var]], shape, dtype, f"{var.name}.plain")
+        else:
+            wide = Wide(*map_sizes(var))
+            result = relax.op.reshape(self.wide[var], (batch, wide.height, wide.width, wide.pitch))
+            result = self._emit(result, f"{var.name}.plain")
+            if wide.pitch != wide.channels:
+                result = relax.op.strided_slice(result, [3], [0], [wide.channels])
+                result = self._emit(result, f"{var.name}.cut")
+        if len(var.ty.shape) == 2:
+            result = self._emit(relax.op.reshape(result, var.ty.shape), f"{var.name}.rows")
+        self.plain[var] = result
+        return result
 
     def _stored(self, var: Any) -> Any:
-        """The int8 tensor as its layout has it."""
+        """The tensor of bytes as its layout has it."""
         if var not in self.stored:
-            layout = self._layout(var)
+            layout, dtype = self._layout(var), str(var.ty.dtype)
             x = self._plain(var)
             if len(var.ty.shape) == 2:
                 one = (var.ty.shape[0], 1, 1, layout.channels)
                 x = self._emit(relax.op.reshape(x, one), f"{var.name}.map")
-            kernel = convert.store_map(layout, self._batch(var))
+            kernel = convert.store_map(layout, dtype, self._batch(var))
             shape = (var.ty.shape[0], layout.size)
             self.stored[var] = self._call(kernel, [x], shape, "uint8", f"{var.name}.stored")
         return self.stored[var]
 
     def _wide(self, var: Any) -> Any:
+        """The int32 tensor as a kernel reads it."""
         if var not in self.wide:
-            layout = Wide(*plain_layout(var))
-            x = relax.op.reshape(self._plain(var), (var.ty.shape[0], layout.size))
+            x = relax.op.reshape(self._plain(var), (var.ty.shape[0], Wide(*map_sizes(var)).size))
             self.wide[var] = self._emit(x, f"{var.name}.flat")
         return self.wide[var]
 
     def _layout(self, var: Any) -> Stored:
+        """How a map is stored: with a border as wide as any of its readers reaches."""
         if var not in self.layouts:
-            chains = [chain for chain in self.chains if chain.layer.args[0].same_as(var)]
-            padding = (chain.layer.attrs["padding"] for chain in chains if chain.layer.attrs)
-            self.layouts[var] = choose_layout(self.readers, var, padding)
+            height, width, channels = map_sizes(var)
+            readers = [binding for binding in self.readers.of[var] if _is_window(binding)]
+            sides = [reach(binding.value, binding.var.ty) for binding in readers]
+            top, left, bottom, right = (
+                (max([0, *side]) for side in zip(*sides, strict=True)) if sides else (0,) * 4
+            )
+            chains = [c for c in self.chains.values() if c.layer.args[0].same_as(var)]
+            added = any(var.same_as(c.other) for c in self.chains.values() if c.other is not None)
+            vectors = added or var in self.chains or any(map(is_depthwise, chains))
+            pitch = pitch_of(channels, not vectors and not self._pooled(var))
+            zero = 0 if self.readers.never_negative(var) else 128
+            border = (top, left, bottom, right)
+            self.layouts[var] = Stored(height, width, channels, pitch, border, zero)
         return self.layouts[var]
 
     @staticmethod
@@ -175,35 +180,33 @@ class _Rewriter:
     def _emit_chain(self, chain: Chain) -> None:
         layer, result = chain.layer, chain.result
         source = self._layout(layer.args[0])
-        plan = choose_plan(_conv_shape(layer), source)
+        kernel = layer_kernel(chain, source)
         epilogue = self._epilogue(chain)
-        codes = self._substitute(layer.args[1])
         packed = self._prepare(
-            lambda codes: weights.pack_codes(codes, plan), [codes], f"{result.name}.packed"
+            kernel.pack, [self._substitute(layer.args[1])], f"{result.name}.packed"
         )
-        constants = self._constants(chain, epilogue, source, plan.shape.reduction // plan.merged)
+        constants = self._constants(chain, epilogue, source, kernel.order)
         args = [self._stored(layer.args[0]), packed, constants]
         if chain.add is not None:
             wide = isinstance(epilogue.residual, Wide)
             args.append(self._wide(chain.other) if wide else self._stored(chain.other))
-        kernel = conv(plan, epilogue, self._batch(result))
+        function = kernel.build(epilogue, self._batch(result))
         dtype = "int32" if isinstance(epilogue.out, Wide) else "uint8"
         shape = (result.ty.shape[0], epilogue.out.size)
         form = self.wide if dtype == "int32" else self.stored
-        form[result] = self._call(kernel, args, shape, dtype, result.name)
+        form[result] = self._call(function, args, shape, dtype, result.name)
 
     def _epilogue(self, chain: Chain) -> Epilogue:
         residual: Stored | Wide | None = None
         if chain.add is not None:
             other = chain.other
-            residual = self._layout(other) if is_map(other) else Wide(*plain_layout(other))
+            residual = self._layout(other) if is_map(other) else Wide(*map_sizes(other))
         scaled = chain.scale is not None
         if chain.requantize is None:
-            out = Wide(*plain_layout(chain.result))
-            return Epilogue(out, scaled=scaled, residual=residual)
+            return Epilogue(Wide(*map_sizes(chain.result)), scaled=scaled, residual=residual)
         return Epilogue(self._layout(chain.result), *chain.bounds, scaled, residual)
 
-    def _constants(self, chain: Chain, epilogue: Epilogue, source: Stored, reduction: int) -> Any:
+    def _constants(self, chain: Chain, epilogue: Epilogue, source: Stored, order: Any) -> Any:
         layer, name = chain.layer, chain.result.name
         operands: dict[str, Any] = {}
         if chain.scale is not None:
@@ -214,18 +217,17 @@ class _Rewriter:
             operands["shift"] = chain.requantize.args[1]
         inputs = [self._substitute(value) for value in (layer.args[2], *operands.values())]
         if source.zero:
-            inputs.append(
-                self._prepare(
-                    lambda codes: weights.sum_of_weights(codes, reduction),
-                    [self._substitute(layer.args[1])],
-                    f"{name}.weight_sums",
-                )
+            reduction = layer_shape(layer).reduction
+            codes = self._substitute(layer.args[1])
+            sums = self._prepare(
+                lambda codes: weights.sum_of_weights(codes, reduction), [codes], f"{name}.sums"
             )
+            inputs.append(sums)
 
         def made(bias: Any, *values: Any) -> Any:
             named = dict(zip(operands, values, strict=False))
             sums = values[-1] if source.zero else None
-            return weights.constants(epilogue, bias, source.zero, sums, named)
+            return order(weights.constants(epilogue, bias, source.zero, sums, named))
 
         return self._prepare(made, inputs, f"{name}.constants")
 
@@ -233,17 +235,52 @@ class _Rewriter:
         call = self.builder.call_te(function, *inputs, primfunc_name_hint="shiftadd_prepare")
         return self._emit(call, name)
 
+    def _emit_entry(self, var: Any, value: Any) -> bool:
+        """Quantise the network's input into a stored map, if this binding begins that."""
+        if name_of(value) != "shiftadd.quantize" or len(value.args[0].ty.shape) != 4:
+            return False
+        reader = self.readers.only(var)
+        if reader is None or name_of(reader.value) != "relax.permute_dims":
+            return False
+        moved, axes = reader.var, reader.value.attrs["axes"]
+        layers = [c for c in self.chains.values() if c.layer.args[0].same_as(moved)]
+        if not layers or [int(axis) for axis in axes or ()] != _LAST:
+            return False
+        layout, exponent = self._layout(moved), QuantizeAttrs.of(value).exponent
+        if not can_enter(layout):
+            return False
+        kernel = quantize_store(layout, exponent, str(var.ty.dtype), self._batch(moved))
+        args, shape = [self._substitute(value.args[0])], (moved.ty.shape[0], layout.size)
+        self.stored[moved] = self._call(kernel, args, shape, "uint8", moved.name)
+        self.inner.add(moved)
+        return True
 
-def _conv_shape(call: Any) -> ConvShape:
-    attrs = Conv2DAttrs.of(call)
-    terms, _, outputs = (int(size) for size in call.args[1].ty.shape)
-    return conv_shape(
-        plain_layout(call.args[0]),
-        outputs,
-        terms,
-        attrs.kernel_size,  # type: ignore[arg-type]
-        attrs.strides,  # type: ignore[arg-type]
-        attrs.padding,  # type: ignore[arg-type]
-        attrs.dilation,  # type: ignore[arg-type]
-        attrs.groups,
-    )
+    def _pooled(self, var: Any) -> bool:
+        """Whether a variable is a maximum that the kernel on stored maps takes."""
+        value: Any = self.readers.definitions.get(var)
+        if name_of(value) != "shiftadd.max_pool2d":
+            return False
+        source = value.args[0]
+        return (source in self.chains or self._pooled(source)) and self.readers.never_negative(
+            source
+        )
+
+    def _emit_pool(self, var: Any, value: Any) -> bool:
+        if not self._pooled(var):
+            return False
+        plan = PoolPlan(MaxPool2DAttrs.of(value), self._layout(value.args[0]), self._layout(var))
+        kernel = max_pool(plan, self._batch(var))
+        shape = (var.ty.shape[0], plan.out.size)
+        args = [self._stored(value.args[0])]
+        self.stored[var] = self._call(kernel, args, shape, "uint8", var.name)
+        return True
+
+
+def _is_layer(binding: Any) -> bool:
+    name = name_of(binding.value)
+    matrix = name == "shiftadd.dense" and len(binding.value.args[0].ty.shape) == 2
+    return matrix or name == "shiftadd.conv2d"
+
+
+def _is_window(binding: Any) -> bool:
+    return name_of(binding.value) in ("shiftadd.conv2d", "shiftadd.max_pool2d")

@@ -67,3 +67,40 @@ def spread_quad(buffer: Any, *index: Any) -> Any:
     """Four neighbouring bytes of a uint8 buffer, in each of the sixteen lanes of a vector."""
     quad = T.reinterpret(buffer.vload(list(index), dtype="uint8x4"), dtype="int32")
     return T.broadcast(quad, LANES)
+
+
+def interleave(rows: list[Any]) -> list[Any]:
+    """Four vectors of 64 bytes to four of sixteen quads, one byte of each row.
+
+    Element j of quarter q of result r is of the rows' byte 16 q + 4 r + j.
+    """
+    first = [_zip(rows[2 * i], rows[2 * i + 1], "uint8", half) for i in (0, 1) for half in (0, 1)]
+    low, high = (first[0], first[2]), (first[1], first[3])
+    return [_zip(*pair, "uint16", half) for pair in (low, high) for half in (0, 1)]
+
+
+def _zip(left: Any, right: Any, kind: str, half: int) -> Any:
+    """Elements of the lower or upper half of each quarter of two vectors, by turns."""
+    count = VECTOR if kind == "uint8" else VECTOR // 2
+    quarter = count // 4
+    order = [
+        element + side * count
+        for start in range(0, count, quarter)
+        for element in range(start + half * quarter // 2, start + (half + 1) * quarter // 2)
+        for side in (0, 1)
+    ]
+    operands = [T.bind(T.reinterpret(side, dtype=f"{kind}x{count}")) for side in (left, right)]
+    return T.bind(tirx.Shuffle(operands, [tirx.IntImm("int32", index) for index in order]))
+
+
+def narrow(sums: list[Any], kind: str) -> Any:
+    """The 64 values of four vectors int32x16, saturated to int8 or uint8.
+
+    They come in the order of the bytes that ``interleave`` was given.
+    """
+    words = [
+        _pure("llvm.x86.avx512.packssdw.512", sums[i], sums[i + 1], dtype="int16x32")
+        for i in (0, 2)
+    ]
+    pack = "packsswb" if kind == "int8" else "packuswb"
+    return _pure(f"llvm.x86.avx512.{pack}.512", *words, dtype=f"{kind}x64")

@@ -15,8 +15,8 @@ from tvm_shiftadd.topi.schedules.cpu.geometry import round_up
 
 #: Bytes behind an image: a kernel may read or write a vector that begins inside.
 SLACK = 64
-#: Maps of fewer channels than this are padded with more, except what the network is given.
-FEWEST_CHANNELS = 16
+#: Channels of a vector of sums.
+_LANES = 16
 
 
 @dataclass(frozen=True)
@@ -73,6 +73,38 @@ class Stored:
         ]
 
 
-def pitch_of(channels: int) -> int:
-    """The bytes of a pixel with so many channels."""
-    return round_up(channels, 16)
+@dataclass(frozen=True)
+class Wide:
+    """An int32 map ``[height, width, channels]`` whose channels are padded to whole vectors."""
+
+    height: int
+    width: int
+    channels: int
+
+    @property
+    def pitch(self) -> int:
+        """Elements from one pixel to the next."""
+        return round_up(self.channels, _LANES)
+
+    @property
+    def row(self) -> int:
+        """Elements from one row to the next."""
+        return self.width * self.pitch
+
+    @property
+    def size(self) -> int:
+        """Elements of an image."""
+        return self.height * self.row
+
+    def at(self, y: Any, x: Any) -> Any:
+        """Where a pixel begins in its image."""
+        return y * self.row + x * self.pitch
+
+
+def pitch_of(channels: int, packed: bool) -> int:
+    """The bytes of a pixel with so many channels.
+
+    Kernels write and add whole vectors of sixteen. What only convolutions read and no kernel has
+    computed may be ``packed`` closer.
+    """
+    return next((few for few in (4, 8) if packed and channels <= few), round_up(channels, _LANES))

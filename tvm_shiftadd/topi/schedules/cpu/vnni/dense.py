@@ -1,0 +1,117 @@
+"""The matrix-vector kernel: weights are decoded in registers on their way from memory.
+
+Each byte of codes is read once for a few rows of the input, so that for one row the speed is that
+of the memory, half a byte a weight and term.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from tvm.script import tirx as T
+from tvm.script.ir_builder import tirx as build
+
+from tvm_shiftadd._compat import tirx
+from tvm_shiftadd.topi.schedules.cpu.geometry import ConvShape
+
+from .conv import ConvPlan
+from .convert import fill_border
+from .epilogue import Epilogue
+from .function import Kernel, batch_size, kernel
+from .instructions import LANES, QUAD, decode_terms, dot, spread_quad
+from .stored import Stored
+
+#: Rows that share decoded weights.
+_ROWS = 4
+#: Vectors of outputs a block has, at most.
+_VECTORS = 4
+#: Multiply-accumulates below which starting threads costs more than they bring.
+_SERIAL = 1_000_000
+
+
+def dense_plan(shape: ConvShape, source: Stored) -> ConvPlan:
+    """A dense layer as a convolution of maps of one pixel."""
+    return ConvPlan(shape, source, 1, 1, min(_VECTORS, -(-shape.outputs // LANES)))
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Code for some rows of the input times a block of outputs."""
+
+    plan: ConvPlan
+    epilogue: Epilogue
+    made: Kernel
+    count: int
+
+    def compute(self, first: Any, block: Any) -> None:
+        """The outputs of a block for ``count`` rows from ``first`` on."""
+        plan, epilogue, made = self.plan, self.epilogue, self.made
+        channel = plan.first_vector(block) * LANES
+        # Low and high codes have sums of their own: more of them are in flight.
+        sums = T.alloc_buffer((2 * self.count * plan.vectors * LANES,), "int32", scope="local")
+        for row in range(self.count):
+            for v in range(plan.vectors):
+                bias = epilogue.constant(made["constants"], "bias", channel + v * LANES)
+                self._put(sums, 0, row, v, bias)
+                self._put(sums, 1, row, v, T.broadcast(T.int32(0), LANES))
+        with build.serial(plan.quads // 2) as pair:
+            self._multiply(sums, first, block, pair)
+        for row in range(self.count):
+            for v in range(plan.vectors):
+                total = self._get(sums, 0, row, v) + self._get(sums, 1, row, v)
+                at = channel + v * LANES
+                operand = epilogue.operand(made, first + row, 0, 0, at)
+                result = epilogue.finish(total, made["constants"], at, operand)
+                epilogue.store(made["out"], first + row, 0, 0, at, result)
+
+    def _multiply(self, sums: Any, first: Any, block: Any, pair: Any) -> None:
+        start = self.plan.source.origin + pair * (2 * QUAD)
+        inputs = [
+            [
+                T.bind(spread_quad(self.made["x"], first + row, start + half * QUAD))
+                for half in (0, 1)
+            ]
+            for row in range(self.count)
+        ]
+        for v in range(self.plan.vectors):
+            planes = [
+                T.bind(self.made["weights"].vload([block, pair, v, term, 0], dtype="uint8x64"))
+                for term in range(self.plan.shape.terms)
+            ]
+            for half, weights in enumerate(decode_terms(planes)):
+                weights = T.bind(weights)
+                for row in range(self.count):
+                    before = self._get(sums, half, row, v)
+                    self._put(sums, half, row, v, dot(before, inputs[row][half], weights))
+
+    def _at(self, half: int, row: int, vector: int) -> int:
+        return ((half * self.count + row) * self.plan.vectors + vector) * LANES
+
+    def _get(self, sums: Any, *where: int) -> Any:
+        return sums.vload([self._at(*where)], dtype="int32x16")
+
+    def _put(self, sums: Any, half: int, row: int, vector: int, value: Any) -> None:
+        T.buffer_store(sums, value, [T.ramp(self._at(half, row, vector), 1, LANES)])
+
+
+def dense(plan: ConvPlan, epilogue: Epilogue, batch: Any) -> tirx.PrimFunc:
+    """PrimFunc (x, weights, constants[, residual], out), as those of ``conv``."""
+    n = batch_size(batch)
+    tensors = {
+        "x": ((n, plan.source.size), "uint8"),
+        "weights": (plan.packed_shape, "uint8"),
+        **epilogue.tensors(n),
+    }
+    work = plan.shape.outputs * plan.shape.reduction
+    spread = build.parallel if work >= _SERIAL and plan.panels > 1 else build.serial
+    with kernel("shiftadd_dense", tensors) as made:
+        with build.serial(n) as image:
+            fill_border(made["out"], image, epilogue.out)
+        with spread(plan.panels) as block:
+            if not isinstance(batch, int) or batch >= _ROWS:
+                with build.serial(n // _ROWS) as group:
+                    _Rows(plan, epilogue, made, _ROWS).compute(group * _ROWS, block)
+            with build.serial(n % _ROWS) as row:
+                _Rows(plan, epilogue, made, 1).compute(n // _ROWS * _ROWS + row, block)
+    return made.function

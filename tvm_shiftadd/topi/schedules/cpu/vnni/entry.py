@@ -1,0 +1,59 @@
+"""From the network's input to a stored map: quantised, its channels moved last."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tvm.script import tirx as T
+from tvm.script.ir_builder import tirx as build
+
+from tvm_shiftadd._compat import tirx
+from tvm_shiftadd.topi.scaling import quantized
+
+from .convert import fill_border
+from .function import batch_size, kernel
+from .instructions import LANES, QUAD
+from .stored import Stored
+
+#: Elements of an image below which starting threads costs more than they bring.
+_SERIAL = 100_000
+
+
+def can_enter(layout: Stored) -> bool:
+    """Whether ``quantize_store`` makes maps of this layout."""
+    return layout.pitch == QUAD and layout.width >= LANES
+
+
+def quantize_store(layout: Stored, exponent: int, dtype: str, batch: Any) -> tirx.PrimFunc:
+    """PrimFunc from float32 ``[batch, C, H, W]``, C at most 4, to a stored map of ``dtype``.
+
+    Sixteen pixels at a time: the bytes of each are put together in a 32-bit lane.
+    """
+    n: Any = batch_size(batch)
+    sizes: tuple[Any, ...] = (n, layout.channels, layout.height, layout.width)
+    spread = build.parallel if layout.height * layout.row >= _SERIAL else build.serial
+    # Flipping the top bit of all bytes at once makes signed ones stored.
+    flip = T.broadcast(T.int32(int.from_bytes([layout.zero] * QUAD, "little", signed=True)), LANES)
+
+    def constant(value: int) -> Any:
+        return T.broadcast(T.int32(value), LANES)
+
+    tensors = {"x": (sizes, "float32"), "out": ((n, layout.size), "uint8")}
+    with kernel("shiftadd_quantize", tensors, None) as made:
+        with build.serial(n) as image:
+            fill_border(made["out"], image, layout)
+        with spread(layout.height) as y, build.grid(n, -(-layout.width // LANES)) as (image, run):
+            # The last run steps back, and quantises some pixels again.
+            x = T.bind(T.min(run * LANES, layout.width - LANES))
+            word = flip
+            for channel in range(layout.channels):
+                values = made["x"].vload([image, channel, y, x], dtype="float32x16")
+                integers = quantized(
+                    T.reinterpret(values, dtype="int32x16"), exponent, dtype, constant
+                )
+                byte = T.bind(integers & constant(255))
+                word = T.bind(word ^ (byte << constant(8 * channel)))
+            value = T.reinterpret(word, dtype="uint8x64")
+            at = layout.at(y, x)
+            T.buffer_store(made["out"], value, [image, T.ramp(at, 1, LANES * QUAD)])
+    return made.function
