@@ -30,7 +30,8 @@ ROLES: Final = ("input", "output", "constant", "micro-ops", "scratch")
 WITH_DATA: Final = ("constant", "micro-ops")
 
 _NAME: Final = re.compile(r"[A-Za-z0-9_.:/+-]{1,200}\Z")
-_MAGIC: Final = b"VTAXPROG"
+#: The first bytes of a program's file.
+MAGIC: Final = b"VTAXPROG"
 _VERSION: Final = 1
 _HEAD: Final = struct.Struct("<8sII")
 _DIGEST: Final = 32
@@ -136,7 +137,7 @@ class Program:
             "labels": [[label.position, label.name] for label in self.labels],
         }
         text = json.dumps(header, separators=(",", ":")).encode()
-        parts = [_HEAD.pack(_MAGIC, _VERSION, len(text)), text]
+        parts = [_HEAD.pack(MAGIC, _VERSION, len(text)), text]
         parts.append(codec(self.config).encode_all(self.instructions))
         parts += [section.data for section in self.sections if section.data is not None]
         body = b"".join(parts)
@@ -231,7 +232,7 @@ def micro_op_section(name: str, rows: MicroOps, offset: int, config: Config) -> 
 
 def _read_header(data: bytes) -> tuple[dict[str, Any], int]:
     """The header, and where the instructions begin."""
-    if len(data) < _HEAD.size + _DIGEST or data[: len(_MAGIC)] != _MAGIC:
+    if len(data) < _HEAD.size + _DIGEST or data[: len(MAGIC)] != MAGIC:
         raise ProgramError("this is not a program of the accelerator, or it is truncated")
     _, version, length = _HEAD.unpack_from(data)
     if version != _VERSION:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from vta_ext.config import Config
@@ -62,3 +63,8 @@ def rtl_layout(config: Config) -> dict[str, Any]:
             if operation.name in config.alu_ops
         },
     }
+
+
+def rtl_json(config: Config) -> str:
+    """:func:`rtl_layout` as JSON text."""
+    return json.dumps(rtl_layout(config), indent=2) + "\n"
