@@ -170,10 +170,11 @@ class _Timing:
         return len(engine.queue) < self.config.queue_depth
 
     def _has_token(self, queue: Queue) -> bool:
-        return self.tokens[queue] > 0
+        # A module at an end of the chain waits for ever for a neighbour that it does not have.
+        return self.tokens.get(queue, 0) > 0
 
     def _takes_token(self, queue: Queue) -> bool:
-        return self.tokens[queue] < self.config.queue_depth
+        return self.tokens.get(queue, self.config.queue_depth) < self.config.queue_depth
 
     def _fetch(self) -> Process:
         """Read instructions ahead and hand them out in order, one a cycle."""
