@@ -1,6 +1,6 @@
 """Post-training conversions side by side: accuracy of the same networks on the same images.
 
-Every method rounds the weights of all layers, none uses labels, and all get the same int8
+Every method rounds the weights of all layers, none uses labels, and all get the same 8-bit
 activations with power-of-two scales. The methods of others are written here from their
 descriptions:
 
@@ -32,11 +32,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tvm_shiftadd import api
-from tvm_shiftadd.convert import ConvertOptions, Graph, run_float, run_integer, stored
+from tvm_shiftadd.convert import ConvertOptions, Graph, Storage, run_float, run_integer, stored
 from tvm_shiftadd.convert.calibrate import calibrate
 from tvm_shiftadd.convert.operators import run_node
 from tvm_shiftadd.data import Dataset, Preprocess, open_dataset
 from tvm_shiftadd.formats import codes
+from tvm_shiftadd.formats.ranges import activation_range
 
 Floats = NDArray[np.float32]
 Rounding = Callable[[Floats], Floats]
@@ -163,16 +164,17 @@ def classes(
     return np.concatenate(found)
 
 
-def run_with_int8_tensors(
-    graph: Graph, exponents: Mapping[str, int], feeds: dict[str, Floats]
+def run_with_stored_tensors(
+    graph: Graph, storage: Storage, exponents: Mapping[str, int], feeds: dict[str, Floats]
 ) -> dict[str, Floats]:
-    """The float network with its stored tensors rounded to int8 on their power-of-two scales."""
+    """The float network with its stored tensors rounded to 8 bits on their power-of-two scales."""
 
     def kept(tensor: str, values: Floats) -> Floats:
         if tensor not in exponents:
             return values
         scale = np.float32(2.0 ** exponents[tensor])
-        return np.asarray(np.clip(np.rint(values * scale), -128, 127) / scale)
+        ends = activation_range(storage.dtype(tensor))
+        return np.asarray(np.clip(np.rint(values * scale), *ends) / scale)
 
     live = {tensor: kept(tensor, values) for tensor, values in feeds.items()}
     readers = {tensor: len(nodes) for tensor, nodes in graph.consumers().items()}
@@ -206,11 +208,14 @@ def measure(name: str, model: api.Model, calibration: Dataset, data: Dataset) ->
     def batches() -> Iterator[dict[str, Floats]]:
         return ({graph.inputs[0]: x} for x in calibration.batches(graph.batch))
 
-    exponents = calibrate(graph, stored(graph), batches)
+    storage = stored(graph)
+    exponents = calibrate(graph, storage, batches)
     for method, (weights, rounding) in ROUNDINGS.items():
         changed = replace(graph, nodes=tuple(_rounded(node, rounding) for node in graph.nodes))
         found = classes(
-            lambda feeds, g=changed: run_with_int8_tensors(g, exponents, feeds), graph, data
+            lambda feeds, g=changed: run_with_stored_tensors(g, storage, exponents, feeds),
+            graph,
+            data,
         )
         yield row(method, weights, found)
     for method, terms in OURS.items():
