@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.vta_ext import kernels
-from tvm_shiftadd.errors import InputError, ProgramError
+from tvm_shiftadd.errors import DependencyError, InputError, ProgramError
 from vta_ext import presets
 from vta_ext.builder import ProgramBuilder
 from vta_ext.config import Config
@@ -19,6 +20,7 @@ from vta_ext.isa import instruction as isa
 from vta_ext.isa.instruction import Instruction, Tokens
 from vta_ext.program import Program, Section
 from vta_ext.sim.report import TimingReport
+from vta_ext.sim.roofline import roofline, save_plot
 from vta_ext.sim.timing import TimingParameters, simulate
 
 SHIFT = presets.SHIFT
@@ -124,6 +126,12 @@ def test_a_double_buffered_gemm_hides_its_loads() -> None:
     assert requantise.alu_micro_ops == 128 * 8
     assert requantise.bytes == report.bytes["out"] == 128 * 8 * 16
     assert report.cycles == gemm.cycles + requantise.cycles
+    assert gemm.of_bound == gemm.utilisation
+    assert gemm.memory_cycles == gemm.bytes // 8
+    assert requantise.bound == requantise.memory_cycles == 128 * 8 * 2
+    assert sum(report.compute_cycles().values()) == busy["compute"]
+    total = {k: gemm.waits.get(k, 0) + requantise.waits.get(k, 0) for k in gemm.waits}
+    assert total | requantise.waits == report.waits["compute"] | total
     # Codes take half the bytes of integer weights.
     base = simulate(kernels.blocked_gemm(presets.BASE, "multiply", 128, 16, 8).program)
     assert 2 * report.bytes["code"] == base.bytes["wgt"]
@@ -175,8 +183,12 @@ def test_the_trace_is_what_perfetto_reads(tmp_path: Path) -> None:
     report.save_trace(tmp_path / "trace.json")
     events = json.loads((tmp_path / "trace.json").read_text())["traceEvents"]
     names = {e["args"]["name"] for e in events if e["ph"] == "M"}
-    assert names == {"load", "compute", "store"}
-    spans = [e for e in events if e["ph"] == "X"]
+    modules = ["load", "compute", "store"]
+    assert names == {*modules, *(f"{module} waits" for module in modules)}
+    spans = [e for e in events if e["ph"] == "X" and e["cat"] != "wait"]
+    waits = [e for e in events if e["ph"] == "X" and e["cat"] == "wait"]
+    assert sum(e["dur"] for e in waits) == sum(sum(w.values()) for w in report.waits.values())
+    assert {e["name"] for e in waits} >= {"wait: instructions", "wait: token from load"}
     assert len(spans) == len(report.program.instructions)
     gemm = next(e for e in spans if e["name"] == "gemm.shift")
     assert gemm["args"]["label"] == "gemm"
@@ -228,3 +240,19 @@ def test_labels_split_the_time() -> None:
     assert (one.name, two.name) == ("one", "two")
     assert two.cycles == 4 + 400 + 4 + 1
     assert one.gemm_micro_ops == 0
+
+
+def test_the_roofline_of_a_program(tmp_path: Path) -> None:
+    found = roofline(gemm_report())
+    (point,) = found.points
+    assert (found.peak, found.bandwidth) == (256, 8.0)
+    assert point.name == "gemm"
+    assert point.rate == pytest.approx(256 * point.of_bound)
+    assert point.rate < found.bound(point.intensity) == 256
+    assert found.bound(1.0) == 8.0
+    if importlib.util.find_spec("matplotlib") is None:
+        with pytest.raises(DependencyError, match=r"tvm-shiftadd\[docs\]"):
+            save_plot(found, tmp_path / "roofline.png")
+        return
+    save_plot(found, tmp_path / "roofline.png")
+    assert (tmp_path / "roofline.png").stat().st_size > 1000

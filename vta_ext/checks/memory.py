@@ -40,6 +40,9 @@ class _Tracked:
         # Ranks of the last instruction of each module that wrote and that read, from 1.
         self.writes = np.zeros((3, size), np.int32)
         self.reads = np.zeros((3, size), np.int32)
+        # Modules that have written or read at all, since most never touch most memories.
+        self.writers: set[int] = set()
+        self.readers: set[int] = set()
 
 
 class MemoryCheck:
@@ -92,25 +95,39 @@ class MemoryCheck:
                 "uninitialised read",
                 f"{self._entry(name, first)} is read, but nothing has written it",
             )
-        yield from self._ordered(position, name, memory.writes, entries, "is still writing")
-        memory.reads[self.order.module[position], entries] = self.order.rank[position]
+        yield from self._ordered(
+            position, name, memory.writes, memory.writers, entries, "is still writing"
+        )
+        mine = int(self.order.module[position])
+        memory.reads[mine, entries] = self.order.rank[position]
+        memory.readers.add(mine)
 
     def _write(
         self, position: int, name: str, memory: _Tracked, entries: Entries
     ) -> Iterator[tuple[str, str]]:
-        yield from self._ordered(position, name, memory.reads, entries, "may still read")
-        yield from self._ordered(position, name, memory.writes, entries, "may still write")
-        memory.writes[self.order.module[position], entries] = self.order.rank[position]
+        yield from self._ordered(
+            position, name, memory.reads, memory.readers, entries, "may still read"
+        )
+        yield from self._ordered(
+            position, name, memory.writes, memory.writers, entries, "may still write"
+        )
+        mine = int(self.order.module[position])
+        memory.writes[mine, entries] = self.order.rank[position]
+        memory.writers.add(mine)
         memory.known[entries] = True
 
     def _ordered(
-        self, position: int, name: str, ranks: NDArray[np.int32], entries: Entries, verb: str
+        self,
+        position: int,
+        name: str,
+        ranks: NDArray[np.int32],
+        modules: set[int],
+        entries: Entries,
+        verb: str,
     ) -> Iterator[tuple[str, str]]:
         """Accesses of other modules must be over before this instruction starts."""
         mine, before = int(self.order.module[position]), self.order.before[position]
-        for other in range(3):
-            if other == mine or not ranks[other].any():
-                continue
+        for other in sorted(modules - {mine}):
             late = ranks[other, entries] > before[other]
             if late.any():
                 place = int(np.argmax(late))

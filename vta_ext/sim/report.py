@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,45 +12,72 @@ from vta_ext.isa import access
 from vta_ext.isa.schema import Module
 from vta_ext.program import Program
 
+#: A cause and the cycles it cost: "instructions" (none had arrived) or "token from ...".
+Wait = tuple[str, int]
+
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One instruction in its module, from its start to its end, in cycles."""
+    """One instruction in its module, from its start to its end, in cycles.
+
+    ``waits``: what the module waited for, idle, before it started this instruction, in order.
+    """
 
     position: int
     module: Module
     start: int
     end: int
+    waits: tuple[Wait, ...] = ()
 
 
 @dataclass(frozen=True)
 class LabelReport:
-    """One label: cycles until the next one's work ends, micro-ops of GEMM, utilisation."""
+    """One label, for instance a layer.
+
+    ``cycles`` from the end of the labels before it to the end of its own instructions; micro-ops
+    of GEMM (one a cycle at best) and ALU; bytes moved, and the cycles the memory port needs for
+    them; what compute waited for in these cycles.
+    """
 
     name: str
     cycles: int
     gemm_micro_ops: int
     alu_micro_ops: int
     bytes: int
+    memory_cycles: int
+    waits: dict[str, int]
 
     @property
     def utilisation(self) -> float:
         """Share of cycles in which the matrix unit adds up."""
         return self.gemm_micro_ops / self.cycles if self.cycles else 0.0
 
+    @property
+    def bound(self) -> int:
+        """The roofline: cycles that matrix unit or memory need in any case, whichever is more."""
+        return max(self.gemm_micro_ops, self.memory_cycles)
+
+    @property
+    def of_bound(self) -> float:
+        """The roofline's cycles as a share of those taken."""
+        return self.bound / self.cycles if self.cycles else 0.0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as an object that JSON can hold."""
+        derived = {name: getattr(self, name) for name in ("utilisation", "bound", "of_bound")}
+        return {**asdict(self), **derived}
+
 
 @dataclass(frozen=True)
 class TimingReport:
     """``cycles`` count from the first fetch to the end of FINISH.
 
-    ``waits``: cycles a module waited before an instruction, by cause. ``bytes``: moved, by memory.
-    ``bus_busy``: cycles in which the memory port moved a beat.
+    ``bytes``: moved, by memory. ``bus_busy``: cycles in which the memory port moved a beat.
     """
 
     program: Program
     cycles: int
     steps: tuple[Step, ...]
-    waits: dict[str, dict[str, int]]
     bytes: dict[str, int]
     bus_busy: int
     memory_bits: int
@@ -69,6 +96,23 @@ class TimingReport:
         """Share of all cycles in which the memory port is busy."""
         return self.bus_busy / self.cycles
 
+    @property
+    def waits(self) -> dict[str, dict[str, int]]:
+        """Cycles each module was idle before an instruction, by cause."""
+        return {
+            module.value: _sum_waits(step for step in self.steps if step.module is module)
+            for module in _MODULES
+        }
+
+    def compute_cycles(self) -> dict[str, int]:
+        """Where the time of compute went: cycles by kind of instruction, its own loads too."""
+        found: dict[str, int] = {}
+        for step in self.steps:
+            if step.module is Module.COMPUTE:
+                name = self.program.instructions[step.position].kind.name
+                found[name] = found.get(name, 0) + step.end - step.start
+        return found
+
     def busy(self) -> dict[str, int]:
         """Cycles in which at least one instruction of a module was under way."""
         return {module.value: _covered(self._spans(module)) for module in _MODULES}
@@ -80,32 +124,36 @@ class TimingReport:
         """Each label in turn; a label's time ends when the last of its instructions does."""
         marks = sorted(self.program.labels, key=lambda label: label.position)
         found, before = [], 0
-        ends = {step.position: step.end for step in self.steps}
+        steps = {step.position: step for step in self.steps}
         for number, mark in enumerate(marks):
             last = len(self.program.instructions)
             last = marks[number + 1].position if number + 1 < len(marks) else last
             positions = range(mark.position, last)
-            end = max((ends[p] for p in positions if p in ends), default=before)
-            found.append(self._label(mark.name, positions, max(end - before, 0)))
+            own = [steps[p] for p in positions if p in steps]
+            end = max((step.end for step in own), default=before)
+            found.append(self._label(mark.name, own, max(end - before, 0)))
             before = max(end, before)
         return found
 
-    def _label(self, name: str, positions: range, cycles: int) -> LabelReport:
+    def _label(self, name: str, steps: list[Step], cycles: int) -> LabelReport:
         program = self.program
-        instructions = [program.instructions[p] for p in positions]
+        instructions = [program.instructions[step.position] for step in steps]
         moves = (
             access.transfer(i, program.config)
             for i in instructions
             if i.kind.name in ("LOAD", "STORE")
         )
+        moved = sum(move.moved_bytes for move in moves if move is not None)
         return LabelReport(
             name=name,
             cycles=cycles,
-            gemm_micro_ops=sum(_gemm_work(program, p) for p in positions),
+            gemm_micro_ops=sum(_gemm_work(program, step.position) for step in steps),
             alu_micro_ops=sum(
                 access.micro_op_count(i) for i in instructions if i.kind.name == "ALU"
             ),
-            bytes=sum(move.moved_bytes for move in moves if move is not None),
+            bytes=moved,
+            memory_cycles=-(-8 * moved // self.memory_bits),
+            waits=_sum_waits(step for step in steps if step.module is Module.COMPUTE),
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -115,25 +163,26 @@ class TimingReport:
             "utilisation": self.utilisation,
             "gemm_micro_ops": self.gemm_micro_ops(),
             "busy": self.busy(),
+            "compute_cycles": self.compute_cycles(),
             "waits": self.waits,
             "bytes": self.bytes,
             "bandwidth": self.bandwidth,
-            "labels": [
-                {**vars(label), "utilisation": label.utilisation} for label in self.labels()
-            ],
+            "labels": [label.to_dict() for label in self.labels()],
         }
 
     def trace(self) -> Iterator[dict[str, Any]]:
         """Events of the Chrome trace format, a cycle a microsecond; Perfetto reads it."""
-        for number, module in enumerate(_MODULES):
+        names = [module.value for module in _MODULES]
+        for number, name in enumerate([*names, *(f"{name} waits" for name in names)]):
             yield {
                 "name": "thread_name",
                 "ph": "M",
                 "pid": 0,
                 "tid": number,
-                "args": {"name": module.value},
+                "args": {"name": name},
             }
         for step in self.steps:
+            yield from _wait_events(step)
             instruction = self.program.instructions[step.position]
             yield {
                 "name": str(instruction).partition(" ")[0],
@@ -165,6 +214,32 @@ def _gemm_work(program: Program, position: int) -> int:
     if instruction.kind.mode is None or (instruction.reset and not instruction.fresh):
         return 0
     return access.micro_op_count(instruction)
+
+
+def _sum_waits(steps: Iterable[Step]) -> dict[str, int]:
+    """Cycles by cause."""
+    found: dict[str, int] = {}
+    for step in steps:
+        for cause, cycles in step.waits:
+            found[cause] = found.get(cause, 0) + cycles
+    return found
+
+
+def _wait_events(step: Step) -> Iterator[dict[str, Any]]:
+    """The idle time before a step, a slice a cause."""
+    at = step.start - sum(cycles for _, cycles in step.waits)
+    for cause, cycles in step.waits:
+        yield {
+            "name": f"wait: {cause}",
+            "cat": "wait",
+            "ph": "X",
+            "pid": 0,
+            "tid": len(_MODULES) + _MODULES.index(step.module),
+            "ts": at,
+            "dur": cycles,
+            "args": {"for": step.position},
+        }
+        at += cycles
 
 
 def _covered(spans: list[tuple[int, int]]) -> int:

@@ -25,7 +25,7 @@ from vta_ext.isa.schema import Module
 from vta_ext.micro_op_buffer import MicroOpBuffer
 from vta_ext.program import Program
 from vta_ext.sim.events import Clock, Event, Process
-from vta_ext.sim.report import Step, TimingReport
+from vta_ext.sim.report import Step, TimingReport, Wait
 
 #: Instructions that fetch asks for at once, and keeps ready besides those.
 _FETCHED: Final = 16
@@ -74,11 +74,12 @@ class _Engine:
     flying: int = 0
     #: End of the last instruction, which the next one cannot undercut.
     last_end: int = 0
-    waits: dict[str, int] = field(default_factory=dict)
+    #: What the instruction at hand has waited for before its start.
+    waits: list[Wait] = field(default_factory=list)
 
     def waited(self, cause: str, cycles: int) -> None:
         if cycles:
-            self.waits[cause] = self.waits.get(cause, 0) + cycles
+            self.waits.append((cause, cycles))
 
 
 class _Timing:
@@ -117,7 +118,6 @@ class _Timing:
             program=self.program,
             cycles=self.finished,
             steps=tuple(sorted(self.steps, key=lambda step: (step.start, step.position))),
-            waits={m.value: dict(e.waits) for m, e in zip(CHAIN, self.engines, strict=True)},
             bytes=dict(self.bytes),
             bus_busy=self.bus_busy,
             memory_bits=self.p.memory_bits,
@@ -196,6 +196,7 @@ class _Timing:
     def _next(self, number: int) -> Process:
         """Wait until the first instruction of the queue may start: it is there, and its tokens."""
         engine = self.engines[number]
+        engine.waits = []
         since = self.clock.now
         yield from self.clock.until(engine.arrived, lambda: bool(engine.queue))
         engine.waited("instructions", self.clock.now - since)
@@ -207,7 +208,9 @@ class _Timing:
             self.clock.notify(self.token_moved)
             engine.waited(f"token from {CHAIN[queue[0]].value}", self.clock.now - since)
 
-    def _end(self, number: int, position: int, start: int, end: int) -> Process:
+    def _end(
+        self, number: int, position: int, start: int, end: int, waits: tuple[Wait, ...]
+    ) -> Process:
         """At cycle ``end`` give tokens, as soon as there is room for them."""
         yield end
         _, pushes = queues_of(self.program.instructions[position], number)
@@ -216,7 +219,7 @@ class _Timing:
             self.tokens[queue] += 1
         if pushes:
             self.clock.notify(self.token_moved)
-        self.steps.append(Step(position, CHAIN[number], start, self.clock.now))
+        self.steps.append(Step(position, CHAIN[number], start, self.clock.now, waits))
 
     def _mover(self, number: int) -> Process:
         """Load or store: requests go on while earlier instructions are still in flight."""
@@ -229,7 +232,8 @@ class _Timing:
             move = access.transfer(self.program.instructions[position], self.config)
             if move is not None:
                 yield from self._transfer(engine, move)
-            self.clock.start(self._end(number, position, start, engine.last_end))
+            waits = tuple(engine.waits)
+            self.clock.start(self._end(number, position, start, engine.last_end, waits))
             engine.queue.popleft()
             self.clock.notify(engine.taken)
             yield self.clock.now + 1
@@ -246,7 +250,7 @@ class _Timing:
                 yield from self._own_load(engine, instruction)
             else:
                 yield start + self._cycles(instruction)
-            yield from self._end(number, position, start, self.clock.now)
+            yield from self._end(number, position, start, self.clock.now, tuple(engine.waits))
             engine.queue.popleft()
             self.clock.notify(engine.taken)
             if instruction.kind.name == "FINISH":
