@@ -20,10 +20,10 @@ from tvm_shiftadd.convert import (
     stored,
 )
 from tvm_shiftadd.convert.bias import corrected_bias, integer_bias
-from tvm_shiftadd.convert.calibrate import SAMPLE_SIZE
+from tvm_shiftadd.convert.calibrate import SAMPLE_SIZE, calibrate
 from tvm_shiftadd.convert.plan import LayerPlan, Plan
-from tvm_shiftadd.convert.report import snr_db
-from tvm_shiftadd.convert.sequence import images_in_memory
+from tvm_shiftadd.convert.report import ConversionReport, LayerReport, snr_db
+from tvm_shiftadd.convert.sequence import SequentialConversion, images_in_memory
 from tvm_shiftadd.convert.terms import TermLimits
 from tvm_shiftadd.errors import InputError, RangeError
 from tvm_shiftadd.formats import codes
@@ -122,6 +122,40 @@ def test_the_report_is_plain_and_tells_what_was_used():
         assert 20 < layer["weight_snr_db"] < 45
         assert layer["output_snr_db"] > 15
         assert 0 <= layer["saturation"] < 0.05
+        assert layer["cause"]
+    by_noise = sorted(report["layers"], key=lambda layer: layer["output_snr_db"])
+    assert report["worst"] == [layer["name"] for layer in by_noise[:3]]
+    assert report["noisy"] == []
+
+
+def causes(terms: int, inputs: int = 0, coarse: int = 0) -> LayerReport:
+    """The report of a layer of so many terms whose input and output have so many bits less."""
+    b = Builder((-1, 6, 6, 3))
+    b.relu("one", b.conv("one.conv", "x", 16))
+    b.relu("two", b.conv("two.conv", "one", 8))
+    b.conv("three", "two", 4)
+    graph = b.graph("three")
+    exponents = calibrate(graph, stored(graph, False), lambda: [images(graph, 20)])
+    exponents["one"] -= inputs
+    exponents["two"] -= coarse
+    own = {"two.conv": TermLimits(terms)}
+    options = ConvertOptions(3, compensation=False, fold=False, unsigned=False, allocation=own)
+    sequence = SequentialConversion(graph, exponents, options, lambda *step: None)
+    sequence.run(images(graph, 20))
+    return sequence.reports[1]
+
+
+def test_the_step_that_does_the_harm_is_named():
+    assert causes(1).cause == "rounding of its weights"
+    assert causes(3, inputs=5).cause == "errors of its inputs"
+    assert causes(3, coarse=5).cause == "storing its output in 8 bits"
+
+
+def test_noisy_layers_are_named():
+    one = replace(causes(1), name="a", output_snr_db=9.0)
+    report = ConversionReport((replace(one, name="b", output_snr_db=20.0), one), 1, 1)
+    assert [layer.name for layer in report.noisy] == ["a"]
+    assert [layer.name for layer in report.worst(1)] == ["a"]
 
 
 def test_saturation_is_counted_before_the_layer_is_blamed_for_a_clip():

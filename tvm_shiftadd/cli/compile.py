@@ -71,8 +71,14 @@ def command(
     if json:
         output.print_json(summary)
         return
-    rows = [[key.replace("_", " "), value] for key, value in summary.items()]
+    shown = {key: value for key, value in summary.items() if key != "noisy_layers"}
+    rows = [[key.replace("_", " "), value] for key, value in shown.items()]
     output.print_table("Compiled", ["", ""], rows)
+    if summary["noisy_layers"]:
+        output.print_lines(
+            f"Little is left of the signal of {', '.join(summary['noisy_layers'])}: more --terms or "
+            "more calibration images may help; the report says what did the harm."
+        )
     output.print_lines(f"Next: tvm-shiftadd report {config.directory}")
 
 
@@ -138,4 +144,5 @@ def _summary(config: Config, artifact: Artifact) -> dict[str, Any]:
         "target": artifact.manifest.target.kind,
         "terms": config.terms.terms,
         **{key: costs.get(key) for key in keys},
+        "noisy_layers": artifact.report.get("conversion", {}).get("noisy", []),
     }

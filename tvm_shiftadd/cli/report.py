@@ -54,9 +54,25 @@ def _print_layers(conversion: dict[str, Any]) -> None:
         "weight_snr_db": "weight SNR dB",
         "output_snr_db": "output SNR dB",
         "saturation": "saturated",
+        "exact": "kept",
+        "cause": "most harm",
     }
     rows = [[layer.get(key) for key in columns] for layer in conversion["layers"]]
     output.print_table("Layers", list(columns.values()), rows, right=2)
+    named = {layer["name"]: layer for layer in conversion["layers"]}
+    worst = [named[name] for name in conversion.get("worst", ())]
+    if worst:
+        output.print_lines("Noisiest outputs:", *(f"- {describe(layer)}" for layer in worst))
+
+
+def describe(layer: dict[str, Any]) -> str:
+    """A layer's error and its cause in one line."""
+    steps = {"inputs": "input_snr_db", "weights": "rounding_snr_db", "storing": "storage_snr_db"}
+    parts = [
+        f"{step} {layer[key]:.1f}" for step, key in steps.items() if layer.get(key) is not None
+    ]
+    why = f", most from {layer['cause']}" if layer.get("cause") else ""
+    return f"{layer['name']}: {layer['output_snr_db']:.1f} dB{why} ({', '.join(parts)} dB)"
 
 
 def _where(layer: dict[str, Any]) -> str:

@@ -13,6 +13,10 @@ from numpy.typing import NDArray
 from tvm_shiftadd.convert.allocate_report import AllocationReport
 
 
+#: Layers whose output is noisier than this have lost most of what they compute.
+NOISY_DB = 10.0
+
+
 @dataclass(frozen=True)
 class LayerReport:
     """One weight layer.
@@ -21,9 +25,11 @@ class LayerReport:
     terms_per_weight: non-zero terms, mean over all weights. weight_snr_db, output_snr_db: signal to
     noise of the weights, and of the layer's output (before clipping) on calibration data, both
     against float, None where the error or the signal is zero; compensation gives up some of the
-    first for the second. input_exponent,
-    output_exponent: a of the scales 2^-a, the output's None where the host or the caller reads
-    the accumulator. saturation: fraction of the stored output values at a limit of their type, of
+    first for the second. input_snr_db, rounding_snr_db, storage_snr_db: the same for each step
+    alone: the errors that came with the inputs, what rounding the weights changed (and made up
+    for), and storing the result in 8 bits; None where there is no such error, the last also where
+    something is added before the result is stored. input_exponent, output_exponent: a of the
+    scales 2^-a, the output's None where the host or the caller reads the accumulator. saturation: fraction of the stored output values at a limit of their type, of
     uint8 the upper one, 0 to 1. exact: the weights were sums of powers of two already, up to a
     factor a channel, and are kept.
     """
@@ -39,6 +45,20 @@ class LayerReport:
     output_exponent: int | None
     saturation: float
     exact: bool = False
+    input_snr_db: float | None = None
+    rounding_snr_db: float | None = None
+    storage_snr_db: float | None = None
+
+    @property
+    def cause(self) -> str:
+        """The step that did most of the harm, in words; empty where there is none."""
+        steps = {
+            "errors of its inputs": self.input_snr_db,
+            "rounding of its weights": self.rounding_snr_db,
+            "storing its output in 8 bits": self.storage_snr_db,
+        }
+        known = {words: snr for words, snr in steps.items() if snr is not None}
+        return min(known, key=known.__getitem__, default="")
 
     @property
     def weight_error(self) -> float:
@@ -58,6 +78,17 @@ class ConversionReport:
     correction_images: int
     allocation: AllocationReport | None = None
 
+    def worst(self, count: int = 3) -> tuple[LayerReport, ...]:
+        """The layers of the noisiest outputs, the worst first."""
+        known = [layer for layer in self.layers if layer.output_snr_db is not None]
+        return tuple(sorted(known, key=lambda layer: layer.output_snr_db or 0.0)[:count])
+
+    @property
+    def noisy(self) -> tuple[LayerReport, ...]:
+        """The layers below :data:`NOISY_DB`, the worst first."""
+        worst = self.worst(len(self.layers))
+        return tuple(layer for layer in worst if (layer.output_snr_db or 0.0) < NOISY_DB)
+
     @property
     def weights(self) -> int:
         """Weights of all layers."""
@@ -73,7 +104,12 @@ class ConversionReport:
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON; no NaN and no infinity among them."""
         plain = dataclasses.asdict(self)
-        plain["layers"] = list(plain["layers"])
+        plain["layers"] = [
+            {**fields, "cause": layer.cause, "weight_error": layer.weight_error}
+            for fields, layer in zip(plain["layers"], self.layers, strict=True)
+        ]
+        plain["worst"] = [layer.name for layer in self.worst()]
+        plain["noisy"] = [layer.name for layer in self.noisy]
         plain["weights"] = self.weights
         plain["terms_per_weight"] = self.terms_per_weight
         return plain

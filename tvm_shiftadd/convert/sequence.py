@@ -19,10 +19,10 @@ from tvm_shiftadd.convert.adders import fit_adder, integer_weight
 from tvm_shiftadd.convert.bias import channel_mean, corrected_bias, float_bias, integer_bias
 from tvm_shiftadd.convert.blocks import fit_in_blocks
 from tvm_shiftadd.convert.compensate import choose_damping, compensated_search, descend
+from tvm_shiftadd.convert.diagnose import Diagnosis
 from tvm_shiftadd.convert.exact import KeptWeight, keep_weight
 from tvm_shiftadd.convert.execute import (
     QTensor,
-    clip,
     exponent_of,
     integer_node,
     run_layer,
@@ -39,7 +39,7 @@ from tvm_shiftadd.convert.operators import distances, run_node
 from tvm_shiftadd.convert.options import ConvertOptions
 from tvm_shiftadd.convert.plan import AdderPlan, LayerPlan, Plan
 from tvm_shiftadd.convert.prove import Bounded, prove_node, stored_bounds
-from tvm_shiftadd.convert.report import LayerReport, snr_db
+from tvm_shiftadd.convert.report import LayerReport
 from tvm_shiftadd.convert.storage import stored
 from tvm_shiftadd.convert.terms import (
     Limits,
@@ -49,7 +49,6 @@ from tvm_shiftadd.convert.terms import (
     nearest_search,
 )
 from tvm_shiftadd.formats import codes
-from tvm_shiftadd.formats.ranges import activation_range
 
 #: Bytes an element of a live tensor takes: float32 beside a byte or int32, and room to work.
 ELEMENT_BYTES = 12
@@ -90,6 +89,7 @@ class SequentialConversion:
         self._converted: dict[str, QTensor | NDArray[Any]] = {}
         self._wide: dict[str, Bounded] = {}
         self._consumers = graph.consumers()
+        self._diagnosis = Diagnosis(self.plan, self._consumers)
         self._outlets = outlets(graph, self.plan) if options.fold else {}
         #: The factor of each channel of a converted tensor over the float one, float32 [C].
         self.gains: dict[str, NDArray[np.float32]] = {}
@@ -151,7 +151,7 @@ class SequentialConversion:
         acc += bias
         wide = scaled(QTensor(acc, scale), kept.factor)
         result = store(wide, node.output, self.plan)
-        self.reports.append(self._report(node, layer, kept, wide))
+        self.reports.append(self._report(node, layer, kept, x, wide))
         return result
 
     def _adder(self, node: Node, inputs: Sequence[QTensor | NDArray[Any]]) -> QTensor:
@@ -166,7 +166,8 @@ class SequentialConversion:
         self.adders[node.name] = adder
         acc += adder.bias
         wide = scaled(QTensor(acc, x.exponent), adder.factor)
-        self.reports.append(self._adder_report(node, limits.input_exponent, wide))
+        wanted = self._floats[node.output]
+        self.reports.append(self._diagnosis.adder_layer(node, x, wanted, wide))
         return store(wide, node.output, self.plan)
 
     def _limits(self, node: Node, addend: str | None) -> Limits:
@@ -309,70 +310,16 @@ class SequentialConversion:
 
     def _requantized_to(self, node: Node) -> int | None:
         """The exponent of the stored tensor at the end of the layer's wide chain."""
-        name = node.output
-        while name not in self.plan.exponents:
-            readers = [reader for reader in self._consumers[name] if not reader.on_host]
-            if not readers:
-                return None
-            name = readers[0].output
-        return self.plan.exponents[name]
+        end = self._diagnosis.end_of(node)
+        return None if end is None else self.plan.exponents[end]
 
     def _report(
-        self, node: Node, layer: LayerPlan, weights: KeptWeight, result: QTensor
+        self, node: Node, layer: LayerPlan, kept: KeptWeight, x: QTensor, result: QTensor
     ) -> LayerReport:
-        assert node.weight is not None
-        values = weights.values
         gain = self.gains.get(node.output, np.float32(1))
-        weight = self._weight(node).transpose(1, 0, 2).reshape(values.shape) * gain
-        kept = np.ldexp(values.astype(np.float64), -layer.weight_exponent) * weights.multiplier
+        weight = self._weight(node).transpose(1, 0, 2).reshape(kept.values.shape) * gain
         wanted = self._floats[node.output] * gain
-        return LayerReport(
-            name=node.name,
-            op=node.op,
-            terms=layer.terms,
-            weights=values.size,
-            terms_per_weight=codes.count_terms(layer.codes) / values.size,
-            weight_snr_db=snr_db(weight, kept - weight),
-            output_snr_db=snr_db(wanted, to_float(result) - wanted),
-            input_exponent=self.plan.exponents[node.inputs[0]],
-            output_exponent=self._requantized_to(node),
-            saturation=self._saturation(node, result),
-            exact=weights.exact,
-        )
-
-    def _adder_report(self, node: Node, exponent: int, result: QTensor) -> LayerReport:
-        assert node.weight is not None
-        weight = node.weight.astype(np.float64)
-        kept = np.ldexp(np.rint(np.ldexp(weight, exponent)), -exponent)
-        wanted = self._floats[node.output]
-        return LayerReport(
-            name=node.name,
-            op=node.op,
-            terms=0,
-            weights=weight.size,
-            terms_per_weight=0.0,
-            weight_snr_db=snr_db(weight, kept - weight),
-            output_snr_db=snr_db(wanted, to_float(result) - wanted),
-            input_exponent=exponent,
-            output_exponent=self._requantized_to(node),
-            saturation=self._saturation(node, result),
-        )
-
-    def _saturation(self, node: Node, result: QTensor) -> float:
-        """Fraction of the layer's values beyond their type, where they are requantised unadded.
-
-        Values of uint8 go beyond it at the top only.
-        """
-        name = node.output
-        while name not in self.plan.exponents:
-            readers = self._consumers[name]
-            if not readers or readers[0].op != "clip":
-                return 0.0
-            result = clip(readers[0], result)
-            name = readers[0].output
-        kept = store(result, name, self.plan).values
-        least, most = activation_range(kept.dtype)
-        return float(np.mean((kept == most) | ((kept == least) & (least < 0))))
+        return self._diagnosis.weight_layer(node, layer, kept, weight, gain, x, wanted, result)
 
 
 def _divided(values: NDArray[np.float32], factor: NDArray[np.float64]) -> NDArray[np.float32]:
