@@ -34,9 +34,9 @@ class Step:
 class LabelReport:
     """One label, for instance a layer.
 
-    ``cycles`` from the end of the labels before it to the end of its own instructions; micro-ops
-    of GEMM (one a cycle at best) and ALU; bytes moved, and the cycles the memory port needs for
-    them; what compute waited for in these cycles.
+    ``cycles`` of compute: from the end of its work for the label before to the end of its work for
+    this one, waits included. Micro-ops of GEMM (one a cycle at best) and ALU; bytes moved, and the
+    cycles the memory port needs for them; what compute waited for in these cycles.
     """
 
     name: str
@@ -121,7 +121,7 @@ class TimingReport:
         return [(step.start, step.end) for step in self.steps if step.module is module]
 
     def labels(self) -> list[LabelReport]:
-        """Each label in turn; a label's time ends when the last of its instructions does."""
+        """Each label in turn; loads and stores of one label may overlap the time of another."""
         marks = sorted(self.program.labels, key=lambda label: label.position)
         found, before = [], 0
         steps = {step.position: step for step in self.steps}
@@ -130,7 +130,8 @@ class TimingReport:
             last = marks[number + 1].position if number + 1 < len(marks) else last
             positions = range(mark.position, last)
             own = [steps[p] for p in positions if p in steps]
-            end = max((step.end for step in own), default=before)
+            ends = (step.end for step in own if step.module is Module.COMPUTE)
+            end = max(ends, default=before)
             found.append(self._label(mark.name, own, max(end - before, 0)))
             before = max(end, before)
         return found
