@@ -107,7 +107,7 @@ class SquareRelu(Rewriter):
 
 def test_a_network_with_a_multiplication_put_in_is_refused() -> None:
     mod = converted("residual").integer
-    assert "first/relu.int8" in names(mod)
-    broken = SquareRelu("first/relu.int8").run(mod)
+    assert "first/relu.uint8" in names(mod)
+    broken = SquareRelu("first/relu.uint8").run(mod)
     with pytest.raises(VerificationError, match=r"relax\.multiply at first/relu"):
         VERIFY(broken)

@@ -19,6 +19,7 @@ from tvm_shiftadd.target import cpu, parse
 #: With AVX-512, lanes that shift by different amounts have 16 bits: products of uint8 fill them.
 WIDE = '{"kind": "llvm", "mcpu": "skylake-avx512"}'
 TARGETS = [
+    "cpu",
     "cpu:generic",
     pytest.param(
         WIDE,

@@ -36,7 +36,7 @@ class ConvertOptions:
     compensation: bool = True
     equalize: bool = True
     fold: bool = True
-    unsigned: bool = False
+    unsigned: bool = True
     limit: int | None = None
     correction_images: int = 512
     memory: int = 2 << 30
