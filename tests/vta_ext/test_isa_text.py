@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -119,3 +122,10 @@ def test_micro_ops_as_text() -> None:
     for text in ("1 2", "1 2 -3", "a b c", "1 2 3 4"):
         with pytest.raises(ProgramError, match="three whole numbers dst src wgt"):
             assembly.parse_micro_op(text)
+
+
+def test_copies_share_the_entries_of_the_table() -> None:
+    instruction = TEXTS["finish"]
+    for again in (copy.deepcopy(instruction), pickle.loads(pickle.dumps(instruction))):
+        assert again == instruction
+        assert again.kind is instruction.kind

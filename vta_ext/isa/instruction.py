@@ -65,6 +65,10 @@ class Instruction:
         except KeyError:
             raise AttributeError(f"{self.kind.name} has no field {name!r}") from None
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Entries of the table are told apart by identity, so copies must share them.
+        return _restore, (self.kind.name, self.values)
+
     def __str__(self) -> str:
         from vta_ext.isa.assembly import format_instruction
 
@@ -106,6 +110,10 @@ class Instruction:
                 raise ProgramError(f"memory {self.memory_type.name} cannot be loaded")
             return module
         return Module.COMPUTE
+
+
+def _restore(name: str, values: tuple[int, ...]) -> Instruction:
+    return Instruction(KIND_BY_NAME[name], values)
 
 
 def make(kind: InstructionKind, **values: int) -> Instruction:

@@ -12,6 +12,9 @@ from vta_ext.isa import access
 from vta_ext.isa.schema import Module
 from vta_ext.program import Program
 
+#: Properties of a label that are shown beside its fields.
+_DERIVED = ("utilisation", "bound", "of_bound", "compute_bound")
+
 #: A cause and the cycles it cost: "instructions" (none had arrived) or "token from ...".
 Wait = tuple[str, int]
 
@@ -62,9 +65,14 @@ class LabelReport:
         """The roofline's cycles as a share of those taken."""
         return self.bound / self.cycles if self.cycles else 0.0
 
+    @property
+    def compute_bound(self) -> int:
+        """Cycles that compute needs for its GEMM and ALU micro-ops, one a cycle, or memory."""
+        return max(self.gemm_micro_ops + self.alu_micro_ops, self.memory_cycles)
+
     def to_dict(self) -> dict[str, Any]:
         """Everything as an object that JSON can hold."""
-        derived = {name: getattr(self, name) for name in ("utilisation", "bound", "of_bound")}
+        derived = {name: getattr(self, name) for name in _DERIVED}
         return {**asdict(self), **derived}
 
 
