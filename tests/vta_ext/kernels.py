@@ -27,9 +27,7 @@ class Case:
 
     def run(self) -> dict[str, NDArray[np.generic]]:
         simulator = FunctionalSimulator(self.program.config, self.program.dram_bytes)
-        for section in self.program.sections:
-            if section.data is not None:
-                simulator.write(section.offset, section.data)
+        simulator.place(self.program)
         for name, values in self.inputs.items():
             simulator.write(self.program.section(name).offset, values)
         simulator.run(self.program.instructions)

@@ -14,6 +14,7 @@ from vta_ext.config import Config
 from vta_ext.isa import instruction as isa
 from vta_ext.isa import semantics
 from vta_ext.isa.machine import Machine
+from vta_ext.program import Program, Section
 from vta_ext.sim.functional import FunctionalSimulator
 
 MEMORIES = ("dram", "uop", "inp", "wgt", "acc", "out")
@@ -145,6 +146,18 @@ def test_dram_is_reached_within_its_bounds_only() -> None:
         simulator.write(61, b"abcd")
     with pytest.raises(InputError, match="bytes of DRAM, not -1"):
         FunctionalSimulator(TINY, -1)
+
+
+def test_a_program_is_placed_where_it_fits() -> None:
+    data = Section("c", "constant", 8, 3, b"abc")
+    program = Program(TINY, (isa.finish(),), (data,))
+    simulator = FunctionalSimulator(TINY, 11)
+    simulator.place(program)
+    assert simulator.read(7, 4) == b"\0abc"
+    with pytest.raises(ProgramError, match="needs 11 bytes of DRAM, the machine has 10"):
+        FunctionalSimulator(TINY, 10).place(program)
+    with pytest.raises(ProgramError, match="compile it for this device"):
+        FunctionalSimulator(presets.BASE, 64).place(program)
 
 
 def test_the_observer_sees_every_instruction() -> None:

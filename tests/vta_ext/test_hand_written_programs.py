@@ -12,8 +12,10 @@ from tests.vta_ext.kernels import Case
 from tests.vta_ext.programs import TINY
 from vta_ext import checker, listing, presets
 from vta_ext.isa import semantics
+from vta_ext.isa.codec import codec
 from vta_ext.isa.machine import Machine
 from vta_ext.program import Program
+from vta_ext.sim.functional import FunctionalSimulator
 
 LARGER = replace(
     TINY, log_uop_buff_size=8, log_inp_buff_size=9, log_acc_buff_size=12, log_wgt_buff_size=9
@@ -58,6 +60,17 @@ def test_the_checker_finds_nothing(case: Case) -> None:
 def test_files_and_text_keep_the_program(case: Case) -> None:
     assert Program.from_bytes(case.program.to_bytes()) == case.program
     assert listing.from_text(listing.to_text(case.program)) == case.program
+
+
+def test_a_program_of_vta_runs_from_its_bytes() -> None:
+    """In the base configuration a driver hands over VTA's encoding, and that is what runs."""
+    case: Case = CASES["gemm, VTA"]()
+    simulator = FunctionalSimulator(presets.BASE, case.program.dram_bytes)
+    simulator.place(case.program)
+    simulator.write(case.program.section("x").offset, case.inputs["x"])
+    simulator.run_bytes(codec(presets.BASE).encode_all(case.program.instructions))
+    y = case.program.section("y")
+    assert simulator.read(y.offset, y.size) == case.expected["y"].tobytes()
 
 
 @pytest.mark.parametrize("name", ["gemm, 8 x 8", "residual and pooling", "depthwise, one term"])

@@ -39,9 +39,7 @@ class RangeCheck:
         self.program, self.config, self.ranges = program, program.config, ranges
         # The simulator holds what is constant: micro-ops and weights.
         self.simulator = FunctionalSimulator(program.config, program.dram_bytes)
-        for section in program.sections:
-            if section.data is not None:
-                self.simulator.write(section.offset, section.data)
+        self.simulator.place(program)
         m = self.simulator.machine
         self.inp = _zeros(m.inp)
         self.acc = _zeros(m.acc)

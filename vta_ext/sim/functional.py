@@ -23,6 +23,7 @@ from vta_ext.isa.codec import codec
 from vta_ext.isa.instruction import Instruction
 from vta_ext.isa.machine import Machine, unpack_codes
 from vta_ext.isa.schema import GemmMode, Source
+from vta_ext.program import Program
 from vta_ext.sim.plans import AluWave, GemmGroup, plan_alu, plan_gemm
 
 #: Called after each instruction with its position, the instruction and the machine.
@@ -84,6 +85,21 @@ class FunctionalSimulator:
                 f"bytes {offset} to {offset + size - 1} are outside the {len(self.machine.dram)} "
                 "bytes of DRAM"
             )
+
+    def place(self, program: Program) -> None:
+        """Copy the contents of the program's sections to DRAM, whose arena begins at byte 0.
+
+        Raises ProgramError where the program is for another machine or needs more DRAM.
+        """
+        program.require(self.config)
+        if program.dram_bytes > len(self.machine.dram):
+            raise ProgramError(
+                f"the program needs {program.dram_bytes} bytes of DRAM, the machine has "
+                f"{len(self.machine.dram)}; make one with more"
+            )
+        for section in program.sections:
+            if section.data is not None:
+                self.write(section.offset, section.data)
 
     def run_bytes(self, data: bytes) -> None:
         """Run encoded instructions; ProgramError where they are malformed, before any of them."""
