@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from tvm_shiftadd.errors import CompileError
 from vta_ext.compiler.tiles import Fetch, Out, Pass, Step
@@ -24,8 +24,7 @@ from vta_ext.isa.instruction import MicroOps, alu, gemm, load, store
 class Budget:
     """Entries that one step may use of each buffer: half of it, so that the next step has room.
 
-    The end of the accumulator buffer holds vectors of constants and a few entries that nobody
-    reads, which fill passes shorter than the pipeline.
+    The end of the accumulator buffer holds vectors of constants.
     """
 
     inp: int
@@ -33,20 +32,17 @@ class Budget:
     acc: int
     const: int
     uop: int
-    spare: int
 
     @classmethod
     def of(cls, config: Config) -> Budget:
         """The budget of a machine."""
-        spare = config.acc_latency
         const = config.acc_depth // 32
         return cls(
             inp=config.inp_depth // 2,
             wgt=config.wgt_depth // 2,
-            acc=(config.acc_depth - 2 * const - spare) // 2,
+            acc=config.acc_depth // 2 - const,
             const=const,
             uop=config.uop_depth,
-            spare=spare,
         )
 
 
@@ -110,7 +106,6 @@ class Builder:
         self.budget = b = Budget.of(self.config)
         self._inp, self._wgt = _Halves(0, b.inp), _Halves(0, b.wgt)
         self._acc, self._const = _Halves(0, b.acc), _Halves(2 * b.acc, b.const)
-        self._spare = 2 * (b.acc + b.const)
         self._kernels: dict[bytes, int] = {}
         self._rows: list[MicroOps] = []
         self._resident: dict[bytes, tuple[int, int]] = {}
@@ -129,6 +124,7 @@ class Builder:
         for step in steps:
             pending[step.writes] = pending.get(step.writes, 0) + bool(step.stores)
         for number, step in enumerate(steps):
+            self._label = step.label
             self._fetch(step, placed.setdefault(number, _Placed()), pending)
             if number + 1 < len(steps):
                 following = steps[number + 1]
@@ -141,7 +137,6 @@ class Builder:
         self, step: Step, placed: _Placed, pending: dict[str, int], ahead: bool = False
     ) -> None:
         """Load what ``step`` needs; ``ahead`` leaves out what an earlier step still has to make."""
-        self._label = step.label
         if step.weights is not None and placed.wgt is None:
             placed.wgt = self._load(self._wgt, step.weights, step.label)
         if step.inputs is not None and placed.inp is None:
@@ -174,41 +169,24 @@ class Builder:
         self.entries.append(Entry(instruction, rows, self._label))  # type: ignore[arg-type]
 
     def _compute(self, step: Step, placed: _Placed) -> None:
-        self._label = step.label
         bases = {"inp": placed.inp or 0, "wgt": placed.wgt or 0}
         bases["acc"], _ = self._acc.place(step.tile, step.accumulators, step.label)
         if step.constants is not None:
             bases["const"] = self._load(self._const, step.constants, step.label)
-        lowered = [self._lower(one, bases) for one in step.passes]
-        kernel = [rows for rows, _, _ in lowered]
+        kernel = [self._lower(one, bases) for one in step.passes]
         begin = self._kernel(kernel, step.label) if kernel else 0
-        for one, (rows, grid, steps) in zip(step.passes, lowered, strict=True):
-            self._issue(one, rows, grid, steps, begin)
+        for one, rows in zip(step.passes, kernel, strict=True):
+            self._issue(one, rows, begin, bases["wgt"])
             begin += len(rows)
         for out in step.stores:
             self._store(out, bases["acc"])
 
-    def _lower(
-        self, one: Pass, bases: dict[str, int]
-    ) -> tuple[MicroOps, tuple[int, int], tuple[tuple[int, int], tuple[int, int]]]:
-        """Micro-ops, loops and factors of a pass, at least as long as the pipeline."""
-        lanes = one.lanes + np.array([bases["acc"], bases[one.source], bases["wgt"]])
-        if one.operation not in ("gemm", "lsa"):
-            lanes[:, 2] = 0
-        count, latency = one.grid[0] * one.grid[1], self.config.acc_latency
-        if count >= latency:
-            return lanes.astype(np.int32), one.grid, (one.dst_step, one.src_step)
-        y, x = np.divmod(np.arange(count), one.grid[1])
-        dst = y * one.dst_step[0] + x * one.dst_step[1]
-        src = y * one.src_step[0] + x * one.src_step[1]
-        moved = np.stack([dst, src, np.zeros_like(dst)], axis=1)
-        rows = (moved[:, None, :] + lanes[None]).reshape(-1, 3)
-        missing = max(latency - len(rows), 0)
-        if missing:
-            idle = np.repeat(rows[:1], missing, axis=0)
-            idle[:, 0] = self._spare + np.arange(missing)
-            rows = np.concatenate([rows, idle])
-        return rows.astype(np.int32), (1, 1), ((0, 0), (0, 0))
+    def _lower(self, one: Pass, bases: dict[str, int]) -> MicroOps:
+        """The micro-ops of a pass, in their places."""
+        # Rows of codes are reached by the immediate; other operations of the ALU have no weight.
+        weight = bases["wgt"] if one.operation == "gemm" else 0
+        lanes = one.lanes + np.array([bases["acc"], bases[one.source], weight])
+        return lanes.astype(np.int32)
 
     def _kernel(self, parts: list[MicroOps], what: str) -> int:
         """Where in the micro-op buffer the micro-ops of ``parts`` begin; loads them if absent."""
@@ -245,33 +223,29 @@ class Builder:
         )
         return begin
 
-    def _issue(
-        self,
-        one: Pass,
-        rows: MicroOps,
-        grid: tuple[int, int],
-        steps: tuple[tuple[int, int], tuple[int, int]],
-        begin: int,
-    ) -> None:
+    def _issue(self, one: Pass, rows: MicroOps, begin: int, weights: int) -> None:
         uops = (begin, begin + len(rows))
         if one.operation == "gemm":
             instruction = gemm(
                 one.mode,
                 uops=uops,
-                loops=grid,
-                dst=steps[0],
-                src=steps[1],
+                loops=one.grid,
+                dst=one.dst_step,
+                src=one.src_step,
                 accumulate=one.accumulate,
             )
         else:
+            immediate: dict[str, Any] = dict(one.immediate)
+            if one.operation == "lsa":
+                immediate["row"] += weights * self.config.block
             instruction = alu(
                 one.operation,
                 uops=uops,
-                loops=grid,
-                dst=steps[0],
-                src=steps[1],
+                loops=one.grid,
+                dst=one.dst_step,
+                src=one.src_step,
                 from_inp=one.source == "inp" and not _immediate_only(one),
-                **one.immediate,
+                **immediate,
             )
         self._add(instruction, rows)
 
@@ -290,8 +264,3 @@ class Builder:
 
 def _immediate_only(one: Pass) -> bool:
     return one.operation in ("clip", "clipu")
-
-
-def single(rows: NDArray[np.int64] | list[tuple[int, int, int]]) -> NDArray[np.int64]:
-    """Lanes of rows (dst, src, wgt)."""
-    return np.asarray(rows, np.int64).reshape(-1, 3)

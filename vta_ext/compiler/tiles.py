@@ -17,6 +17,11 @@ Pair = tuple[int, int]
 Lanes = NDArray[np.int64]
 
 
+def one_lane(dst: int = 0, src: int = 0, wgt: int = 0) -> Lanes:
+    """One micro-op, which the loops repeat."""
+    return np.array([[dst, src, wgt]], np.int64)
+
+
 @dataclass(frozen=True)
 class Move:
     """One LOAD: rows from element ``dram`` on to entry ``place`` of its fetch."""

@@ -81,6 +81,9 @@ class _Assignment:
         module = _ORDER.index(entry.instruction.module)
         writes, reads = self._touched(entry, module)
         needed = [-1, -1, -1]
+        if entry.instruction.kind.name == "FINISH":
+            # The host is told when everything is in memory, not when it is computed.
+            needed[2] = self._known[2][2]
         for other in range(3):
             if other == module:
                 continue

@@ -1,0 +1,358 @@
+"""Operators to layers: accumulators that only flow from one operator to the next become one sum."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tvm_shiftadd.errors import CompileError
+from tvm_shiftadd.formats.codes import decode
+from tvm_shiftadd.formats.pooling import avg_pool_reciprocal
+from tvm_shiftadd.formats.windows import pool_counts
+from vta_ext.compiler import layers
+from vta_ext.compiler.layers import Finish, Layer, MatrixTerm, PoolTerm, Region, Tensor, Term
+from vta_ext.compiler.operators import Network, Operator, Value
+from vta_ext.compiler.views import View
+from vta_ext.config import Config
+
+#: Operators whose result is 32 bits wide.
+_WIDE = ("conv2d", "conv2d_transpose", "dense", "adder_conv2d", "adder_dense")
+
+
+@dataclass(frozen=True, eq=False)
+class Flat:
+    """A map read as one vector: ``order`` is HWC or CHW, the last fastest."""
+
+    source: Tensor
+    order: str
+
+
+@dataclass(frozen=True, eq=False)
+class Sum:
+    """Terms and what is added to them, int64 ``[C]`` modulo 2^32."""
+
+    terms: tuple[Term, ...]
+    bias: NDArray[np.int64]
+
+
+def lower(network: Network, config: Config) -> Region:
+    """The layers of a network's operators for one machine.
+
+    Raises CompileError, naming the layer, for what the machine cannot do.
+    """
+    return _Lowering(network, config).run()
+
+
+def unsupported(name: str, why: str) -> CompileError:
+    """The one sentence for an operator that stays on the host."""
+    return CompileError(f"layer {name} cannot run on the accelerator: {why}")
+
+
+class _Lowering:
+    def __init__(self, network: Network, config: Config) -> None:
+        self.network, self.config = network, config
+        self.tensors: dict[str, Tensor] = {}
+        self.views: dict[str, View | Flat] = {}
+        self.sums: dict[str, Sum] = {}
+        self.layers: list[Layer] = []
+        self.handlers: Mapping[str, Callable[[Operator], None]] = {
+            **dict.fromkeys(_WIDE, self._weighted),
+            "add": self._add,
+            "scale": self._scale,
+            "requantize": self._requantize,
+            "avg_pool2d": self._average,
+            "max_pool2d": self._maximum,
+            "clip": self._clip,
+            "concat": self._concat,
+            "upsample2d": self._upsample,
+            "pad": self._pad,
+            "slice": self._slice,
+            "permute": self._permute,
+            "reshape": self._reshape,
+        }
+
+    def run(self) -> Region:
+        for value in self.network.inputs:
+            self.views[value.name] = View.of(self._tensor(value))
+        for operator in self.network.operators:
+            handler = self.handlers.get(operator.kind)
+            if handler is None:
+                raise unsupported(operator.name, f"{operator.kind} has no lowering")
+            handler(operator)
+        outputs = tuple(self._output(value) for value in self.network.outputs)
+        inputs = tuple(self.tensors[value.name] for value in self.network.inputs)
+        return Region(self._needed(outputs), inputs, outputs)
+
+    def _needed(self, outputs: tuple[Tensor, ...]) -> tuple[Layer, ...]:
+        """The layers without those that nothing reads."""
+        wanted, kept = {tensor.name for tensor in outputs}, []
+        for layer in reversed(self.layers):
+            if layer.output.name in wanted:
+                kept.append(layer)
+                wanted |= {term.source.name for term in layer.terms}
+        return tuple(reversed(kept))
+
+    def _tensor(self, value: Value) -> Tensor:
+        shape = value.shape if len(value.shape) == 3 else (1, 1, *value.shape)
+        if len(shape) != 3:
+            raise unsupported(value.name, f"its shape {list(value.shape)} is no map and no vector")
+        self.tensors[value.name] = Tensor(value.name, *shape, dtype=value.dtype)
+        return self.tensors[value.name]
+
+    def _output(self, value: Value) -> Tensor:
+        if value.name in self.sums:
+            total = self.sums[value.name]
+            output = self._tensor(value)
+            nothing = np.zeros(output.channels, np.int64)
+            finish = Finish(total.bias, nothing, None) if total.bias.any() else None
+            self.layers.append(Layer(value.name, output, total.terms, finish))
+            return output
+        view = self.views[value.name]
+        if isinstance(view, Flat):
+            raise unsupported(value.name, "a flattened map that is an output is not supported")
+        return self._stored(view, value)
+
+    def _stored(self, view: View, value: Value) -> Tensor:
+        """The tensor of a view; a copy is made of what is only a view so far."""
+        if view.whole:
+            return view.source
+        if value.name not in self.tensors:
+            output = self._tensor(value)
+            self.layers.append(Layer(value.name, output, (view.term(np.zeros(1, np.int64)),)))
+        return self.tensors[value.name]
+
+    def _source(self, operator: Operator, index: int = 0) -> Tensor:
+        """The stored map that an operator reads."""
+        value = operator.inputs[index]
+        view = self.views[value.name]
+        if isinstance(view, Flat):
+            raise unsupported(operator.name, "it reads a flattened map")
+        return self._stored(view, value)
+
+    def _keep(self, operator: Operator, layer: Layer) -> None:
+        self.layers.append(layer)
+        self.views[operator.output.name] = View.of(layer.output)
+
+    # Operators with wide results.
+
+    def _weighted(self, operator: Operator) -> None:
+        adder = operator.kind.startswith("adder")
+        mode = "adder" if adder else "shift"
+        if mode not in self.config.gemm_modes:
+            raise unsupported(operator.name, f"this machine has no GEMM mode {mode}")
+        raw = operator.constants["weight"][None] if adder else operator.constants["codes"]
+        bias = operator.constants["bias"].astype(np.int64)
+        if operator.kind.endswith("dense"):
+            source, window, weights = self._dense(operator, raw)
+        else:
+            source = self._source(operator)
+            window, weights = _convolution(operator, raw, source.channels)
+        zero = np.zeros(weights.shape[3], np.int64)
+        term = MatrixTerm(source, window, mode, weights, zero)
+        self.sums[operator.output.name] = Sum((term,), bias)
+
+    def _dense(
+        self, operator: Operator, raw: NDArray[Any]
+    ) -> tuple[Tensor, layers.Window, NDArray[Any]]:
+        view = self.views[operator.inputs[0].name]
+        planes, _, outputs = raw.shape
+        if not isinstance(view, Flat):
+            source = self._stored(view, operator.inputs[0])
+            if (source.height, source.width) != (1, 1):
+                raise unsupported(operator.name, "a dense layer on every position of a map")
+            return source, layers.convolution((1, 1), (1, 1), (0, 0, 0, 0), (1, 1)), raw[None]
+        source = view.source
+        size = (source.height, source.width)
+        if view.order == "CHW":
+            shaped = raw.reshape(planes, source.channels, *size, outputs).transpose(2, 3, 0, 1, 4)
+        else:
+            shaped = raw.reshape(planes, *size, source.channels, outputs).transpose(1, 2, 0, 3, 4)
+        weights = shaped.reshape(size[0] * size[1], planes, source.channels, outputs)
+        return source, layers.convolution(size, (1, 1), (0, 0, 0, 0), (1, 1)), weights
+
+    def _add(self, operator: Operator) -> None:
+        terms: list[Term] = []
+        bias = np.zeros(operator.output.shape[-1], np.int64)
+        for number, key in enumerate(("lhs_shift", "rhs_shift")):
+            value, shift = operator.inputs[number], operator.constants[key].astype(np.int64)
+            shift = np.broadcast_to(shift, bias.shape)
+            part = self.sums.get(value.name)
+            if part is None:
+                view = self.views[value.name]
+                if isinstance(view, Flat):
+                    raise unsupported(operator.name, "it adds a flattened map")
+                terms.append(view.term(shift))
+                continue
+            terms += [replace(term, shift=term.shift + shift) for term in part.terms]
+            bias = bias + (part.bias << shift)
+        self.sums[operator.output.name] = Sum(tuple(terms), bias)
+
+    def _scale(self, operator: Operator) -> None:
+        value, codes = operator.inputs[0], operator.constants["codes"]
+        part = self.sums.get(value.name)
+        channels = value.shape[-1]
+        codes = np.broadcast_to(codes, (codes.shape[0], channels))
+        if part is None or len(part.terms) > 1 or not isinstance(part.terms[0], MatrixTerm):
+            raise unsupported(operator.name, "a factor is supported on one weight layer only")
+        term = part.terms[0]
+        if term.factor is not None or term.shift.any():
+            raise unsupported(operator.name, "a second factor on one layer is not supported")
+        bias = part.bias * decode(codes)
+        self.sums[operator.output.name] = Sum((replace(term, factor=codes),), bias)
+
+    def _average(self, operator: Operator) -> None:
+        source, a = self._source(operator), operator.attrs
+        keys = ("pool_size", "strides", "padding", "dilation", "ceil_mode", "count_include_pad")
+        given: dict[str, Any] = {key: a[key] for key in keys}
+        size = (source.height, source.width)
+        counts = pool_counts(size, **given)
+        found = avg_pool_reciprocal(size, **given).terms
+        distinct = sorted(found)
+        factors = tuple(tuple(found[count]) for count in distinct)
+        index = np.searchsorted(distinct, counts)
+        channels = operator.output.shape[-1]
+        shift = np.zeros(channels, np.int64)
+        window = _pool_window(a)
+        term = PoolTerm(source, window, "add", shift, index, factors)
+        if len(factors) == 1 and len(factors[0]) == 1 and factors[0][0][0] > 0:
+            term = PoolTerm(source, window, "add", shift + factors[0][0][1])
+        self.sums[operator.output.name] = Sum((term,), np.zeros(channels, np.int64))
+
+    # Operators whose results are stored.
+
+    def _requantize(self, operator: Operator) -> None:
+        value, channels = operator.inputs[0], operator.output.shape[-1]
+        shift = operator.constants["shift"].astype(np.int64)
+        shift = np.broadcast_to(shift, (channels,))
+        total = self.sums.get(value.name)
+        if total is None:
+            view = self.views[value.name]
+            if isinstance(view, Flat):
+                raise unsupported(operator.name, "it requantises a flattened map")
+            nothing = np.zeros(channels, np.int64)
+            total = Sum((view.term(nothing),), nothing)
+        terms = total.terms
+        if len(terms) == 1 and not total.bias.any() and (shift - terms[0].shift >= -31).all():
+            # A left shift right before a rounding shift is one shift.
+            shift = shift - terms[0].shift
+            terms = (replace(terms[0], shift=np.zeros(channels, np.int64)),)
+        limits = (int(operator.attrs["lo"]), int(operator.attrs["hi"]))
+        finish = Finish(total.bias, shift, limits)
+        self._keep(operator, Layer(operator.name, self._tensor(operator.output), terms, finish))
+
+    def _maximum(self, operator: Operator) -> None:
+        source = self._source(operator)
+        shift = np.zeros(source.channels, np.int64)
+        term = PoolTerm(source, _pool_window(operator.attrs), "max", shift)
+        self._keep(operator, Layer(operator.name, self._tensor(operator.output), (term,)))
+
+    def _clip(self, operator: Operator) -> None:
+        term = View.of(self._source(operator)).term(np.zeros(1, np.int64))
+        limits = (int(operator.attrs["lo"]), int(operator.attrs["hi"]))
+        output = self._tensor(operator.output)
+        self._keep(operator, Layer(operator.name, output, (term,), clip=limits))
+
+    def _concat(self, operator: Operator) -> None:
+        axis, rank = int(operator.attrs["axis"]), len(operator.output.shape)
+        if axis != rank:
+            raise unsupported(operator.name, f"a concatenation along axis {axis}, not channels")
+        total, start, terms = operator.output.shape[-1], 0, []
+        for value in operator.inputs:
+            view = self.views[value.name]
+            if isinstance(view, Flat):
+                raise unsupported(operator.name, "it joins a flattened map")
+            count = value.shape[-1]
+            around = (start, total - start - count)
+            wide = replace(view, channels=np.pad(view.channels, around, constant_values=-1))
+            terms.append(wide.term(np.zeros(1, np.int64)))
+            start += count
+        output = self._tensor(operator.output)
+        self._keep(operator, Layer(operator.name, output, tuple(terms)))
+
+    def _upsample(self, operator: Operator) -> None:
+        scale = operator.attrs["scale"]
+        view = View.of(self._source(operator))
+        term = view.term(np.zeros(1, np.int64), (int(scale[0]), int(scale[1])))
+        self._keep(operator, Layer(operator.name, self._tensor(operator.output), (term,)))
+
+    # Operators that only move: views.
+
+    def _view(self, operator: Operator) -> View:
+        view = self.views[operator.inputs[0].name]
+        if isinstance(view, Flat) or len(operator.inputs[0].shape) not in (1, 3):
+            raise unsupported(operator.name, "it moves a flattened map")
+        return view
+
+    def _pad(self, operator: Operator) -> None:
+        view, width = self._view(operator), list(operator.attrs["pad_width"])[2:]
+        width = [0] * (6 - len(width)) + width
+        before, after = (tuple(width[0::2]), tuple(width[1::2]))
+        found = view.padded(before, after)
+        if found is None:
+            found = View.of(self._source(operator)).padded(before, after)
+        assert found is not None
+        self.views[operator.output.name] = found
+
+    def _slice(self, operator: Operator) -> None:
+        view, a = self._view(operator), operator.attrs
+        missing = 3 - len(operator.inputs[0].shape)
+        for axis, begin, end, step in zip(
+            a["axes"], a["begin"], a["end"], a["strides"], strict=True
+        ):
+            found = view.sliced(axis - 1 + missing, begin, end, step) if axis else None
+            if found is None:
+                raise unsupported(operator.name, f"a slice along axis {axis} by {step}")
+            view = found
+        self.views[operator.output.name] = view
+
+    def _permute(self, operator: Operator) -> None:
+        if tuple(operator.attrs["axes"]) != (0, 3, 1, 2):
+            raise unsupported(operator.name, f"a transposition by {list(operator.attrs['axes'])}")
+        self.views[operator.output.name] = Flat(self._source(operator), "CHW")
+
+    def _reshape(self, operator: Operator) -> None:
+        view = self.views[operator.inputs[0].name]
+        count = int(np.prod(operator.inputs[0].shape))
+        if operator.output.shape != (count,):
+            raise unsupported(operator.name, "a reshape that is no flattening")
+        if isinstance(view, View):
+            view = view if view.size == (1, 1) else Flat(self._source(operator), "HWC")
+        elif (view.source.height, view.source.width) == (1, 1):
+            view = View.of(view.source)
+        self.views[operator.output.name] = view
+
+
+def _pool_window(attrs: Mapping[str, Any]) -> layers.Window:
+    return layers.convolution(
+        tuple(attrs["pool_size"]),
+        tuple(attrs["strides"]),
+        tuple(attrs["padding"]),
+        tuple(attrs["dilation"]),
+    )
+
+
+def _convolution(
+    operator: Operator, raw: NDArray[Any], channels: int
+) -> tuple[layers.Window, NDArray[Any]]:
+    """Window and weights ``[T, K, I, O]``; groups become zeros outside their blocks."""
+    a = operator.attrs
+    kernel = tuple(a["kernel_size"])
+    geometry = (kernel, tuple(a["strides"]), tuple(a["padding"]))
+    dilation = tuple(a.get("dilation", (1, 1)))
+    planes, _, outputs = raw.shape
+    weights = raw.reshape(planes, kernel[0] * kernel[1], -1, outputs).transpose(1, 0, 2, 3)
+    if operator.kind == "conv2d_transpose":
+        return layers.transposed(*geometry, dilation), weights
+    groups = int(a.get("groups", 1))
+    if groups > 1:
+        full = np.zeros((*weights.shape[:2], channels, outputs), raw.dtype)
+        inputs, share = channels // groups, outputs // groups
+        for group in range(groups):
+            mine = slice(group * share, (group + 1) * share)
+            full[:, :, group * inputs : (group + 1) * inputs, mine] = weights[..., mine]
+        weights = full
+    return layers.convolution(*geometry, dilation), weights

@@ -1,0 +1,244 @@
+"""Layers to steps: loops over tiles, the passes of each term, bias and requantisation, stores."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from tvm_shiftadd.errors import CompileError
+from vta_ext.compiler import matrix, pool
+from vta_ext.compiler.constants import Constants, term_vectors
+from vta_ext.compiler.layers import Layer, MatrixTerm, Tensor, Term
+from vta_ext.compiler.place import Place
+from vta_ext.compiler.tiles import Fetch, Move, Out, Pass, Step, one_lane
+from vta_ext.compiler.tiling import Tiling, choose, is_apart, needs_second_area, span, summed_apart
+from vta_ext.config import Config
+
+#: Arguments of passes that share them.
+Grid = dict[str, Any]
+
+#: The most rows or columns that a LOAD can pad with.
+MAX_PAD = 15
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Where things are in DRAM: ``tensors`` maps names to bytes; ``made`` names those that the
+    program itself makes.
+    """
+
+    tensors: Mapping[str, int]
+    made: frozenset[str]
+
+
+def schedule(layer: Layer, constants: Constants, memory: Memory, config: Config) -> list[Step]:
+    """The steps of one layer.
+
+    Raises CompileError, naming the layer, where it does not fit.
+    """
+    return list(_Schedule(layer, constants, memory, config).steps())
+
+
+class _Schedule:
+    def __init__(self, layer: Layer, constants: Constants, memory: Memory, config: Config) -> None:
+        # Terms whose sums are changed come first: the first one needs no area of its own.
+        terms = tuple(sorted(layer.terms, key=lambda term: not is_apart(term)))
+        self.layer = Layer(layer.name, layer.output, terms, layer.finish, layer.clip)
+        self.constants, self.memory, self.config = constants, memory, config
+        self.vectors, self.rows = term_vectors(self.layer, config.block)
+        self.second = needs_second_area(self.layer)
+        self.tiling: Tiling = choose(self.layer, max(len(self.rows), 1), config)
+        self.matrices = {
+            number: matrix.prepare(layer.name, number, term, config)
+            for number, term in enumerate(terms)
+            if isinstance(term, MatrixTerm)
+        }
+        self.vectors_at = constants.vectors(self.rows, config) if len(self.rows) else 0
+
+    def steps(self) -> Iterator[Step]:
+        """All steps of the layer, tile by tile."""
+        for place in self._places():
+            yield from self._tile(place)
+
+    def _places(self) -> Iterator[Place]:
+        t, output = self.tiling, self.layer.output
+        blocks = output.blocks(self.config.block)
+        groups = [(o, min(t.outputs, blocks - o)) for o in range(0, blocks, t.outputs)]
+        spots = [
+            (y, x, min(t.rows, output.height - y), min(t.columns, output.width - x))
+            for y in range(0, output.height, t.rows)
+            for x in range(0, output.width, t.columns)
+        ]
+        if t.spatial_first:
+            yield from (Place(*spot, *group) for group in groups for spot in spots)
+        else:
+            yield from (Place(*spot, *group) for spot in spots for group in groups)
+
+    def _tile(self, place: Place) -> Iterator[Step]:
+        parts: list[tuple[Fetch | None, Fetch | None, list[Pass]]] = []
+        for number, term in enumerate(self.layer.terms):
+            parts += self._term(number, term, place)
+        finish = [*self._finish(place)]
+        size = place.positions * place.outputs * (2 if self.second else 1)
+        for position, (inputs, weights, passes) in enumerate(parts):
+            last = position == len(parts) - 1
+            yield Step(
+                label=self.layer.name,
+                tile=(self.layer.name, place),
+                accumulators=size,
+                passes=tuple([*passes, *finish] if last else passes),
+                inputs=inputs,
+                weights=weights,
+                constants=self._vectors(place),
+                stores=tuple(self._stores(place)) if last else (),
+                writes=self.layer.output.name,
+            )
+
+    def _vectors(self, place: Place) -> Fetch | None:
+        if not len(self.rows):
+            return None
+        count = len(self.rows) * place.outputs
+        start = self.vectors_at // self.config.acc_bytes + place.output * len(self.rows)
+        key = (self.layer.name, "vectors", place.output)
+        return Fetch(key, count, (Move("acc", 0, start, count),))
+
+    def _term(
+        self, number: int, term: Term, place: Place
+    ) -> list[tuple[Fetch | None, Fetch | None, list[Pass]]]:
+        """(inputs, weights, passes) of the steps of one term."""
+        apart = summed_apart(term) or (number > 0 and is_apart(term))
+        area = place.positions * place.outputs if apart else 0
+        fresh = apart or number == 0
+        found: list[tuple[Fetch | None, Fetch | None, list[Pass]]] = []
+        if isinstance(term, MatrixTerm):
+            prepared, blocks = self.matrices[number], term.source.blocks(self.config.block)
+            for first in range(0, blocks, self.tiling.inputs[number]):
+                count = min(self.tiling.inputs[number], blocks - first)
+                inputs, box = self._inputs(term, place, (first, count))
+                weights, slots = prepared.fetch(place, (first, count), self.constants, self.config)
+                passes = matrix.passes(
+                    prepared, place, (first, count), box, slots, area, fresh and first == 0
+                )
+                found.append((inputs, weights, passes))
+        else:
+            inputs, box = self._inputs(term, place, (place.output, place.outputs))
+            found.append((inputs, None, pool.passes(term, place, box, area, fresh)))
+        slot = len(slots) if isinstance(term, MatrixTerm) else 0
+        found[-1][2].extend(self._settle(number, term, place, area, slot))
+        return found
+
+    def _settle(
+        self, number: int, term: Term, place: Place, area: int, slot: int
+    ) -> Iterator[Pass]:
+        """Shift and factor of a term whose sum is at ``area``, and the addition to the others.
+
+        slot: entry of the weights where the factor's codes begin.
+        """
+        grid: Grid = {"grid": (place.outputs, place.positions), "dst_step": (place.positions, 1)}
+        if term.shift.any():
+            vector = {**grid, "src_step": (len(self.rows), 0), "source": "const"}
+            yield Pass("shr", one_lane(area, self.vectors[number]), **vector)
+        if not area:
+            return
+        lane = one_lane(0, area)
+        moving = {**grid, "src_step": (place.positions, 1), "source": "acc"}
+        if isinstance(term, MatrixTerm) and term.factor is not None:
+            prepared = self.matrices[number]
+            yield from prepared.factor_passes(place, number == 0, area, slot)
+        elif not isinstance(term, MatrixTerm) and term.factors:
+            yield from pool.reciprocal_passes(term, place, area, number == 0)
+        else:
+            immediate = {"shift": 0, "replace": int(number == 0)}
+            yield Pass("sha", lane, immediate=immediate, **moving)
+
+    def _finish(self, place: Place) -> Iterator[Pass]:
+        """Bias, shift and limits. Output blocks are the outer loop: their vectors are read once."""
+        grid: Grid = {"grid": (place.outputs, place.positions), "dst_step": (place.positions, 1)}
+        finish, unsigned = self.layer.finish, self.layer.output.unsigned
+        if finish is not None:
+            vector = {**grid, "src_step": (len(self.rows), 0), "source": "const"}
+            if finish.limits is None:
+                yield Pass("add", one_lane(), **vector)
+            else:
+                immediate = dict(zip(("lo", "hi"), finish.limits, strict=True))
+                yield Pass("requ" if unsigned else "req", one_lane(), immediate=immediate, **vector)
+        if self.layer.clip is not None:
+            immediate = dict(zip(("lo", "hi"), self.layer.clip, strict=True))
+            name = "clipu" if unsigned else "clip"
+            yield Pass(name, one_lane(), source="acc", immediate=immediate, **grid)
+
+    def _stores(self, place: Place) -> Iterator[Out]:
+        output = self.layer.output
+        wide = output.dtype == "int32"
+        memory, element = ("acc", self.config.acc_bytes) if wide else ("out", self.config.out_bytes)
+        base = self.memory.tensors[output.name] // element
+        plane = output.height * output.width
+        start = base + place.output * plane + place.y * output.width + place.x
+        if place.columns == output.width and plane < 1 << 16:
+            yield Out(memory, 0, start, place.positions, place.outputs, plane)
+            return
+        for block in range(place.outputs):
+            at, dram = block * place.positions, start + block * plane
+            yield Out(memory, at, dram, place.columns, place.rows, output.width)
+
+    def _inputs(
+        self, term: Term, place: Place, blocks: tuple[int, int]
+    ) -> tuple[Fetch, tuple[int, int, int, int]]:
+        """The fetch of input blocks (first, count) of a tile, and its rows and columns."""
+        rows, columns = span(term.window, (place.rows, place.columns), (place.y, place.x))
+        source, (first, count) = term.source, blocks
+        height, width = rows[1] - rows[0] + 1, columns[1] - columns[0] + 1
+        least = not isinstance(term, MatrixTerm) and term.operation == "max"
+        moves = tuple(self._moves(source, rows, columns, blocks, least and not source.unsigned))
+        reads = frozenset({source.name}) & self.memory.made
+        key = (source.name, rows, columns, first, count, least)
+        fetch = Fetch(key, count * height * width, moves, reads)
+        return fetch, (rows[0], columns[0], height, width)
+
+    def _moves(
+        self,
+        source: Tensor,
+        rows: tuple[int, int],
+        columns: tuple[int, int],
+        blocks: tuple[int, int],
+        least: bool,
+    ) -> Iterator[Move]:
+        top, bottom = max(-rows[0], 0), max(rows[1] - source.height + 1, 0)
+        left, right = max(-columns[0], 0), max(columns[1] - source.width + 1, 0)
+        height, width = rows[1] - rows[0] + 1, columns[1] - columns[0] + 1
+        inside = (height - top - bottom, width - left - right)
+        first, count = blocks
+        if min(inside) < 1 and height <= 2 * MAX_PAD:
+            # Nothing but padding: no rows, padded above and below.
+            around = (min(height, MAX_PAD), max(height - MAX_PAD, 0))
+            for block in range(count):
+                place = block * height * width
+                yield Move("inp", place, 0, width, 0, None, around, pad_least=least)
+            return
+        if max(top, bottom, left, right) > MAX_PAD or min(inside) < 1:
+            raise CompileError(
+                f"layer {self.layer.name} needs a padding of {max(top, bottom, left, right)} "
+                f"around a tile, but a load can pad {MAX_PAD} around what it reads"
+            )
+        plane = source.height * source.width
+        base = self.memory.tensors[source.name] // self.config.inp_bytes
+        start = base + (rows[0] + top) * source.width + columns[0] + left
+        unsigned, full = source.unsigned, inside == (height, source.width) and not (left or right)
+        if full and plane < 1 << 16:
+            at = start + first * plane
+            yield Move("inp", 0, at, height * width, count, plane, unsigned=unsigned)
+            return
+        for block in range(count):
+            yield Move(
+                "inp",
+                block * height * width,
+                start + (first + block) * plane,
+                inside[1],
+                inside[0],
+                source.width,
+                (top, bottom),
+                (left, right),
+                unsigned,
+                least,
+            )
