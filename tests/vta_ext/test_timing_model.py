@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ from vta_ext.program import Program, Section
 from vta_ext.sim.report import TimingReport
 from vta_ext.sim.roofline import roofline, save_plot
 from vta_ext.sim.timing import TimingParameters, simulate
+from vta_ext.sim.trace import save_trace
 
 SHIFT = presets.SHIFT
 #: From the first fetch to the cycle in which the first instruction is there: latency, two beats.
@@ -180,20 +182,26 @@ def test_steps_keep_the_order_of_their_module() -> None:
 
 def test_the_trace_is_what_perfetto_reads(tmp_path: Path) -> None:
     report = gemm_report()
-    report.save_trace(tmp_path / "trace.json")
+    save_trace(report, tmp_path / "trace.json")
     events = json.loads((tmp_path / "trace.json").read_text())["traceEvents"]
-    names = {e["args"]["name"] for e in events if e["ph"] == "M"}
-    modules = ["load", "compute", "store"]
-    assert names == {*modules, *(f"{module} waits" for module in modules)}
-    spans = [e for e in events if e["ph"] == "X" and e["cat"] != "wait"]
-    waits = [e for e in events if e["ph"] == "X" and e["cat"] == "wait"]
+    names = {e["tid"]: e["args"]["name"] for e in events if e["name"] == "thread_name"}
+    assert {"labels", "load", "load 2", "compute", "store", "compute waits"} <= set(names.values())
+    slices = [e for e in events if e["ph"] == "X"]
+    for row in names:
+        spans = sorted((e["ts"], e["ts"] + e["dur"]) for e in slices if e["tid"] == row)
+        assert all(end <= start for (_, end), (start, _) in pairwise(spans)), names[row]
+    steps = [e for e in slices if e["cat"] in ("load", "compute", "store")]
+    assert len(steps) == len(report.program.instructions)
+    waits = [e for e in slices if e["cat"] == "wait"]
     assert sum(e["dur"] for e in waits) == sum(sum(w.values()) for w in report.waits.values())
     assert {e["name"] for e in waits} >= {"wait: instructions", "wait: token from load"}
-    assert len(spans) == len(report.program.instructions)
-    gemm = next(e for e in spans if e["name"] == "gemm.shift")
-    assert gemm["args"]["label"] == "gemm"
+    gemm = next(e for e in steps if e["name"] == "gemm.shift")
+    assert names[gemm["tid"]] == "compute"
     assert gemm["args"]["text"].startswith("gemm.shift pop_prev")
     assert gemm["dur"] == 4 + 128 * 8 + 4
+    labels = [e for e in slices if e["cat"] == "label"]
+    assert [e["name"] for e in labels] == ["gemm", "requantise"]
+    assert sum(e["dur"] for e in labels) == report.cycles
     json.dumps(report.to_dict())
 
 

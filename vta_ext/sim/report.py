@@ -1,11 +1,9 @@
-"""What the timing model found: cycles, use of the matrix unit, waits, traffic, and a trace."""
+"""What the timing model found: cycles, use of the matrix unit, waits, traffic."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from vta_ext.isa import access
@@ -179,40 +177,6 @@ class TimingReport:
             "labels": [label.to_dict() for label in self.labels()],
         }
 
-    def trace(self) -> Iterator[dict[str, Any]]:
-        """Events of the Chrome trace format, a cycle a microsecond; Perfetto reads it."""
-        names = [module.value for module in _MODULES]
-        for number, name in enumerate([*names, *(f"{name} waits" for name in names)]):
-            yield {
-                "name": "thread_name",
-                "ph": "M",
-                "pid": 0,
-                "tid": number,
-                "args": {"name": name},
-            }
-        for step in self.steps:
-            yield from _wait_events(step)
-            instruction = self.program.instructions[step.position]
-            yield {
-                "name": str(instruction).partition(" ")[0],
-                "cat": step.module.value,
-                "ph": "X",
-                "pid": 0,
-                "tid": _MODULES.index(step.module),
-                "ts": step.start,
-                "dur": step.end - step.start,
-                "args": {
-                    "position": step.position,
-                    "text": str(instruction),
-                    "label": self.program.label_of(step.position),
-                },
-            }
-
-    def save_trace(self, path: str | Path) -> None:
-        """Write the trace as JSON for ui.perfetto.dev or chrome://tracing."""
-        events = {"traceEvents": list(self.trace()), "displayTimeUnit": "ns"}
-        Path(path).write_text(json.dumps(events), encoding="utf-8")
-
 
 _MODULES = (Module.LOAD, Module.COMPUTE, Module.STORE)
 
@@ -232,23 +196,6 @@ def _sum_waits(steps: Iterable[Step]) -> dict[str, int]:
         for cause, cycles in step.waits:
             found[cause] = found.get(cause, 0) + cycles
     return found
-
-
-def _wait_events(step: Step) -> Iterator[dict[str, Any]]:
-    """The idle time before a step, a slice a cause."""
-    at = step.start - sum(cycles for _, cycles in step.waits)
-    for cause, cycles in step.waits:
-        yield {
-            "name": f"wait: {cause}",
-            "cat": "wait",
-            "ph": "X",
-            "pid": 0,
-            "tid": len(_MODULES) + _MODULES.index(step.module),
-            "ts": at,
-            "dur": cycles,
-            "args": {"for": step.position},
-        }
-        at += cycles
 
 
 def _covered(spans: list[tuple[int, int]]) -> int:
