@@ -1,7 +1,7 @@
 """The matrix-vector kernel: weights are decoded in registers on their way from memory.
 
-Each byte of codes is read once for a few rows of the input, so that for one row the speed is that
-of the memory, half a byte a weight and term.
+Each byte of weights is read once for a few rows of the input, so that for one row the speed is
+that of the memory, half a byte a weight of one term.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from .conv import ConvPlan
 from .convert import fill_border
 from .epilogue import Epilogue
 from .function import Kernel, batch_size, kernel
-from .instructions import LANES, QUAD, decode_terms, dot, spread_quad
+from .instructions import LANES, QUAD, decode, dot, spread_quad
 from .stored import Stored
 
 #: Rows that share decoded weights.
@@ -49,41 +49,52 @@ class _Rows:
         plan, epilogue, made = self.plan, self.epilogue, self.made
         channel = plan.first_vector(block) * LANES
         # Low and high codes have sums of their own: more of them are in flight.
-        sums = T.alloc_buffer((2 * self.count * plan.vectors * LANES,), "int32", scope="local")
+        sums = T.alloc_buffer((2 * self.count * plan.vectors * LANES,), "int32")
         for row in range(self.count):
             for v in range(plan.vectors):
                 bias = epilogue.constant(made["constants"], "bias", channel + v * LANES)
                 self._put(sums, 0, row, v, bias)
                 self._put(sums, 1, row, v, T.broadcast(T.int32(0), LANES))
         with build.serial(plan.quads // 2) as pair:
-            self._multiply(sums, first, block, pair)
+            self._multiply(sums, first, block, pair, 2)
+        if plan.quads % 2:
+            self._multiply(sums, first, block, plan.quads // 2, 1)
         for row in range(self.count):
+            results = []
             for v in range(plan.vectors):
                 total = self._get(sums, 0, row, v) + self._get(sums, 1, row, v)
                 at = channel + v * LANES
                 operand = epilogue.operand(made, first + row, 0, 0, at)
-                result = epilogue.finish(total, made["constants"], at, operand)
-                epilogue.store(made["out"], first + row, 0, 0, at, result)
+                results.append(epilogue.shifted(total, made["constants"], at, operand))
+            places = [v * LANES for v in range(plan.vectors)]
+            at = epilogue.out.at(0, 0) + channel
+            epilogue.store(made["out"], first + row, at, places, results)
 
-    def _multiply(self, sums: Any, first: Any, block: Any, pair: Any) -> None:
+    def _multiply(self, sums: Any, first: Any, block: Any, pair: Any, count: int) -> None:
+        """Add the products of ``count`` quads from the first of a pair on."""
         start = self.plan.source.origin + pair * (2 * QUAD)
         inputs = [
             [
                 T.bind(spread_quad(self.made["x"], first + row, start + half * QUAD))
-                for half in (0, 1)
+                for half in range(count)
             ]
             for row in range(self.count)
         ]
         for v in range(self.plan.vectors):
-            planes = [
-                T.bind(self.made["weights"].vload([block, pair, v, term, 0], dtype="uint8x64"))
-                for term in range(self.plan.shape.terms)
-            ]
-            for half, weights in enumerate(decode_terms(planes)):
+            for half, weights in enumerate(self._weights(block, pair, v)[:count]):
                 weights = T.bind(weights)
                 for row in range(self.count):
                     before = self._get(sums, half, row, v)
                     self._put(sums, half, row, v, dot(before, inputs[row][half], weights))
+
+    def _weights(self, block: Any, pair: Any, vector: int) -> list[Any]:
+        """The int8 weights of a pair of quads and a vector of outputs."""
+        packed = self.made["weights"]
+        if self.plan.coded:
+            return list(decode(packed.vload([block, pair, vector, 0], dtype="uint8x64")))
+        return [
+            packed.vload([block, pair * 2 + half, vector, 0], dtype="int8x64") for half in (0, 1)
+        ]
 
     def _at(self, half: int, row: int, vector: int) -> int:
         return ((half * self.count + row) * self.plan.vectors + vector) * LANES
@@ -100,7 +111,7 @@ def dense(plan: ConvPlan, epilogue: Epilogue, batch: Any) -> tirx.PrimFunc:
     n = batch_size(batch)
     tensors = {
         "x": ((n, plan.source.size), "uint8"),
-        "weights": (plan.packed_shape, "uint8"),
+        "weights": (plan.packed_shape, plan.packed_type),
         **epilogue.tensors(n),
     }
     work = plan.shape.outputs * plan.shape.reduction

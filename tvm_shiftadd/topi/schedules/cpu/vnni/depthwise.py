@@ -1,14 +1,14 @@
-"""The depthwise kernel: four taps of a window a dot product, 64 channels at a time.
+"""The depthwise kernel: four rows of a window's column a dot product, 64 channels at a time.
 
 ``vpdpbusd`` adds four neighbouring bytes, but the taps of a channel lie in different pixels. Two
 rounds of interleaving turn four vectors of 64 channels into four of sixteen channels by four
-taps. They interleave within quarters of a register, so the sums come in an order of their own,
-for which weights and constants are prepared; narrowing the results to bytes puts them right.
+rows; every output pixel whose window has that column then uses them. They interleave within
+quarters of a register, so the sums come in an order of their own, for which weights and constants
+are prepared; narrowing the results to bytes puts them right.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,16 +18,16 @@ from tvm.script.ir_builder import tirx as build
 from tvm_shiftadd._compat import te, tirx
 from tvm_shiftadd.topi.scaling import int32
 from tvm_shiftadd.topi.schedules.cpu.geometry import ConvShape
-from tvm_shiftadd.topi.terms import unpack_code
 
 from .convert import fill_border
 from .epilogue import Epilogue
-from .function import batch_size, kernel
-from .instructions import LANES, QUAD, VECTOR, decode_terms, dot, interleave, narrow
+from .function import Kernel, batch_size, kernel
+from .instructions import LANES, QUAD, VECTOR, decode, dot, interleave, narrow
 from .stored import Stored
+from .weights import code_or_sum
 
-#: Pixels computed together.
-_PIXELS = 4
+#: Groups of pixels computed together: four vectors of sums each.
+_GROUPS = 4
 #: Multiply-accumulates below which starting threads costs more than they bring.
 _SERIAL = 400_000
 
@@ -40,15 +40,23 @@ class DepthwisePlan:
     source: Stored
 
     @property
-    def taps(self) -> list[tuple[int, int]]:
-        """The taps of a window, row by row."""
-        height, width = self.shape.kernel
-        return [(y, x) for y in range(height) for x in range(width)]
+    def together(self) -> int:
+        """Neighbouring pixels that share a vector where one has few channels."""
+        if self.shape.strides[1] > 1:
+            return 1
+        counts = (4, 2)
+        fits = [n for n in counts if n * self.source.pitch == VECTOR and n <= self.shape.out_width]
+        return max(fits, default=1)
 
     @property
-    def quads(self) -> int:
-        """Groups of four taps; the last one is filled up."""
-        return -(-len(self.taps) // QUAD)
+    def stacks(self) -> int:
+        """Groups of four rows of a window; the last one is filled up."""
+        return -(-self.shape.kernel[0] // QUAD)
+
+    @property
+    def columns(self) -> int:
+        """Columns of quads of a window."""
+        return self.stacks * self.shape.kernel[1]
 
     @property
     def blocks(self) -> int:
@@ -61,39 +69,57 @@ class DepthwisePlan:
 
     @property
     def width(self) -> int:
-        """Channels of a block that are stored."""
-        return min(VECTOR, self.source.pitch)
+        """Bytes of a vector that are stored."""
+        return min(VECTOR, self.source.pitch * self.together)
+
+    @property
+    def coded(self) -> bool:
+        """Whether weights are kept as codes: the sum of two terms or more takes less as int8."""
+        return self.shape.terms == 1
 
     @property
     def packed_shape(self) -> tuple[int, ...]:
-        """Shape of the packed weights: two vectors of codes share one of bytes."""
-        return (self.blocks, self.quads * 2, self.shape.terms, VECTOR)
+        """Shape of the packed weights: vectors of int8, or of bytes with two codes each."""
+        return (self.blocks, self.columns * (2 if self.coded else 4), VECTOR)
+
+    @property
+    def packed_type(self) -> str:
+        """Element type of the packed weights."""
+        return "uint8" if self.coded else "int8"
 
     @property
     def parts(self) -> int:
         """Parts of the map's rows that threads share."""
-        work = self.shape.out_height * self.shape.out_width * self.shape.channels * len(self.taps)
-        return 2 if work >= _SERIAL and self.shape.out_height >= 4 else 1
+        shape = self.shape
+        work = shape.out_height * shape.out_width * shape.channels * shape.reduction
+        return 2 if work >= _SERIAL and shape.out_height >= 4 else 1
 
-    def channel(self, position: Any) -> Any:
+    def channel(self, block: Any, position: Any) -> Any:
         """The channel whose constants are at a position of a block's 64."""
         vector, quarter = tirx.indexdiv(position, LANES), tirx.indexdiv(position % LANES, QUAD)
-        return quarter * LANES + vector * QUAD + position % QUAD
+        byte = quarter * LANES + vector * QUAD + position % QUAD
+        if self.together > 1:
+            return tirx.indexmod(byte, self.source.pitch)
+        return self.first_channel(block) + byte
 
 
 def pack_depthwise(codes: Any, plan: DepthwisePlan) -> Any:
-    """uint8 codes ``[K, ceil(R/2), C]`` in the order of ``plan.packed_shape``."""
-    reduction, channels = len(plan.taps), plan.shape.channels
+    """uint8 codes ``[K, ceil(R/2), C]`` as weights in the order of ``plan.packed_shape``."""
+    (height, width), channels = plan.shape.kernel, plan.shape.channels
 
-    def code(block: Any, vector: Any, term: Any, byte: Any) -> Any:
+    def weight(block: Any, vector: Any, byte: Any) -> Any:
         position = tirx.indexmod(vector, QUAD) * LANES + tirx.indexdiv(byte, QUAD)
-        channel = plan.first_channel(block) + plan.channel(position)
-        row = tirx.indexdiv(vector, QUAD) * QUAD + tirx.indexmod(byte, QUAD)
-        inside = tirx.all(row < reduction, channel < channels)
-        return tirx.if_then_else(inside, unpack_code(codes, term, row, channel), int32(0))
+        channel = plan.channel(block, position)
+        column = tirx.indexdiv(vector, QUAD)
+        ky = tirx.indexdiv(column, width) * QUAD + tirx.indexmod(byte, QUAD)
+        row = ky * width + tirx.indexmod(column, width)
+        inside = tirx.all(ky < height, channel < channels)
+        return tirx.if_then_else(inside, code_or_sum(codes, row, channel), int32(0))
 
-    def body(block: Any, pair: Any, term: Any, byte: Any) -> Any:
-        low, high = (code(block, pair * 2 + half, term, byte) for half in (0, 1))
+    def body(block: Any, index: Any, byte: Any) -> Any:
+        if not plan.coded:
+            return weight(block, index, byte).astype("int8")
+        low, high = (weight(block, index * 2 + half, byte) for half in (0, 1))
         return (low | (high << int32(4))).astype("uint8")
 
     return te.compute(plan.packed_shape, body, name="packed")
@@ -104,8 +130,7 @@ def order_constants(constants: Any, plan: DepthwisePlan) -> Any:
     rows, columns = (int(size) for size in constants.shape)
 
     def body(row: Any, at: Any) -> Any:
-        block, position = tirx.indexdiv(at, VECTOR), tirx.indexmod(at, VECTOR)
-        channel = plan.first_channel(block) + plan.channel(position)
+        channel = plan.channel(tirx.indexdiv(at, VECTOR), tirx.indexmod(at, VECTOR))
         return tirx.if_then_else(channel < columns, constants[row, channel], int32(0))
 
     return te.compute((rows, plan.blocks * VECTOR), body, name="ordered")
@@ -115,11 +140,12 @@ def depthwise(plan: DepthwisePlan, epilogue: Epilogue, batch: Any) -> tirx.PrimF
     """PrimFunc (x, weights, constants, out) between stored maps."""
     shape, parts = plan.shape, plan.parts
     n = batch_size(batch)
-    pixels = min(_PIXELS, shape.out_width)
-    share, columns = -(-shape.out_height // parts), -(-shape.out_width // pixels)
+    groups = min(_GROUPS, shape.out_width // plan.together)
+    span = groups * plan.together
+    share, runs = -(-shape.out_height // parts), -(-shape.out_width // span)
     tensors = {
         "x": ((n, plan.source.size), "uint8"),
-        "weights": (plan.packed_shape, "uint8"),
+        "weights": (plan.packed_shape, plan.packed_type),
         **epilogue.tensors(n),
     }
     tensors["constants"] = ((len(epilogue.rows), plan.blocks * VECTOR), "int32")
@@ -128,61 +154,88 @@ def depthwise(plan: DepthwisePlan, epilogue: Epilogue, batch: Any) -> tirx.PrimF
         with build.serial(n) as image:
             fill_border(made["out"], image, epilogue.out)
         with spread(parts) as part:
-            panel = T.alloc_buffer((plan.blocks * plan.quads * QUAD * VECTOR,), "int8")
-            _fill(plan, panel, made["weights"])
-            with build.grid(n, share, plan.blocks, columns) as (image, row, block, run):
+            task = _Task(plan, epilogue, made, groups)
+            with build.grid(n, share, plan.blocks, runs) as (image, row, block, run):
                 y = T.bind(T.min(part * share + row, shape.out_height - 1))
                 # The last run steps back, and computes some values again.
-                x = T.bind(T.min(run * pixels, shape.out_width - pixels))
-                for pixel in range(pixels):
-                    _pixel(plan, epilogue, made, panel, (image, y, x + pixel), block)
+                x = T.bind(T.min(run * span, shape.out_width - span))
+                task.pixels(image, y, x, block)
     return made.function
 
 
-def _fill(plan: DepthwisePlan, panel: Any, weights: Any) -> None:
-    with build.grid(plan.blocks, plan.quads * 2) as (block, pair):
-        planes = [
-            T.bind(weights.vload([block, pair, term, 0], dtype="uint8x64"))
-            for term in range(plan.shape.terms)
+class _Task:
+    """Code for a few groups of neighbouring pixels and 64 channels."""
+
+    def __init__(self, plan: DepthwisePlan, epilogue: Epilogue, made: Kernel, groups: int) -> None:
+        self.plan, self.epilogue, self.made, self.groups = plan, epilogue, made, groups
+        self.panel = None
+        if plan.coded:
+            size = plan.columns * QUAD * VECTOR
+            self.panel = T.alloc_buffer((plan.blocks, size), "int8")
+            with build.grid(plan.blocks, plan.columns * 2) as (block, index):
+                codes = T.bind(made["weights"].vload([block, index, 0], dtype="uint8x64"))
+                for half, decoded in enumerate(decode(codes)):
+                    at = (index * 2 + half) * VECTOR
+                    T.buffer_store(self.panel, decoded, [block, T.ramp(at, 1, VECTOR)])
+
+    def _weights(self, block: Any, column: int, vector: int) -> Any:
+        index = column * QUAD + vector
+        if self.panel is None:
+            return self.made["weights"].vload([block, index, 0], dtype="int8x64")
+        return self.panel.vload([block, index * VECTOR], dtype="int8x64")
+
+    def pixels(self, image: Any, y: Any, x: Any, block: Any) -> None:
+        """``groups`` groups of output pixels from (y, x) on."""
+        plan, epilogue, constants = self.plan, self.epilogue, self.made["constants"]
+        first = plan.first_channel(block)
+        start = T.bind(block * VECTOR)
+        bias = [
+            T.bind(epilogue.constant(constants, "bias", start + r * LANES)) for r in range(QUAD)
         ]
-        for half, decoded in enumerate(decode_terms(planes)):
-            at = ((block * (plan.quads * 2) + pair) * 2 + half) * VECTOR
-            T.buffer_store(panel, decoded, [T.ramp(at, 1, VECTOR)])
+        sums = [list(bias) for _ in range(self.groups)]
+        for stack in range(plan.stacks):
+            self._add_stack(sums, image, y, x, first, block, stack)
+        out = epilogue.out
+        for group in range(self.groups):
+            wide = [
+                epilogue.shifted(sums[group][r], constants, start + r * LANES) for r in range(QUAD)
+            ]
+            result = epilogue.limited(narrow(wide, epilogue.narrow_type[0], natural=False))
+            at = out.at(y, x + group * plan.together) + first
+            _store(self.made["out"], image, at, result, plan.width)
+
+    def _add_stack(
+        self, sums: Any, image: Any, y: Any, x: Any, channel: Any, block: Any, stack: int
+    ) -> None:
+        """Add the products of up to four rows of the windows."""
+        plan, shape, source = self.plan, self.plan.shape, self.plan.source
+        top, left = shape.origin
+        rows = range(stack * QUAD, min((stack + 1) * QUAD, shape.kernel[0]))
+        start = source.at(y * shape.strides[0] - top, x * shape.strides[1] - left) + channel
+        start = T.bind(start)
+        step = shape.strides[1] * plan.together
+        for column, users in _users(self.groups, shape.kernel[1], step, shape.dilation[1]):
+            vectors = []
+            for ky in rows:
+                at = start + (ky * shape.dilation[0] * source.row + column * source.pitch)
+                vectors.append(T.bind(self.made["x"].vload([image, at], dtype="uint8x64")))
+            # Missing rows have zero weights: any will do.
+            vectors += vectors[:1] * (QUAD - len(vectors))
+            for r, quads in enumerate(interleave(vectors)):
+                for group, kx in users:
+                    weights = self._weights(block, stack * shape.kernel[1] + kx, r)
+                    sums[group][r] = T.bind(dot(sums[group][r], quads, weights))
 
 
-def _pixel(
-    plan: DepthwisePlan,
-    epilogue: Epilogue,
-    made: Any,
-    panel: Any,
-    place: Sequence[Any],
-    block: Any,
-) -> None:
-    """64 channels of one output pixel at (image, y, x)."""
-    shape, source = plan.shape, plan.source
-    image, y, x = place
-    channel = plan.first_channel(block)
-    top, left = shape.origin
-    row, column = y * shape.strides[0] - top, x * shape.strides[1] - left
-    start = source.at(row, column) + channel
-    constants = made["constants"]
-    sums = [epilogue.constant(constants, "bias", block * VECTOR + r * LANES) for r in range(QUAD)]
-    for quad in range(plan.quads):
-        taps = plan.taps[quad * QUAD : (quad + 1) * QUAD]
-        # A missing tap has zero weights: any pixel will do.
-        taps += taps[:1] * (QUAD - len(taps))
-        steps = [
-            ky * shape.dilation[0] * source.row + kx * shape.dilation[1] * source.pitch
-            for ky, kx in taps
-        ]
-        pixels = [made["x"].vload([image, start + step], dtype="uint8x64") for step in steps]
-        for r, quads in enumerate(interleave(pixels)):
-            at = ((block * plan.quads + quad) * QUAD + r) * VECTOR
-            sums[r] = T.bind(dot(sums[r], quads, panel.vload([at], dtype="int8x64")))
-    wide = [epilogue.shifted(sums[r], constants, block * VECTOR + r * LANES) for r in range(QUAD)]
-    result = epilogue.limited(narrow(wide, epilogue.narrow_type[0]))
-    at = epilogue.out.at(y, x) + channel
-    _store(made["out"], image, at, result, plan.width)
+def _users(
+    groups: int, width: int, step: int, dilation: int
+) -> list[tuple[int, list[tuple[int, int]]]]:
+    """Columns of the input with the (group, kernel column) pairs that read them."""
+    found: dict[int, list[tuple[int, int]]] = {}
+    for group in range(groups):
+        for kx in range(width):
+            found.setdefault(group * step + kx * dilation, []).append((group, kx))
+    return sorted(found.items())
 
 
 def _store(out: Any, image: Any, at: Any, value: Any, width: int) -> None:

@@ -17,7 +17,7 @@ from tvm_shiftadd._compat import tirx
 from tvm_shiftadd.topi.schedules.cpu.geometry import round_up
 
 from .function import Kernel
-from .instructions import LANES
+from .instructions import LANES, VECTOR, narrow
 from .stored import Stored, Wide
 
 
@@ -46,7 +46,8 @@ class Epilogue:
         if self.scaled or self.residual is not None:
             names.append("offset")
         if isinstance(self.out, Stored):
-            names += ["left", "right"]
+            # Behind an addition the left shift is part of its own.
+            names += ["right"] if self.residual is not None else ["left", "right"]
         return tuple(names)
 
     @property
@@ -77,7 +78,9 @@ class Epilogue:
             value = T.bind(value + row("offset"))
         if isinstance(self.out, Wide):
             return value
-        return T.bind((value << row("left")) >> row("right"))
+        if "left" in self.rows:
+            value = value << row("left")
+        return T.bind(value >> row("right"))
 
     def limited(self, values: Any) -> Any:
         """Stored bytes from bytes that were saturated to their type but not yet limited."""
@@ -100,15 +103,6 @@ class Epilogue:
         """The type of bytes before they are stored, and its least and greatest value."""
         return ("int8", -128, 127) if self.zero else ("uint8", 0, 255)
 
-    def finish(self, sums: Any, constants: Any, channel: Any, residual: Any = None) -> Any:
-        """As ``shifted``, and then limited to bytes where the result is stored."""
-        value = self.shifted(sums, constants, channel, residual)
-        if isinstance(self.out, Wide):
-            return value
-        kind, *bounds = self.narrow_type
-        least, most = (T.broadcast(T.int32(bound), LANES) for bound in bounds)
-        return self.limited(tirx.min(tirx.max(value, least), most).astype(f"{kind}x{LANES}"))
-
     def operand(self, made: Kernel, image: Any, y: Any, x: Any, channel: Any) -> Any:
         """Sixteen values of an addition's other operand at an output pixel; None without one."""
         if self.residual is None:
@@ -117,9 +111,23 @@ class Epilogue:
         at = self.residual.at(y, x) + channel
         return made["residual"].vload([image, at], dtype=kind)
 
-    def store(self, out: Any, image: Any, y: Any, x: Any, channel: Any, value: Any) -> None:
-        """Write sixteen results from ``channel`` on of an output pixel."""
-        T.buffer_store(out, value, [image, T.ramp(self.out.at(y, x) + channel, 1, LANES)])
+    def store(self, out: Any, image: Any, at: Any, places: list[int], results: list[Any]) -> None:
+        """Write vectors of sixteen results, as ``shifted`` gives them.
+
+        ``places`` are their offsets from ``at``, ascending. Four at a time become bytes.
+        """
+        if isinstance(self.out, Wide):
+            for place, result in zip(places, results, strict=True):
+                T.buffer_store(out, result, [image, T.ramp(at + place, 1, LANES)])
+            return
+        for first in range(0, len(results), 4):
+            four, where = results[first : first + 4], places[first : first + 4]
+            full = four + four[:1] * (4 - len(four))
+            values = T.bind(self.limited(narrow(full, self.narrow_type[0], natural=True)))
+            for start, size in _pieces(where):
+                order = [tirx.IntImm("int32", start * LANES + i) for i in range(size)]
+                part = values if size == VECTOR else tirx.Shuffle([values], order)
+                T.buffer_store(out, part, [image, T.ramp(at + where[start], 1, size)])
 
     def tensors(self, batch: Any) -> dict[str, tuple[tuple[Any, ...], str]]:
         """The kernel's parameters for what is done here, behind those of its sums."""
@@ -131,3 +139,16 @@ class Epilogue:
 
 def _element(layout: Stored | Wide) -> str:
     return "uint8" if isinstance(layout, Stored) else "int32"
+
+
+def _pieces(places: list[int]) -> list[tuple[int, int]]:
+    """Of at most four vectors' places: the first one and the bytes of what is written at once."""
+    if len(places) == 4 and places[3] - places[0] == 3 * LANES:
+        return [(0, 4 * LANES)]
+    pieces: list[tuple[int, int]] = []
+    index = 0
+    while index < len(places):
+        pair = index + 1 < len(places) and places[index + 1] - places[index] == LANES
+        pieces.append((index, 2 * LANES if pair else LANES))
+        index += 2 if pair else 1
+    return pieces

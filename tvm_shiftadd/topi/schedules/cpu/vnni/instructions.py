@@ -8,6 +8,7 @@ bytes. Their products are those of a shift-add layer's definition computed in an
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from typing import Any
 
 from tvm.script import tirx as T
@@ -54,15 +55,6 @@ def decode(packed: Any) -> tuple[Any, Any]:
     )
 
 
-def decode_terms(planes: list[Any]) -> tuple[Any, Any]:
-    """As ``decode``, of weights of several terms: their values summed, which fit int8."""
-    low, high = decode(planes[0])
-    for plane in planes[1:]:
-        more = decode(plane)
-        low, high = low + more[0], high + more[1]
-    return low, high
-
-
 def spread_quad(buffer: Any, *index: Any) -> Any:
     """Four neighbouring bytes of a uint8 buffer, in each of the sixteen lanes of a vector."""
     quad = T.reinterpret(buffer.vload(list(index), dtype="uint8x4"), dtype="int32")
@@ -93,14 +85,31 @@ def _zip(left: Any, right: Any, kind: str, half: int) -> Any:
     return T.bind(tirx.Shuffle(operands, [tirx.IntImm("int32", index) for index in order]))
 
 
-def narrow(sums: list[Any], kind: str) -> Any:
+def narrow(sums: list[Any], kind: str, natural: bool) -> Any:
     """The 64 values of four vectors int32x16, saturated to int8 or uint8.
 
-    They come in the order of the bytes that ``interleave`` was given.
+    In their natural order, or in that of the bytes which ``interleave`` was given.
     """
     words = [
         _pure("llvm.x86.avx512.packssdw.512", sums[i], sums[i + 1], dtype="int16x32")
         for i in (0, 2)
     ]
     pack = "packsswb" if kind == "int8" else "packuswb"
-    return _pure(f"llvm.x86.avx512.{pack}.512", *words, dtype=f"{kind}x64")
+    packed = _pure(f"llvm.x86.avx512.{pack}.512", *words, dtype=f"{kind}x64")
+    if not natural:
+        return packed
+    # Quarter q holds four bytes of each vector's quarter q.
+    order = [quarter * QUAD + vector for vector in range(4) for quarter in range(4)]
+    quads = T.bind(T.reinterpret(packed, dtype="int32x16"))
+    moved = tirx.Shuffle([quads], [tirx.IntImm("int32", index) for index in order])
+    return T.reinterpret(moved, dtype=f"{kind}x64")
+
+
+def fetch(buffer: Any, shape: Sequence[int], at: Any) -> None:
+    """Bring the line at a flat position of a buffer into the second-level cache.
+
+    It may lie behind the buffer's end: fetching ahead never faults.
+    """
+    indices = [0] * (len(shape) - 1)
+    place = T.address_of(buffer[(*indices, at)])
+    T.evaluate(tirx.call_intrin("void", "tirx.prefetch", place, 0, 2, 1))

@@ -23,10 +23,11 @@ _MAX_SHIFT = 31
 
 
 def pack_codes(codes: Any, plan: ConvPlan) -> Any:
-    """uint8 codes ``[K, ceil(R/2), O]`` in the order of ``plan.packed_shape``.
+    """uint8 codes ``[K, ceil(R/2), O]`` as weights in the order of ``plan.packed_shape``.
 
-    Of a pair of quads the first is in the low nibbles. Channels of other groups that are read
-    together with a channel's own have the code zero.
+    Codes of one term stay codes; of a pair of quads the first is in the low nibbles. The sum of
+    two or three terms is a byte, which takes no more than its codes. Channels of other groups
+    that are read together with a channel's own have the weight zero.
     """
     shape = plan.shape
     width, pitch = shape.kernel[1], plan.source.pitch
@@ -34,7 +35,7 @@ def pack_codes(codes: Any, plan: ConvPlan) -> Any:
     own_in, own_out = group_in // plan.merged, group_out // plan.merged
     quads = shape.kernel[0] * plan.runs * plan.run_quads
 
-    def code(block: Any, quad: Any, vector: Any, term: Any, byte: Any) -> Any:
+    def weight(block: Any, quad: Any, vector: Any, byte: Any) -> Any:
         group = tirx.indexdiv(block, plan.panels)
         panel = tirx.indexmod(block, plan.panels)
         lane = tirx.indexdiv(byte, QUAD)
@@ -48,14 +49,27 @@ def pack_codes(codes: Any, plan: ConvPlan) -> Any:
         mine = tirx.indexdiv(channel, own_in) == tirx.indexdiv(output, own_out)
         row = (ky * width + kx) * own_in + tirx.indexmod(channel, own_in)
         inside = tirx.all(quad < quads, kx < width, channel < group_in, output < group_out, mine)
-        found = unpack_code(codes, term, row, group * group_out + output)
+        found = code_or_sum(codes, row, group * group_out + output)
         return tirx.if_then_else(inside, found, int32(0))
 
-    def body(block: Any, pair: Any, vector: Any, term: Any, byte: Any) -> Any:
-        low, high = (code(block, pair * 2 + half, vector, term, byte) for half in (0, 1))
+    def body(block: Any, index: Any, vector: Any, byte: Any) -> Any:
+        if not plan.coded:
+            return weight(block, index, vector, byte).astype("int8")
+        low, high = (weight(block, index * 2 + half, vector, byte) for half in (0, 1))
         return (low | (high << int32(4))).astype("uint8")
 
     return te.compute(plan.packed_shape, body, name="packed")
+
+
+def code_or_sum(codes: Any, row: Any, output: Any) -> Any:
+    """The code of a weight of one term, or the value of a weight of several; int32."""
+    terms = int(codes.shape[0])
+    if terms == 1:
+        return unpack_code(codes, 0, row, output)
+    total = int32(0)
+    for term in range(terms):
+        total = total + shift_term(int32(1), unpack_code(codes, term, row, output))
+    return total
 
 
 def sum_of_weights(codes: Any, reduction: int) -> Any:
@@ -97,11 +111,22 @@ def constants(
         if name == "factor":
             return _factor(operands["factor"], o)
         if name == "offset":
-            return rounding(o) - _zero_of_residual(epilogue, operands, o)
+            return rounding(o) - _zero_of_residual(epilogue, operand_shift("rhs_shift", o))
         if name in ("lhs_shift", "rhs_shift"):
-            return of_channel(operands[name], (o,))
+            return operand_shift(name, o)
         n = of_channel(shift, (o,))
-        return clamp(n if name == "right" else int32(0) - n, 0, _MAX_SHIFT)
+        return clamp(n, 0, _MAX_SHIFT) if name == "right" else left(o)
+
+    def left(o: Any) -> Any:
+        if shift is None:
+            return int32(0)
+        return clamp(int32(0) - of_channel(shift, (o,)), 0, _MAX_SHIFT)
+
+    def operand_shift(name: str, o: Any) -> Any:
+        if name not in operands:
+            return int32(0)
+        # Two left shifts that together leave 32 bits leave nothing, as one by 31 of proved sums.
+        return tirx.min(of_channel(operands[name], (o,)) + left(o), int32(_MAX_SHIFT))
 
     def body(row: Any, o: Any) -> Any:
         result = int32(0)
@@ -121,9 +146,9 @@ def _factor(codes: Any, o: Any) -> Any:
     return total
 
 
-def _zero_of_residual(epilogue: Epilogue, operands: dict[str, Any], o: Any) -> Any:
+def _zero_of_residual(epilogue: Epilogue, shift: Any) -> Any:
     """What the flipped top bit of a stored operand adds to the sum."""
     residual = epilogue.residual
     if not isinstance(residual, Stored) or not residual.zero:
         return int32(0)
-    return int32(residual.zero) << of_channel(operands["rhs_shift"], (o,))
+    return int32(residual.zero) << shift

@@ -1,0 +1,252 @@
+"""Layers fused into VNNI kernels equal the NumPy reference, bit for bit."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import tvm
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tvm import relax
+
+from tvm_shiftadd.dialect import ops
+from tvm_shiftadd.dialect.reference_module import run_reference
+from tvm_shiftadd.errors import InputError, VerificationError
+from tvm_shiftadd.formats import codes, packing
+from tvm_shiftadd.target import cpu, parse, runtime
+from tvm_shiftadd.topi.schedules.cpu.vnni.function import COMPUTED_BY, kernel
+from tvm_shiftadd.topi.schedules.cpu.vnni.instructions import dot
+
+pytestmark = pytest.mark.skipif(
+    not cpu.use_vnni(parse("cpu"), cpu.tvm_target(parse("cpu"))),
+    reason="needs AVX-512 VNNI and VBMI",
+)
+
+SHIFTS = {"kind": "llvm", "kernels": "shift"}
+
+
+class Network:
+    """A module under construction: data inputs first, then parameters with their values."""
+
+    def __init__(self, seed: int) -> None:
+        self.rng = np.random.default_rng(seed)
+        self.batch = tvm.tirx.Var("n", "int64")
+        self.data: dict[str, np.ndarray] = {}
+        self.parameters: dict[str, np.ndarray] = {}
+        self.variables: list[Any] = []
+
+    def input(self, shape: tuple[int, ...], dtype: str) -> Any:
+        """A data input of any batch with random values over the whole range of the type."""
+        name = f"x{len(self.data)}"
+        if dtype == "float32":
+            values = self.rng.normal(size=shape).astype(np.float32)
+        else:
+            low, high = (-2000, 2000) if dtype == "int32" else _range(dtype)
+            values = self.rng.integers(low, high + 1, shape).astype(dtype)
+        self.data[name] = values
+        var = relax.Var(name, relax.TensorType((self.batch, *shape[1:]), dtype))
+        self.variables.insert(len(self.data) - 1, var)
+        return var
+
+    def parameter(self, values: np.ndarray) -> Any:
+        name = f"p{len(self.parameters)}"
+        self.parameters[name] = values
+        var = relax.Var(name, relax.TensorType(values.shape, str(values.dtype)))
+        self.variables.append(var)
+        return var
+
+    def weights(self, reduction: int, outputs: int, terms: int) -> tuple[Any, Any]:
+        """Packed codes and bias."""
+        values = self.rng.choice(codes.representable(terms), (reduction, outputs))
+        bias = self.rng.integers(-5000, 5000, outputs).astype(np.int32)
+        packed = packing.pack(codes.encode(values, terms))
+        return self.parameter(packed), self.parameter(bias)
+
+    def shift(self, low: int, high: int, channels: int) -> Any:
+        values = self.rng.integers(low, high + 1, channels).astype(np.int32)
+        return self.parameter(values)
+
+    def check(self, make: Callable[[Callable[[Any], Any]], Any]) -> Any:
+        """Build what ``make(emit)`` returns, run it, and compare with the reference."""
+        builder = relax.BlockBuilder()
+        with builder.function("main", self.variables):
+            with builder.dataflow():
+                output = builder.emit_output(make(builder.emit))
+            builder.emit_func_output(output)
+        module = builder.get()
+        executable = cpu.build(module, parse("cpu"), data_inputs=len(self.data))
+        machine = relax.VirtualMachine(executable, tvm.cpu())
+        tensors = [tvm.runtime.tensor(values) for values in self.parameters.values()]
+        prepared = runtime.prepare_parameters(machine, tensors)
+        data = [tvm.runtime.tensor(values) for values in self.data.values()]
+        got = machine["main"](*data, *prepared).numpy()
+        (expected,) = run_reference(module, {**self.data, **self.parameters}).values()
+        assert got.dtype == expected.dtype
+        np.testing.assert_array_equal(got, expected)
+        return executable
+
+
+def _range(dtype: str) -> tuple[int, int]:
+    return np.iinfo(dtype).min, np.iinfo(dtype).max
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.data())
+def test_chain_of_any_shape(data: st.DataObject) -> None:
+    def draw(low: int, high: int) -> int:
+        return data.draw(st.integers(low, high))
+
+    def choose(*values: Any) -> Any:
+        return data.draw(st.sampled_from(values))
+
+    net = Network(draw(0, 2**32 - 1))
+    kernel_size = (draw(1, 4), draw(1, 4))
+    dilation = (draw(1, 2), draw(1, 2))
+    hw = [draw((kernel_size[i] - 1) * dilation[i] + 1, 20) for i in range(2)]
+    depthwise = choose(False, False, True)
+    groups = draw(2, 80) if depthwise else draw(1, 3)
+    channels = groups if depthwise else groups * draw(1, 40)
+    outputs = groups if depthwise else groups * draw(1, 40)
+    terms, batch = draw(1, 3), draw(1, 3)
+    out_type = choose("int8", "uint8")
+    lo, hi = sorted(draw(*_range(out_type)) for _ in range(2))
+    other, scaled, rounded = choose(None, "int8", "uint8", "int32"), choose(False, True), draw(0, 3)
+    attrs = {
+        "kernel_size": kernel_size,
+        "strides": (draw(1, 3), draw(1, 3)),
+        "padding": tuple(draw(0, 2) for _ in range(4)),
+        "dilation": dilation,
+        "groups": groups,
+    }
+    x = net.input((batch, *hw, channels), choose("int8", "uint8"))
+    reduction = kernel_size[0] * kernel_size[1] * channels // groups
+    packed, bias = net.weights(reduction, outputs, terms)
+    # Left shifts too: what does not fit is cut off by the bounds.
+    shift = net.shift(-2, 12, outputs if choose(True, False) else 1)
+    factor = net.parameter(codes.encode(net.rng.choice([1, 3, -5, 7], outputs), 3))
+    sides = [net.shift(0, 3, outputs) for _ in range(2)]
+    shape = relax.BlockBuilder().normalize(ops.conv2d(x, packed, bias, **attrs)).ty.shape
+    residual = net.input((batch, *map(int, list(shape)[1:])), other) if other else None
+    swapped = choose(True, False)
+
+    def make(emit: Callable[[Any], Any]) -> Any:
+        y = emit(ops.conv2d(x, packed, bias, **attrs))
+        if scaled:
+            y = emit(ops.scale(y, factor))
+        if residual is not None:
+            pair = (residual, y) if swapped else (y, residual)
+            y = emit(ops.add(*pair, *sides))
+        if rounded:
+            y = emit(ops.requantize(y, shift, lo=lo, hi=hi, dtype=out_type))
+        return y
+
+    net.check(make)
+
+
+@pytest.mark.parametrize("terms", [1, 2])
+def test_panel_that_is_larger_than_the_first_cache(terms: int) -> None:
+    net = Network(terms)
+    x = net.input((2, 7, 7, 384), "uint8")
+    packed, bias = net.weights(9 * 384, 48, terms)
+    shift = net.shift(8, 12, 48)
+
+    def make(emit: Callable[[Any], Any]) -> Any:
+        y = emit(ops.conv2d(x, packed, bias, kernel_size=(3, 3), padding=(1, 1, 1, 1)))
+        return emit(ops.requantize(y, shift, lo=0, hi=127))
+
+    net.check(make)
+
+
+@pytest.mark.parametrize("dtype", ["int8", "uint8"])
+@pytest.mark.parametrize("batch", [1, 6])
+def test_network_on_stored_maps(batch: int, dtype: str) -> None:
+    """Input, stem, pooling, two layers that meet in a sum, a signed map, a classifier."""
+    net = Network(batch)
+    image = net.input((batch, 3, 21, 19), "float32")
+    stem = net.weights(147, 24, 2)
+    wide = net.weights(9 * 24, 40, 1), net.weights(24, 40, 3)
+    signed, last = net.weights(9, 40, 2), net.weights(40, 10, 1)
+    shifts = [net.shift(6, 11, n) for n in (24, 40, 40)]
+    sides = [net.shift(0, 2, 40) for _ in range(2)]
+    window = {"kernel_size": (3, 3), "padding": (1, 1, 1, 1)}
+    low, high = (-128, 127) if dtype == "int8" else (0, 255)
+
+    def make(emit: Callable[[Any], Any]) -> Any:
+        x = emit(relax.op.permute_dims(emit(ops.quantize(image, 5)), (0, 2, 3, 1)))
+        x = emit(ops.conv2d(x, *stem, kernel_size=(7, 7), strides=(2, 2), padding=(3, 3, 3, 3)))
+        x = emit(ops.requantize(x, shifts[0], lo=0, hi=high, dtype=dtype))
+        x = emit(ops.max_pool2d(x, pool_size=(3, 3), strides=(2, 2), padding=(1, 1, 1, 1)))
+        a = emit(ops.conv2d(x, *wide[0], strides=(2, 2), **window))
+        b = emit(ops.conv2d(x, *wide[1], kernel_size=(1, 1), strides=(2, 2)))
+        y = emit(
+            ops.requantize(emit(ops.add(a, b, *sides)), shifts[1], lo=low, hi=high, dtype=dtype)
+        )
+        z = emit(ops.conv2d(y, *signed, groups=40, **window))
+        z = emit(ops.requantize(z, shifts[2], lo=-7, hi=100))
+        z = emit(ops.conv2d(z, *last, kernel_size=(1, 1)))
+        return emit(ops.dequantize(z, relax.const(np.full(1, 9, np.int32))))
+
+    net.check(make)
+
+
+@pytest.mark.parametrize(("inputs", "outputs", "terms"), [(7, 10, 2), (200, 70, 1), (64, 130, 3)])
+@pytest.mark.parametrize("batch", [1, 3, 4, 9])
+def test_dense(batch: int, inputs: int, outputs: int, terms: int) -> None:
+    net = Network(outputs)
+    x = net.input((batch, inputs), "int8")
+    packed, bias = net.weights(inputs, outputs, terms)
+    net.check(lambda emit: emit(ops.dense(x, packed, bias)))
+
+
+def small_layer(terms: int, target: Any) -> str:
+    """The assembly of one layer with its requantisation."""
+    net = Network(terms)
+    x = net.input((1, 8, 8, 16), "uint8")
+    packed, bias = net.weights(144, 32, terms)
+    shift = net.shift(8, 12, 32)
+    builder = relax.BlockBuilder()
+    with builder.function("main", net.variables):
+        with builder.dataflow():
+            window = {"kernel_size": (3, 3), "padding": (1, 1, 1, 1)}
+            y = builder.emit(ops.conv2d(x, packed, bias, **window))
+            y = builder.emit_output(ops.requantize(y, shift, lo=0, hi=127))
+        builder.emit_func_output(y)
+    return cpu.assembly(cpu.build(builder.get(), parse(target), data_inputs=1))
+
+
+@pytest.mark.parametrize("terms", [1, 2, 3])
+def test_assembly_has_the_dot_product(terms: int) -> None:
+    text = small_layer(terms, "cpu")
+    assert re.search(r"^\s+vpdpbusd\s.*zmm", text, re.M)
+    # Codes of one term are looked up in a register; a sum of terms is a byte already.
+    assert bool(re.search(r"^\s+vpermb\s.*zmm", text, re.M)) or terms > 1
+
+
+def test_shifts_are_there_on_request() -> None:
+    text = small_layer(2, SHIFTS)
+    assert not re.search(r"^\s+vpdp", text, re.M)
+    assert parse(SHIFTS).as_dict()["kernels"] == "shift"
+    with pytest.raises(InputError, match="kernels"):
+        parse({"kind": "llvm", "kernels": "fast"})
+
+
+@pytest.mark.parametrize("stated", ["vpdpbusd", None])
+def test_only_kernels_that_say_so_may_use_the_dot_product(stated: str | None) -> None:
+    from tvm.script import tirx as T
+
+    tensors = {"x": ((64,), "uint8"), "w": ((64,), "int8"), "out": ((16,), "int32")}
+    with kernel("shiftadd_layer", tensors, stated) as made:
+        zero = T.broadcast(T.int32(0), 16)
+        x, w = (made[name].vload([0], dtype=f"{made[name].dtype}x64") for name in ("x", "w"))
+        T.buffer_store(made["out"], dot(zero, x, w), [T.ramp(0, 1, 16)])
+    module = tvm.IRModule({"shiftadd_layer": made.function})
+    assert (COMPUTED_BY in made.function.attrs) == (stated is not None)
+    if stated is not None:
+        cpu.RefuseMultiplications()(module)
+        return
+    with pytest.raises(VerificationError, match="vpdpbusd"):
+        cpu.RefuseMultiplications()(module)
