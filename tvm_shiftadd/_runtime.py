@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import tempfile
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,25 @@ class Machine:
             result = self._machine["main"](*arguments, *self._constants)
             outputs = [result] if hasattr(result, "numpy") else list(result)
             return [output.numpy() for output in outputs]
+
+    @property
+    def constant_bytes(self) -> int:
+        """Bytes of the weights and other constants, in the form that the kernels read."""
+        return sum(tensor_bytes(constant) for constant in self._constants)
+
+    def watch(self, instrument: Callable[..., int] | None) -> None:
+        """Have ``instrument`` called before and after each call of a kernel or a built-in.
+
+        Its arguments are the function, its name, whether it is before the call, what was returned,
+        and the call's arguments; it returns 0, or 1 before a call to have it left out. None ends
+        it.
+        """
+        self._machine.set_instrument(instrument)
+
+
+def tensor_bytes(tensor: Any) -> int:
+    """Bytes of a TVM tensor's elements."""
+    return math.prod(map(int, tensor.shape)) * np.dtype(str(tensor.dtype)).itemsize
 
 
 def check_inputs(infos: Sequence[TensorInfo], x: Array | Mapping[str, Array]) -> list[Array]:

@@ -197,13 +197,21 @@ class Artifact:
         runtime.check_process()
         with self._lock:
             if self._machine is None:
-                threads = self._manifest.target.attributes.get("num_threads")
-                wanted = threads if isinstance(threads, int) else None
-                self._machine = _runtime.Machine(self._open(), self._parameters, wanted)
+                self._machine = self.machine()
         values = self._machine(arrays)
         if len(values) == 1:
             return values[0]
         return dict(zip((output.name for output in self.outputs), values, strict=True))
+
+    def machine(self, num_threads: int | None = None) -> _runtime.Machine:
+        """The network ready to be called, apart from the one that ``run`` uses: for measuring.
+
+        It takes arrays in the order of ``inputs``. ``num_threads``: None takes what the target
+        says. Raises :class:`ArtifactError` if the library cannot be used on this machine.
+        """
+        wanted = num_threads or self._manifest.target.attributes.get("num_threads")
+        threads = wanted if isinstance(wanted, int) else None
+        return _runtime.Machine(self._open(), self._parameters, threads)
 
     def _open(self) -> Any:
         if isinstance(self._library, Path):
