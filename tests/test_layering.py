@@ -34,6 +34,7 @@ LAYERS = (
     ),
     (
         "tvm_shiftadd.api",
+        "tvm_shiftadd.bench",
         "tvm_shiftadd.doctor",
         "tvm_shiftadd.evaluation",
         "tvm_shiftadd.explanation",

@@ -16,7 +16,19 @@ from typing import Annotated, Any
 import typer
 
 from tvm_shiftadd import __version__
-from tvm_shiftadd.cli import compile, demo, doctor, eval, explain, isa, options, report, run
+from tvm_shiftadd.cli import (
+    bench,
+    compile,
+    demo,
+    doctor,
+    eval,
+    explain,
+    isa,
+    options,
+    profile,
+    report,
+    run,
+)
 from tvm_shiftadd.errors import InputError, ShiftAddError
 
 DONE, FAILED, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
@@ -51,7 +63,7 @@ def _root(
     pass
 
 
-for _module in (compile, run, eval, explain, report, doctor, demo):
+for _module in (compile, run, eval, bench, profile, explain, report, doctor, demo):
     app.command(_module.__name__.rpartition(".")[2], help=_module.HELP)(_module.command)
 app.add_typer(isa.app, name="isa")
 

@@ -176,6 +176,10 @@ Spec = Annotated[
         "label_offset, batch.",
     ),
 ]
+Output = Annotated[
+    Path | None,
+    typer.Option("-o", "--output", help="Also write OUTPUT.json and OUTPUT.md."),
+]
 Calib = Annotated[
     Path | None,
     typer.Option("--calib", help="Images to calibrate on: .npz, idx .gz, .zip or a folder."),

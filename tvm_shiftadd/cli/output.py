@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,8 @@ from tvm_shiftadd.errors import ShiftAddError
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+    from tvm_shiftadd.bench.results import Table
 
 #: Told the phase, how much of it is done, and the total (0: not known).
 Progress = Callable[[str, int, int], None]
@@ -82,6 +84,13 @@ def print_table(
         # Text, because a layer's name may look like rich's markup.
         table.add_row(*(Text(cell(value)) for value in row))
     console().print(table)
+
+
+def print_tables(tables: Iterable[Table]) -> None:
+    """Print tables of measurements with their notes."""
+    for table in tables:
+        print_table(table.title, table.columns, table.rows, table.right)
+        print_lines(*table.notes)
 
 
 def print_lines(*lines: str) -> None:

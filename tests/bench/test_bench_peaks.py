@@ -1,0 +1,78 @@
+"""The micro-benchmarks do the work they are charged with, and the peaks have the right order."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import tvm
+
+from tvm_shiftadd.bench import peak_kernels, peaks
+from tvm_shiftadd.bench.peak_kernels import SUMS
+from tvm_shiftadd.target import cpu, parse
+
+
+def run(bench: peak_kernels.Bench, data: np.ndarray) -> np.ndarray:
+    target = cpu.tvm_target(parse("cpu"))
+    module = tvm.compile(tvm.IRModule({"bench": bench.function}), target)
+    out = tvm.runtime.tensor(np.zeros(bench.results, np.int32))
+    module["bench"](tvm.runtime.tensor(data), out)
+    return out.numpy()
+
+
+def test_shifts_and_additions() -> None:
+    """Every 16-bit element holds the recurrence t -> (t << x) + x, x = 1."""
+    bench = peak_kernels.shift_adds(2, 5, 32)
+    out = run(bench, np.full(bench.words, 0x00010001, np.int32))
+    assert (out.view(np.int16) == 31).all()
+    assert bench.work == out.view(np.int16).size * 5
+
+
+def test_dot_products() -> None:
+    from tvm.target import codegen
+
+    target = cpu.tvm_target(parse("cpu"))
+    width = peak_kernels.dot_width(lambda f: bool(codegen.target_has_features(f, target)))
+    if width is None:
+        pytest.skip("this processor has no dot product of bytes")
+    bench = peak_kernels.dot_products(1, 5, width)
+    out = run(bench, np.full(bench.words, 0x02020202, np.int32))
+    assert (out == 5 * 4 * 4).all()
+    assert bench.work == out.size * 5 * 4
+
+
+def test_reading_reads_everything() -> None:
+    bench = peak_kernels.reading(2, 4 * SUMS * 8 * 3, 2, 32)
+    data = np.arange(bench.words, dtype=np.int32)
+    out = run(bench, data)
+    assert out.sum() == 2 * data.sum()
+    assert bench.work == 2 * data.nbytes
+
+
+@pytest.mark.parametrize(
+    ("features", "width"),
+    [
+        ({"avx512f", "avx512vnni", "avxvnni"}, 64),
+        ({"avx2", "avxvnni"}, 32),
+        ({"avx512vl", "avx512vnni"}, 32),
+        ({"avx2"}, None),
+    ],
+)
+def test_the_widest_dot_product_is_taken(features: set[str], width: int | None) -> None:
+    assert peak_kernels.dot_width(features.__contains__) == width
+
+
+def test_peaks(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {
+        "_BURSTS": 1,
+        "_FROM_MEMORY": 1 << 20,
+        "_MOST_FROM_MEMORY": 1 << 20,
+    }.items():
+        monkeypatch.setattr(peaks, name, value)
+    found = peaks.measure(parse("cpu:generic"), 1)
+    assert found.macs is None
+    assert found.shift_adds > 1e8
+    assert found.l2 > 1e8
+    assert 0 < found.call < 1e-3
+    assert found.reading(found.l2_bytes) == found.l2
+    assert found.reading(1 << 40) == found.memory
+    assert found.to_dict()["threads"] == 1
