@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import types
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,26 @@ def test_a_model_is_compiled_first(
     assert json.loads((tmp_path / "out.json").read_text())["made"] == "up"
     assert (tmp_path / "out.md").read_text().startswith("# m.onnx, batch 2\n")
     assert "m.onnx, batch 2" in capsys.readouterr().out
+
+
+def test_for_random_inputs_conversion_is_plain(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What serves accuracy alone takes minutes, and no time of the network depends on it."""
+    from tvm_shiftadd import api
+    from tvm_shiftadd.bench import inputs
+
+    said: dict[str, Any] = {}
+    (tmp_path / "m.onnx").touch()
+    monkeypatch.setattr(api, "load", lambda path, **_: types.SimpleNamespace(graph="graph"))
+    monkeypatch.setattr(api, "compile", lambda model, **more: said.update(more))
+    monkeypatch.setattr(inputs, "random_calibration", lambda graph: f"numbers for {graph}")
+    monkeypatch.setattr(inputs, "task", lambda artifact, **more: None)
+    monkeypatch.setattr(networks, "bench", lambda task, **more: FakeComparison())
+    arguments = ["bench", str(tmp_path / "m.onnx"), "--peers", "none", "--threads", "1"]
+    assert main([*arguments, "--terms", "1"]) == 0
+    assert said["calibration"] == "numbers for graph"
+    assert (said["options"].terms, said["options"].compensation) == (1, False)
 
 
 class FakeComparison:

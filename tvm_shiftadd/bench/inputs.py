@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tvm_shiftadd.bench.networks import Task
-from tvm_shiftadd.convert import run_float
+from tvm_shiftadd.convert import ConvertOptions, run_float
 from tvm_shiftadd.data import Dataset
 from tvm_shiftadd.errors import DataError, InputError
 from tvm_shiftadd.evaluation import whole_batch
@@ -30,6 +30,13 @@ def random_calibration(graph: Graph) -> dict[str, Array]:
     """Random inputs by name, float32, to compile a network that is only to be timed."""
     count = graph.batch or RANDOM_IMAGES
     return {name: _normal((count, *graph.shapes[name][1:])) for name in graph.inputs}
+
+
+def plain_options(terms: int) -> ConvertOptions:
+    """How to convert a network that is only to be timed: without what serves accuracy alone."""
+    return ConvertOptions(
+        terms, bias_correction=False, compensation=False, equalize=False, fold=False
+    )
 
 
 def task(

@@ -48,7 +48,8 @@ class Machine:
     def line(self) -> str:
         """The machine in one line."""
         dots = [f for f in self.features if "vnni" in f] or ["no VNNI"]
-        return f"{self.processor}, {self.cores} cores, {', '.join(dots)}, {self.system}"
+        load = "" if self.load is None else f", load average {self.load}"
+        return f"{self.processor}, {self.cores} cores, {', '.join(dots)}, {self.system}{load}"
 
 
 def describe() -> Machine:

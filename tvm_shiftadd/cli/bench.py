@@ -146,11 +146,14 @@ def _task(config: Config, progress: Any) -> Task:
     else:
         config.terms.check()
         model = config.model.load()
+        said = config.terms.arguments()
+        if data is None and isinstance(config.terms.terms, int):
+            said = {"options": inputs.plain_options(config.terms.terms)}
         artifact = api.compile(
             model,
             target=config.target,
             calibration=inputs.random_calibration(model.graph) if data is None else data,
-            **config.terms.arguments(),
+            **said,
             progress=progress,
         )
         onnx = path if path.suffix == ".onnx" else config.onnx
