@@ -13,12 +13,15 @@ import pytest
 from tvm_shiftadd.bench import layers, machine, networks, peaks, timing
 from tvm_shiftadd.bench.peaks import Peaks
 from tvm_shiftadd.cli import main
+from tvm_shiftadd.target import runtime
 
 PEAKS = Peaks(1, None, 1e11, 1e11, 5e10, 1e10, 1e-7, 1 << 20, 1 << 24)
 
 
 @pytest.fixture(autouse=True)
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    # The first run in a process settles how many threads later ones can have.
+    runtime.prefer_num_threads(None)
     for module, name in ((timing, "PAUSE"), (timing, "BLOCK"), (layers, "PAUSE")):
         monkeypatch.setattr(module, name, 0.0)
     monkeypatch.setattr(layers, "_BLOCK", 2)
