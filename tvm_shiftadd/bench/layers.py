@@ -176,8 +176,11 @@ class _Watched:
 
 
 def _is_kernel(name: str) -> bool:
-    """Whether a called function computes tensors; the rest is the virtual machine's own work."""
-    return not name.startswith(("vm.", "shape_func"))
+    """Whether a called function is a kernel of the network, which writes its last argument.
+
+    The rest is built in, and may return what the virtual machine needs.
+    """
+    return "." not in name and not name.startswith("shape_func")
 
 
 def _median_run(machine: _runtime.Machine, arrays: Sequence[Array]) -> float:

@@ -119,7 +119,7 @@ def _openvino(model: Path, feed: Mapping[str, Array], threads: int) -> Run:
 PEERS: dict[str, Peer] = {
     "onnxruntime": Peer("onnxruntime", "float_model", "float", _onnxruntime),
     "onnxruntime-int8": Peer("onnxruntime", "qdq_model", "int8, QDQ", _onnxruntime, True),
-    "onnxruntime-int8-qoperator": Peer(
+    "onnxruntime-int8-qop": Peer(
         "onnxruntime", "qoperator_model", "int8, QOperator", _onnxruntime, True
     ),
     "openvino": Peer("openvino", "float_model", "float", _openvino),

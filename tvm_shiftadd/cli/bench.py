@@ -55,7 +55,7 @@ def command(
         str | None,
         typer.Option(
             "--peers",
-            help="Which of onnxruntime, onnxruntime-int8, onnxruntime-int8-qoperator, openvino, "
+            help="Which of onnxruntime, onnxruntime-int8, onnxruntime-int8-qop, openvino, "
             "openvino-int8, separated by commas, or none; default: all that are installed.",
         ),
     ] = None,
