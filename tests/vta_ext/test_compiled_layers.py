@@ -225,5 +225,5 @@ def test_a_layer_beyond_the_buffers_is_named() -> None:
     tiny = replace(SMALL, log_inp_buff_size=5, log_acc_buff_size=8)
     c = case()
     y = c.conv2d(c.input(6, 6, 4), 4)
-    with pytest.raises(CompileError, match=f"{y} does not fit"):
+    with pytest.raises(CompileError, match=f"{y} cannot run on the accelerator: it does not fit"):
         c.verify(tiny, y)

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from tvm_shiftadd.errors import CompileError
+from vta_ext.compiler.refusal import RefusedError
 from vta_ext.compiler.tiles import Fetch, Out, Pass, Step
 from vta_ext.compiler.tokens import Entry
 from vta_ext.config import Config
@@ -58,9 +58,10 @@ class _Halves:
     def place(self, key: Hashable, size: int, what: str) -> tuple[int, bool]:
         """Where ``key`` goes, and whether it has to be put there."""
         if size > self._size:
-            raise CompileError(
-                f"{what} needs {size} entries of a buffer in which a step has {self._size}; "
-                "choose a configuration with larger buffers"
+            raise RefusedError(
+                what,
+                f"it needs {size} entries of a buffer in which a step has {self._size}; choose a "
+                "configuration with larger buffers",
             )
         if key in self._keys:
             self._last = self._keys.index(key)
@@ -196,9 +197,10 @@ class Builder:
             self.counters.kernel_hits += 1
             return self._resident[key][0]
         if len(rows) > self.budget.uop:
-            raise CompileError(
-                f"{what} needs {len(rows)} micro-ops, but the buffer holds {self.budget.uop}; "
-                "choose a configuration with larger buffers"
+            raise RefusedError(
+                what,
+                f"it needs {len(rows)} micro-ops, but the buffer holds {self.budget.uop}; choose a "
+                "configuration with larger buffers",
             )
         if key not in self._kernels:
             self._kernels[key] = sum(map(len, self._rows))

@@ -57,8 +57,8 @@ class CompiledRegion:
 def compile_network(network: Network, config: Config) -> CompiledRegion:
     """Compile the operators of one region for one machine.
 
-    Raises CompileError, naming the layer, for an operator that the machine cannot run or that
-    does not fit its buffers.
+    Raises RefusedError, a CompileError that names the layer, for an operator that the machine
+    cannot run or that does not fit its buffers.
     """
     return compile_region(lower(network, config), config)
 

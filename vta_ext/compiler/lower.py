@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tvm_shiftadd.errors import CompileError
 from tvm_shiftadd.formats.codes import decode
 from tvm_shiftadd.formats.pooling import avg_pool_reciprocal
 from tvm_shiftadd.formats.windows import pool_counts
 from vta_ext.compiler import layers
 from vta_ext.compiler.layers import Finish, Layer, MatrixTerm, PoolTerm, Region, Tensor, Term
 from vta_ext.compiler.operators import Network, Operator, Value
+from vta_ext.compiler.refusal import RefusedError
 from vta_ext.compiler.views import View
 from vta_ext.config import Config
 
@@ -42,14 +42,9 @@ class Sum:
 def lower(network: Network, config: Config) -> Region:
     """The layers of a network's operators for one machine.
 
-    Raises CompileError, naming the layer, for what the machine cannot do.
+    Raises RefusedError, naming the operator, for what the machine cannot do.
     """
     return _Lowering(network, config).run()
-
-
-def unsupported(name: str, why: str) -> CompileError:
-    """The one sentence for an operator that stays on the host."""
-    return CompileError(f"layer {name} cannot run on the accelerator: {why}")
 
 
 class _Lowering:
@@ -76,16 +71,25 @@ class _Lowering:
         }
 
     def run(self) -> Region:
-        for value in self.network.inputs:
-            self.views[value.name] = View.of(self._tensor(value))
         for operator in self.network.operators:
             handler = self.handlers.get(operator.kind)
             if handler is None:
-                raise unsupported(operator.name, f"{operator.kind} has no lowering")
+                raise RefusedError(operator.name, f"{operator.kind} has no lowering")
+            for value in operator.inputs:
+                if value.name not in self.views and value.name not in self.sums:
+                    self._input(operator, value)
             handler(operator)
         outputs = tuple(self._output(value) for value in self.network.outputs)
         inputs = tuple(self.tensors[value.name] for value in self.network.inputs)
         return Region(self._needed(outputs), inputs, outputs)
+
+    def _input(self, operator: Operator, value: Value) -> None:
+        """A tensor that the host makes, as ``operator``, its first reader, sees it."""
+        if value.dtype == "int32":
+            raise RefusedError(operator.name, "it reads accumulators that the host makes")
+        if len(value.shape) not in (1, 3):
+            raise RefusedError(operator.name, f"it reads a tensor of shape {list(value.shape)}")
+        self.views[value.name] = View.of(self._tensor(value))
 
     def _needed(self, outputs: tuple[Tensor, ...]) -> tuple[Layer, ...]:
         """The layers without those that nothing reads."""
@@ -99,7 +103,7 @@ class _Lowering:
     def _tensor(self, value: Value) -> Tensor:
         shape = value.shape if len(value.shape) == 3 else (1, 1, *value.shape)
         if len(shape) != 3:
-            raise unsupported(value.name, f"its shape {list(value.shape)} is no map and no vector")
+            raise RefusedError(value.name, f"its shape {list(value.shape)} is no map and no vector")
         self.tensors[value.name] = Tensor(value.name, *shape, dtype=value.dtype)
         return self.tensors[value.name]
 
@@ -113,7 +117,7 @@ class _Lowering:
             return output
         view = self.views[value.name]
         if isinstance(view, Flat):
-            raise unsupported(value.name, "a flattened map that is an output is not supported")
+            raise RefusedError(value.name, "a flattened map that is an output is not supported")
         return self._stored(view, value)
 
     def _stored(self, view: View, value: Value) -> Tensor:
@@ -130,7 +134,7 @@ class _Lowering:
         value = operator.inputs[index]
         view = self.views[value.name]
         if isinstance(view, Flat):
-            raise unsupported(operator.name, "it reads a flattened map")
+            raise RefusedError(operator.name, "it reads a flattened map")
         return self._stored(view, value)
 
     def _keep(self, operator: Operator, layer: Layer) -> None:
@@ -143,7 +147,7 @@ class _Lowering:
         adder = operator.kind.startswith("adder")
         mode = "adder" if adder else "shift"
         if mode not in self.config.gemm_modes:
-            raise unsupported(operator.name, f"this machine has no GEMM mode {mode}")
+            raise RefusedError(operator.name, f"this machine has no GEMM mode {mode}")
         raw = operator.constants["weight"][None] if adder else operator.constants["codes"]
         bias = operator.constants["bias"].astype(np.int64)
         if operator.kind.endswith("dense"):
@@ -163,7 +167,7 @@ class _Lowering:
         if not isinstance(view, Flat):
             source = self._stored(view, operator.inputs[0])
             if (source.height, source.width) != (1, 1):
-                raise unsupported(operator.name, "a dense layer on every position of a map")
+                raise RefusedError(operator.name, "a dense layer on every position of a map")
             return source, layers.convolution((1, 1), (1, 1), (0, 0, 0, 0), (1, 1)), raw[None]
         source = view.source
         size = (source.height, source.width)
@@ -184,7 +188,7 @@ class _Lowering:
             if part is None:
                 view = self.views[value.name]
                 if isinstance(view, Flat):
-                    raise unsupported(operator.name, "it adds a flattened map")
+                    raise RefusedError(operator.name, "it adds a flattened map")
                 terms.append(view.term(shift))
                 continue
             terms += [replace(term, shift=term.shift + shift) for term in part.terms]
@@ -197,10 +201,10 @@ class _Lowering:
         channels = value.shape[-1]
         codes = np.broadcast_to(codes, (codes.shape[0], channels))
         if part is None or len(part.terms) > 1 or not isinstance(part.terms[0], MatrixTerm):
-            raise unsupported(operator.name, "a factor is supported on one weight layer only")
+            raise RefusedError(operator.name, "a factor is supported on one weight layer only")
         term = part.terms[0]
         if term.factor is not None or term.shift.any():
-            raise unsupported(operator.name, "a second factor on one layer is not supported")
+            raise RefusedError(operator.name, "a second factor on one layer is not supported")
         bias = part.bias * decode(codes)
         self.sums[operator.output.name] = Sum((replace(term, factor=codes),), bias)
 
@@ -232,7 +236,7 @@ class _Lowering:
         if total is None:
             view = self.views[value.name]
             if isinstance(view, Flat):
-                raise unsupported(operator.name, "it requantises a flattened map")
+                raise RefusedError(operator.name, "it requantises a flattened map")
             nothing = np.zeros(channels, np.int64)
             total = Sum((view.term(nothing),), nothing)
         terms = total.terms
@@ -259,12 +263,12 @@ class _Lowering:
     def _concat(self, operator: Operator) -> None:
         axis, rank = int(operator.attrs["axis"]), len(operator.output.shape)
         if axis != rank:
-            raise unsupported(operator.name, f"a concatenation along axis {axis}, not channels")
+            raise RefusedError(operator.name, f"a concatenation along axis {axis}, not channels")
         total, start, terms = operator.output.shape[-1], 0, []
         for value in operator.inputs:
             view = self.views[value.name]
             if isinstance(view, Flat):
-                raise unsupported(operator.name, "it joins a flattened map")
+                raise RefusedError(operator.name, "it joins a flattened map")
             count = value.shape[-1]
             around = (start, total - start - count)
             wide = replace(view, channels=np.pad(view.channels, around, constant_values=-1))
@@ -284,7 +288,7 @@ class _Lowering:
     def _view(self, operator: Operator) -> View:
         view = self.views[operator.inputs[0].name]
         if isinstance(view, Flat) or len(operator.inputs[0].shape) not in (1, 3):
-            raise unsupported(operator.name, "it moves a flattened map")
+            raise RefusedError(operator.name, "it moves a flattened map")
         return view
 
     def _pad(self, operator: Operator) -> None:
@@ -305,20 +309,24 @@ class _Lowering:
         ):
             found = view.sliced(axis - 1 + missing, begin, end, step) if axis else None
             if found is None:
-                raise unsupported(operator.name, f"a slice along axis {axis} by {step}")
+                raise RefusedError(operator.name, f"a slice along axis {axis} by {step}")
             view = found
         self.views[operator.output.name] = view
 
     def _permute(self, operator: Operator) -> None:
-        if tuple(operator.attrs["axes"]) != (0, 3, 1, 2):
-            raise unsupported(operator.name, f"a transposition by {list(operator.attrs['axes'])}")
+        axes = list(operator.attrs["axes"])
+        if axes == list(range(len(axes))):
+            self.views[operator.output.name] = self._view(operator)
+            return
+        if axes != [0, 3, 1, 2]:
+            raise RefusedError(operator.name, f"a transposition by {axes}")
         self.views[operator.output.name] = Flat(self._source(operator), "CHW")
 
     def _reshape(self, operator: Operator) -> None:
         view = self.views[operator.inputs[0].name]
         count = int(np.prod(operator.inputs[0].shape))
         if operator.output.shape != (count,):
-            raise unsupported(operator.name, "a reshape that is no flattening")
+            raise RefusedError(operator.name, "a reshape that is no flattening")
         if isinstance(view, View):
             view = view if view.size == (1, 1) else Flat(self._source(operator), "HWC")
         elif (view.source.height, view.source.width) == (1, 1):

@@ -6,11 +6,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from tvm_shiftadd.errors import CompileError
 from vta_ext.compiler import matrix, pool
 from vta_ext.compiler.constants import Constants, term_vectors
 from vta_ext.compiler.layers import Layer, MatrixTerm, Tensor, Term
 from vta_ext.compiler.place import Place
+from vta_ext.compiler.refusal import RefusedError
 from vta_ext.compiler.tiles import Fetch, Move, Out, Pass, Step, one_lane
 from vta_ext.compiler.tiling import Tiling, choose, is_apart, needs_second_area, span, summed_apart
 from vta_ext.config import Config
@@ -35,7 +35,7 @@ class Memory:
 def schedule(layer: Layer, constants: Constants, memory: Memory, config: Config) -> list[Step]:
     """The steps of one layer.
 
-    Raises CompileError, naming the layer, where it does not fit.
+    Raises RefusedError, naming the layer, where it does not fit.
     """
     return list(_Schedule(layer, constants, memory, config).steps())
 
@@ -217,9 +217,10 @@ class _Schedule:
                 yield Move("inp", place, 0, width, 0, None, around, pad_least=least)
             return
         if max(top, bottom, left, right) > MAX_PAD or min(inside) < 1:
-            raise CompileError(
-                f"layer {self.layer.name} needs a padding of {max(top, bottom, left, right)} "
-                f"around a tile, but a load can pad {MAX_PAD} around what it reads"
+            raise RefusedError(
+                self.layer.name,
+                f"it needs a padding of {max(top, bottom, left, right)} around a tile, but a load "
+                f"can pad {MAX_PAD} around what it reads",
             )
         plane = source.height * source.width
         base = self.memory.tensors[source.name] // self.config.inp_bytes

@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from tvm_shiftadd.errors import CompileError
 from vta_ext.compiler.builder import Budget
 from vta_ext.compiler.layers import Layer, MatrixTerm, Pair, Term, Window
+from vta_ext.compiler.refusal import RefusedError
 from vta_ext.config import Config
 
 #: Bytes a cycle of the memory port that the estimate assumes.
@@ -76,14 +76,15 @@ def summed_apart(term: Term) -> bool:
 def choose(layer: Layer, vectors: int, config: Config) -> Tiling:
     """The tiling of a layer with ``vectors`` constants a block of output channels.
 
-    Raises CompileError where no tile fits this machine.
+    Raises RefusedError where no tile fits this machine.
     """
     search = _Search(layer, vectors, config)
     best = min(search.candidates(), default=None, key=lambda pair: pair[0])
     if best is None:
-        raise CompileError(
-            f"layer {layer.name} does not fit the buffers of this machine "
-            f"({config.depths}); choose a configuration with larger buffers"
+        raise RefusedError(
+            layer.name,
+            f"it does not fit the buffers ({config.depths}); choose a configuration with larger "
+            "ones",
         )
     return best[1]
 

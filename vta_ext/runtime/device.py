@@ -9,18 +9,12 @@ from vta_ext.program import Program
 from vta_ext.sim.functional import FunctionalSimulator
 
 
-class Device(Protocol):
-    """A machine with an arena of DRAM. Addresses count from the arena's start.
+class LoadedProgram(Protocol):
+    """A program with an arena of its own in a device's memory, constants in place.
 
-    A device keeps what was written until it is written again. Errors leave it usable.
+    Offsets count bytes from the start of the arena; ProgramError outside it. The arena keeps what
+    was written, and errors leave it usable.
     """
-
-    @property
-    def config(self) -> Config:
-        """The machine's configuration."""
-
-    def reserve(self, size: int) -> None:
-        """Make the arena at least ``size`` bytes; what it held is lost where it has to grow."""
 
     def write(self, offset: int, data: bytes) -> None:
         """Copy bytes to the arena."""
@@ -28,11 +22,19 @@ class Device(Protocol):
     def read(self, offset: int, size: int) -> bytes:
         """Copy bytes from the arena."""
 
-    def launch(self, program: Program) -> None:
-        """Run a program whose constants are in the arena, and wait until it has finished.
+    def launch(self) -> None:
+        """Run the program and wait until it has finished."""
 
-        Raises ProgramError for a program of another configuration.
-        """
+
+class Device(Protocol):
+    """A machine that programs of its configuration can be loaded onto, several at a time."""
+
+    @property
+    def config(self) -> Config:
+        """The machine's configuration."""
+
+    def load(self, program: Program) -> LoadedProgram:
+        """Give a program memory; ProgramError for one of another configuration."""
 
 
 class SimulatorDevice:
@@ -40,27 +42,31 @@ class SimulatorDevice:
 
     def __init__(self, config: Config) -> None:
         self._config = config
-        self._simulator = FunctionalSimulator(config, 0)
 
     @property
     def config(self) -> Config:
         """The machine's configuration."""
         return self._config
 
-    def reserve(self, size: int) -> None:
+    def load(self, program: Program) -> LoadedProgram:
         """See :class:`Device`."""
-        if size > len(self._simulator.machine.dram):
-            self._simulator = FunctionalSimulator(self._config, size)
+        program.require(self._config)
+        return _Simulated(program)
+
+
+class _Simulated:
+    """A program in a simulator of its own."""
+
+    def __init__(self, program: Program) -> None:
+        self._program = program
+        self._simulator = FunctionalSimulator(program.config, program.dram_bytes)
+        self._simulator.place(program)
 
     def write(self, offset: int, data: bytes) -> None:
-        """See :class:`Device`; ProgramError outside the arena."""
         self._simulator.write(offset, data)
 
     def read(self, offset: int, size: int) -> bytes:
-        """See :class:`Device`; ProgramError outside the arena."""
         return self._simulator.read(offset, size)
 
-    def launch(self, program: Program) -> None:
-        """See :class:`Device`."""
-        program.require(self._config)
-        self._simulator.run(program.instructions)
+    def launch(self) -> None:
+        self._simulator.run(self._program.instructions)

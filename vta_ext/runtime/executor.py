@@ -1,4 +1,4 @@
-"""A compiled region on a device: constants written once, then images one after another."""
+"""A compiled region on a device: loaded once, then images one after another."""
 
 from __future__ import annotations
 
@@ -23,12 +23,8 @@ class RegionExecutor:
     """
 
     def __init__(self, region: CompiledRegion, device: Device) -> None:
-        region.program.require(device.config)
-        self.region, self.device = region, device
-        device.reserve(region.program.dram_bytes)
-        for section in region.program.sections:
-            if section.data is not None:
-                device.write(section.offset, section.data)
+        self.region, self._config = region, device.config
+        self._loaded = device.load(region.program)
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Results of a batch by name: ``[N, H, W, C]`` of int8, uint8 or int32.
@@ -46,7 +42,7 @@ class RegionExecutor:
         for image in range(count.pop() if count else 1):
             for binding in self.region.inputs:
                 self._write(binding, given[binding.tensor.name][image])
-            self.device.launch(self.region.program)
+            self._loaded.launch()
             for binding in self.region.outputs:
                 rows[binding.tensor.name].append(self._read(binding))
         return {
@@ -68,12 +64,12 @@ class RegionExecutor:
 
     def _write(self, binding: Binding, image: Array) -> None:
         offset = self.region.program.section(binding.section).offset
-        self.device.write(offset, pack_map(image, self.device.config))
+        self._loaded.write(offset, pack_map(image, self._config))
 
     def _read(self, binding: Binding) -> Array:
         section = self.region.program.section(binding.section)
-        data = self.device.read(section.offset, section.size)
-        return unpack_map(data, binding.tensor, self.device.config)
+        data = self._loaded.read(section.offset, section.size)
+        return unpack_map(data, binding.tensor, self._config)
 
 
 def _stacked(rows: list[Array], binding: Binding) -> Array:
