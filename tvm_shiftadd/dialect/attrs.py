@@ -12,8 +12,6 @@ from typing import Any, ClassVar, TypeVar
 from tvm_shiftadd._compat import make_attrs
 from tvm_shiftadd.errors import VerificationError
 from tvm_shiftadd.formats.ranges import ACTIVATION_RANGES
-from tvm_shiftadd.formats.ranges import INT8_MAX as INT8_MAX
-from tvm_shiftadd.formats.ranges import INT8_MIN as INT8_MIN
 from tvm_shiftadd.formats.reference import MAX_SCALE
 
 _Attrs = TypeVar("_Attrs", bound="OpAttrs")
