@@ -68,7 +68,7 @@ def test_peaks(monkeypatch: pytest.MonkeyPatch) -> None:
         "_MOST_FROM_MEMORY": 1 << 20,
     }.items():
         monkeypatch.setattr(peaks, name, value)
-    found = peaks.measure(parse("cpu:generic"), 1)
+    (found,) = peaks.measure(parse("cpu:generic"), 1)
     assert found.macs is None
     assert found.shift_adds > 1e8
     assert found.l2 > 1e8
@@ -76,3 +76,15 @@ def test_peaks(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found.reading(found.l2_bytes) == found.l2
     assert found.reading(1 << 40) == found.memory
     assert found.to_dict()["threads"] == 1
+
+
+def test_threads_without_a_core_each_are_noticed() -> None:
+    one = peaks.Peaks(1, 5e11, 2e11, 2e11, 1e11, 4e10, 1e-7, 1 << 20, 1 << 24)
+    measured = peaks.Peaks(2, 5.1e11, 2.1e11, 2e11, 1.5e11, 3e10, 1e-6, 2 << 20, 1 << 24)
+    found = peaks._uncrowded(measured, one)
+    assert found.crowded
+    assert (found.macs, found.shift_adds, found.l2) == (1e12, 4e11, 4e11)
+    assert (found.l3, found.memory, found.call) == (1.5e11, 4e10, 1e-6)
+    alone = peaks.Peaks(2, 9.9e11, 4.1e11, 4e11, 1.5e11, 6e10, 1e-6, 2 << 20, 1 << 24)
+    assert not peaks._uncrowded(alone, one).crowded
+    assert peaks._uncrowded(alone, one).shift_adds == 4.1e11

@@ -25,7 +25,7 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
     for module, name in ((timing, "PAUSE"), (timing, "BLOCK"), (layers, "PAUSE")):
         monkeypatch.setattr(module, name, 0.0)
     monkeypatch.setattr(layers, "_BLOCK", 2)
-    monkeypatch.setattr(peaks, "measure", lambda target, threads: PEAKS)
+    monkeypatch.setattr(peaks, "measure", lambda target, threads: (PEAKS,))
 
 
 def test_an_artifact_is_timed(artifact: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -35,16 +35,17 @@ def _peak_table(profile: Profile) -> Table:
     )
     threads = (f"threads: {peaks.threads}" for peaks in profile.peaks)
     notes: tuple[str, ...] = ()
-    if len(profile.peaks) > 1 and profile.peaks[0].shift_adds < 1.5 * profile.peaks[1].shift_adds:
+    if any(peaks.crowded for peaks in profile.peaks):
         notes = (
-            "The threads did not have a core each: other programs run here, and figures with more "
-            "than one thread say little.",
+            "The threads did not have a core each: other programs run here. What a core has of its "
+            "own is one thread's times their number; times with several threads say little.",
         )
     return Table("Measured peaks", ("", "", *threads), rows, 2, notes)
 
 
 def _call_table(profile: Profile) -> Table:
     rows: list[tuple[object, ...]] = []
+    total = sum(call.seconds[1] for call in profile.calls)
     for call in profile.calls:
         seconds = max(call.seconds[1], 1e-9)
         rows.append(
@@ -52,7 +53,7 @@ def _call_table(profile: Profile) -> Table:
                 call.name,
                 call.instruction or ("shifts" if call.work else ""),
                 f"{1e6 * seconds:.1f}",
-                f"{100 * seconds / profile.seconds_in_calls:.1f}",
+                f"{100 * seconds / total:.1f}",
                 f"{call.work / seconds / 1e9:.1f}" if call.work else None,
                 None if call.of_peak is None else f"{100 * call.of_peak:.0f}",
                 f"{call.bytes / seconds / 1e9:.1f}",

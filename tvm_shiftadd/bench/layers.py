@@ -63,7 +63,10 @@ class Call:
 
 @dataclass(frozen=True)
 class Profile:
-    """A network's calls in the order of their running. seconds: of all calls, and of whole runs."""
+    """A network's calls in the order of their running.
+
+    seconds_in_calls: of all calls of a run, the median; seconds: quartiles of whole runs.
+    """
 
     model: str
     batch: int
@@ -99,21 +102,21 @@ def profile(
     described = machines.describe()
     attributes = dict(artifact.manifest.target.attributes)
     target = parse({k: v for k, v in attributes.items() if k != _DESCRIPTION} or "cpu")
-    progress("peaks", 0, 2)
-    peaks = [measured.measure(target, threads)]
+    progress("peaks", 0, 1)
+    peaks = measured.measure(target, threads)
     machine = artifact.machine(threads)
     watched = _Watched(machine, arrays)
     whole: list[float] = []
     samples: list[list[float]] = []
+    totals: list[float] = []
     for turn in range(rounds):
         progress("time", turn, rounds)
         time.sleep(PAUSE)
         whole.append(_median_run(machine, arrays))
-        samples.append(watched.sample())
+        taken, total = watched.sample()
+        samples.append(taken)
+        totals.append(total)
     progress("time", rounds, rounds)
-    if threads > 1:
-        # Last, since TVM cannot raise the number again; it tells how far all threads had a core.
-        peaks.append(measured.measure(target, 1))
     batch = arrays[0].shape[0]
     calls = _calls(artifact, watched, np.array(samples), batch, peaks[0])
     return Profile(
@@ -122,9 +125,9 @@ def profile(
         target=attributes,
         rounds=rounds,
         machine=described,
-        peaks=tuple(peaks),
+        peaks=peaks,
         calls=calls,
-        seconds_in_calls=float(np.median(np.sum(samples, axis=1))),
+        seconds_in_calls=float(np.median(totals)),
         seconds=_triple(whole),
     )
 
@@ -163,8 +166,8 @@ class _Watched:
         self._times.append(time.perf_counter() - begun)
         return 1
 
-    def sample(self) -> list[float]:
-        """Seconds of each call, the median of several runs."""
+    def sample(self) -> tuple[list[float], float]:
+        """Seconds of each call and of all calls of a run, medians of several runs."""
         runs: list[list[float]] = []
         end = time.perf_counter() + _SECONDS
         while not runs or (len(runs) < _BLOCK and time.perf_counter() < end):
@@ -172,7 +175,9 @@ class _Watched:
             self._run(self._time)
             runs.append(self._times)
         # The first of several brings threads and data back.
-        return [float(value) for value in np.median(runs[1:] or runs, axis=0)]
+        rows = np.array(runs[1:] or runs)
+        calls = [float(value) for value in np.median(rows, axis=0)]
+        return calls, float(np.median(rows.sum(axis=1)))
 
 
 def _is_kernel(name: str) -> bool:

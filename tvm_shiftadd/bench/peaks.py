@@ -7,7 +7,7 @@ and a network's layer cannot be faster.
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,6 +26,8 @@ _TURNS = 10_000
 #: Bytes read from memory in a run by all threads together, at least: several times the cache.
 _FROM_MEMORY, _TIMES_CACHE, _MOST_FROM_MEMORY = 128 << 20, 4, 512 << 20
 _DEFAULT_L2 = 512 << 10
+#: The share of the threads' number times one's rate below which they had no core each.
+_TOGETHER = 0.8
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,7 @@ class Peaks:
     read per second from each core's second-level cache, the cache behind it, and memory; l3 is
     None where there is none or its size is not known. call: seconds of a kernel call that does
     nothing, its threads started. l2_bytes, l3_bytes: what fits there, of all threads together.
+    crowded: whether the threads had no core each while they were measured.
     """
 
     threads: int
@@ -48,6 +51,7 @@ class Peaks:
     call: float
     l2_bytes: int
     l3_bytes: int
+    crowded: bool = False
 
     def reading(self, size: int) -> float:
         """Bytes per second at which ``size`` bytes can be read that were used before."""
@@ -60,28 +64,38 @@ class Peaks:
         return asdict(self)
 
 
-def measure(target: CPUTarget, threads: int) -> Peaks:
-    """Measure the machine with code for ``target``; takes a second or two.
+def measure(target: CPUTarget, threads: int) -> tuple[Peaks, ...]:
+    """Measure the machine with code for ``target``: with ``threads``, and with one.
 
-    To be called in the Python thread whose runs are compared with it. Raises CompileError for a
-    target that cannot be compiled for, InputError for more threads than there are.
+    What a core has of its own (arithmetic, its caches) is taken as that of one thread times their
+    number, where other programs kept the threads from running at the same time. Takes a few
+    seconds, in the Python thread whose runs are compared with it. Raises CompileError for a target
+    that cannot be compiled for, InputError for more threads than there are.
     """
+    from tvm_shiftadd.target import cpu
+
+    resolved = cpu.tvm_target(target)
+    runtime.set_num_threads(threads)
+    one = _measure(resolved, 1)
+    return (one,) if threads == 1 else (_uncrowded(_measure(resolved, threads), one), one)
+
+
+def _measure(target: Any, threads: int) -> Peaks:
+    """Peaks of as many tasks at a time, as measured."""
     from tvm.target import codegen
 
     from tvm_shiftadd.bench import peak_kernels
     from tvm_shiftadd.target import cpu
 
-    resolved = cpu.tvm_target(target)
-    runtime.set_num_threads(threads)
-    vector = 2 * cpu.vector_lanes(resolved)
-    width = peak_kernels.dot_width(
-        lambda feature: bool(codegen.target_has_features(feature, resolved))
-    )
+    def has(feature: str) -> bool:
+        return bool(codegen.target_has_features(feature, target))
+
+    vector, width = 2 * cpu.vector_lanes(target), peak_kernels.dot_width(has)
     sizes = caches()
     l2, l3 = sizes.get("L2", _DEFAULT_L2), sizes.get("L3", 0)
     large = max(_FROM_MEMORY, _TIMES_CACHE * l3)
     large = min(large, _MOST_FROM_MEMORY) // threads
-    rate = _Meter(resolved)
+    rate = _Meter(target)
     return Peaks(
         threads=threads,
         macs=rate(peak_kernels.dot_products(threads, _TURNS, width)) if width else None,
@@ -92,6 +106,24 @@ def measure(target: CPUTarget, threads: int) -> Peaks:
         call=1 / rate(peak_kernels.nothing(threads), typical=True),
         l2_bytes=l2 * threads,
         l3_bytes=l3,
+    )
+
+
+def _uncrowded(many: Peaks, one: Peaks) -> Peaks:
+    """Peaks of several threads, each with a core: not below what one has, times their number."""
+    count = many.threads
+    crowded = many.shift_adds < _TOGETHER * count * one.shift_adds
+    if one.macs is not None and many.macs is not None:
+        crowded = crowded or many.macs < _TOGETHER * count * one.macs
+        many = replace(many, macs=max(many.macs, count * one.macs))
+    return replace(
+        many,
+        shift_adds=max(many.shift_adds, count * one.shift_adds),
+        l2=max(many.l2, count * one.l2),
+        # The caches behind it are shared, and more threads may read no more together.
+        l3=None if many.l3 is None or one.l3 is None else max(many.l3, one.l3),
+        memory=max(many.memory, one.memory),
+        crowded=crowded,
     )
 
 
