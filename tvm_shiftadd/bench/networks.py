@@ -209,7 +209,10 @@ def _peer(
     if not peer.installed:
         raise ModelError(peers.missing(name))
     if work is None:
-        raise ModelError("needs the ONNX model, which an artifact does not hold; pass --onnx FILE")
+        raise ModelError(
+            f"{name} needs the network as ONNX, which neither an artifact nor a checkpoint holds; "
+            "pass --onnx FILE"
+        )
     model: Path = getattr(work, peer.model)
     try:
         run = peer.start(model, work.feed, threads)
