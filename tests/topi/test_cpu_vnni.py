@@ -193,6 +193,30 @@ def test_network_on_stored_maps(batch: int, dtype: str) -> None:
     net.check(make)
 
 
+@pytest.mark.parametrize("lo", [0, -128])
+@pytest.mark.parametrize("outputs", [16, 33])
+def test_adder_layers_behind_each_other(outputs: int, lo: int) -> None:
+    """The second one reads a map that is stored, with negative values or without."""
+    net = Network(outputs)
+    x = net.input((2, 9, 8, 13), "int8")
+    weights = [
+        net.parameter(net.rng.integers(-128, 128, (rows, outputs)).astype(np.int8))
+        for rows in (9 * 13, 9 * outputs)
+    ]
+    biases = [net.parameter(np.full(outputs, 1500 * i, np.int32)) for i in (6, 9)]
+    factor = net.parameter(codes.encode(net.rng.choice([1, 3, -5, 7], outputs), 3))
+    shift = net.shift(5, 7, outputs)
+    window = {"kernel_size": (3, 3), "padding": (1, 1, 1, 1)}
+
+    def make(emit: Callable[[Any], Any]) -> Any:
+        y = emit(ops.adder_conv2d(x, weights[0], biases[0], **window))
+        y = emit(ops.requantize(emit(ops.scale(y, factor)), shift, lo=lo, hi=127))
+        z = emit(ops.adder_conv2d(y, weights[1], biases[1], strides=(2, 2), **window))
+        return emit(ops.requantize(z, shift))
+
+    net.check(make)
+
+
 @pytest.mark.parametrize(("inputs", "outputs", "terms"), [(7, 10, 2), (200, 70, 1), (64, 130, 3)])
 @pytest.mark.parametrize("batch", [1, 3, 4, 9])
 def test_dense(batch: int, inputs: int, outputs: int, terms: int) -> None:

@@ -12,203 +12,28 @@ neighbours in memory where the dilation is 1, channels and columns alike.
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import Any
 
 from tvm.script import tirx as T
 from tvm.script.ir_builder import tirx as build
 
 from tvm_shiftadd._compat import tirx
-from tvm_shiftadd.topi.schedules.cpu.geometry import ConvShape, round_up
 
 from .convert import fill_border
 from .epilogue import Epilogue
 from .function import Kernel, batch_size, kernel
-from .instructions import LANES, QUAD, VECTOR, decode, dot, fetch, spread_quad
-from .stored import Stored
-
-#: Vector registers that sums, weights and an input may fill.
-REGISTERS = 31
-#: Instructions of the innermost loop.
-MAX_UNROLLED = 112
-#: Bytes of weights, and of sums, that stay in the first-level cache while all tiles use them.
-PANEL, ALL_SUMS = 24_576, 49_152
-#: Relative cost of a dot product, by the vectors of outputs of a tile.
-_VECTOR_COST = {1: 1.13, 2: 1.0, 3: 1.03, 4: 1.04}
-#: Multiply-accumulates below which starting threads costs more than they bring.
-SERIAL = 1_500_000
-
-
-@dataclass(frozen=True)
-class ConvPlan:
-    """A convolution of a stored map with its tile: ``rows x columns`` pixels, ``vectors`` outputs.
-
-    ``shape`` has ``merged`` of the layer's groups in one of its own, where a group alone would
-    not fill a vector of outputs; weights between them are zero.
-    """
-
-    shape: ConvShape
-    source: Stored
-    rows: int
-    columns: int
-    vectors: int
-    merged: int = 1
-
-    @property
-    def run(self) -> int:
-        """Neighbouring bytes of one window row that are read one after the other."""
-        shape = self.shape
-        if self._joined:
-            return (shape.kernel[1] - 1) * self.source.pitch + shape.group_channels
-        return shape.group_channels
-
-    @property
-    def _joined(self) -> bool:
-        return self.shape.dilation[1] == 1 and self.shape.groups == 1
-
-    @property
-    def runs(self) -> int:
-        """Runs of a window row."""
-        return 1 if self._joined else self.shape.kernel[1]
-
-    @property
-    def run_quads(self) -> int:
-        """Quads of a run; what reaches past its end has zero weights."""
-        return -(-self.run // QUAD)
-
-    @property
-    def quads(self) -> int:
-        """Quads of a window; an even number where two share a byte of codes."""
-        quads = self.shape.kernel[0] * self.runs * self.run_quads
-        return round_up(quads, 2) if self.coded else quads
-
-    @property
-    def coded(self) -> bool:
-        """Whether weights are kept as codes: the sum of two terms or more takes less as int8."""
-        return self.shape.terms == 1
-
-    @property
-    def panels(self) -> int:
-        """Blocks of output channels of a group."""
-        return -(-self.group_vectors // self.vectors)
-
-    @property
-    def group_vectors(self) -> int:
-        """Vectors of output channels of a group."""
-        return -(-(self.shape.outputs // self.shape.groups) // LANES)
-
-    def first_vector(self, panel: Any) -> Any:
-        """Where a block begins in its group, in vectors; the last one steps back."""
-        return tirx.min(panel * self.vectors, self.group_vectors - self.vectors)
-
-    @property
-    def packed_shape(self) -> tuple[int, ...]:
-        """Shape of the packed weights: a vector of int8, or of bytes with two codes each."""
-        vectors = self.quads // 2 if self.coded else self.quads
-        return (self.shape.groups * self.panels, vectors, self.vectors, VECTOR)
-
-    @property
-    def packed_type(self) -> str:
-        """Element type of the packed weights."""
-        return "uint8" if self.coded else "int8"
-
-    @property
-    def segment(self) -> int:
-        """Quads of a run that are used together: all, or what the first-level cache holds."""
-        all_sums = self.tiles * self.rows * self.columns * self.vectors * VECTOR
-        if self.quads * self.vectors * VECTOR <= PANEL or all_sums > ALL_SUMS:
-            return self.run_quads
-        step = 2 if self.coded else 1
-        most = PANEL // (self.vectors * VECTOR)
-        fit = [q for q in range(step, most + 1, step) if self.run_quads % q == 0]
-        return max(fit, default=self.run_quads)
-
-    @property
-    def segmented(self) -> bool:
-        """Whether sums leave the registers between the segments of a panel."""
-        runs = self.shape.kernel[0] * self.runs * self.run_quads
-        return (
-            runs * self.vectors * VECTOR > PANEL and self.segment * self.vectors * VECTOR <= PANEL
-        )
-
-    @property
-    def tiles(self) -> int:
-        """Tiles of a part of the map."""
-        rows = -(-self.shape.out_height // self.rows)
-        return -(-rows // self.parts) * -(-self.shape.out_width // self.columns)
-
-    @cached_property
-    def unroll(self) -> int:
-        """Quads of one turn of the innermost loop.
-
-        Neighbouring pixels must not read the same ones in it: the compiler would keep them in
-        registers that the sums need.
-        """
-        apart = self.shape.strides[1] * self.source.pitch // QUAD
-        most = max(1, MAX_UNROLLED // (self.rows * self.columns * self.vectors))
-        most = min(most, max(1, apart)) if self.columns > 1 else most
-        return max(u for u in range(1, min(8, most) + 1) if self.segment % u == 0)
-
-    @property
-    def parts(self) -> int:
-        """Parts that a map's rows are cut in, so that two threads have equal work."""
-        count = self.shape.groups * self.panels
-        if count % 2 == 0 or count > 8 or self.shape.out_height < 2 * self.rows:
-            return 1
-        return 2
-
-    @property
-    def work(self) -> int:
-        """Multiply-accumulates of an image."""
-        shape = self.shape
-        return shape.out_height * shape.out_width * shape.outputs * shape.reduction
-
-
-def choose_plan(layer: ConvShape, source: Stored) -> ConvPlan:
-    """The tile that keeps the dot products busy: the fewest wasted pixels, the fewest loads."""
-    merged = _groups_to_merge(layer)
-    shape = replace(layer, groups=layer.groups // merged)
-    outputs = -(-(shape.outputs // shape.groups) // LANES)
-    best, least = (1, 1, 1), math.inf
-    for vectors in range(1, min(4, outputs) + 1):
-        for rows in range(1, min(4, shape.out_height) + 1):
-            for columns in range(1, min(28, shape.out_width) + 1):
-                pixels = rows * columns
-                if pixels * vectors + vectors + 1 > REGISTERS:
-                    continue
-                cost = _cost(shape, outputs, rows, columns, vectors)
-                if cost < least:
-                    best, least = (rows, columns, vectors), cost
-    return ConvPlan(shape, source, *best, merged)
-
-
-def _groups_to_merge(layer: ConvShape) -> int:
-    """The fewest groups whose outputs are whole vectors, or all."""
-    outputs = layer.outputs // layer.groups
-    whole = [
-        count
-        for count in range(1, layer.groups + 1)
-        if layer.groups % count == 0 and outputs * count % LANES == 0
-    ]
-    return whole[0] if whole and layer.groups > 1 else layer.groups
-
-
-def _cost(shape: ConvShape, outputs: int, rows: int, columns: int, vectors: int) -> float:
-    """Cycles an image takes, up to a constant, for a quad of the reduction.
-
-    Fitted to all tiles of six layers on a Zen 5: sums must cover the latency of a dot product, and
-    two vectors of outputs balance loads of inputs and of weights best.
-    """
-    pixels = rows * columns
-    tiles = -(-shape.out_height // rows) * -(-shape.out_width // columns)
-    sums = pixels * vectors
-    cycles = max(sums, 12) * _VECTOR_COST[vectors]
-    if sums > 16:
-        cycles *= 1.03
-    cycles *= 1 + 0.02 * (rows - 1)
-    return tiles * -(-outputs // vectors) * (cycles + 0.3)
+from .instructions import (
+    LANES,
+    QUAD,
+    VECTOR,
+    decode,
+    dot,
+    fetch,
+    ones,
+    spread_quad,
+    sum_of_lanes,
+)
+from .plan import SERIAL, ConvPlan, reach_of
 
 
 class _Tile:
@@ -235,11 +60,13 @@ class _Tile:
         return self.sums.vload([index * LANES], dtype="int32x16")
 
     def begin(self) -> None:
-        """Let every sum begin with its channel's bias."""
+        """Let every sum begin with its channel's bias; sums of minima with zero."""
         constants, vectors = self.task.made["constants"], self.plan.vectors
         for v in range(vectors):
             channel = self.task.channel + v * LANES
             bias = T.bind(self.epilogue.constant(constants, "bias", channel))
+            if self.plan.adder:
+                bias = T.broadcast(T.int32(0), LANES)
             for p in range(len(self.pixels)):
                 self._put(p * vectors + v, bias)
 
@@ -264,16 +91,53 @@ class _Tile:
                 pixel = T.bind(spread_quad(self.task.made["x"], self.image, where))
                 for v in vectors:
                     index = p * self.plan.vectors + v
-                    self._put(index, dot(self._get(index), pixel, weights[v]))
+                    self._put(index, self._add(self._get(index), pixel, weights[v]))
+
+    def _add(self, total: Any, pixel: Any, weights: Any) -> Any:
+        """Sums with the products, or with the minima, of a vector of inputs and of weights."""
+        if not self.plan.adder:
+            return dot(total, pixel, weights)
+        least = tirx.min(T.reinterpret(pixel, dtype="uint8x64"), weights)
+        return dot(total, least, T.broadcast(T.int8(1), VECTOR))
+
+    def _distance(self, total: Any, channel: Any, inputs: Any) -> Any:
+        """The layer's sums from those of minima: |x - w| = x + w - 2 min(x, w)."""
+        bias = self.epilogue.constant(self.task.made["constants"], "bias", channel)
+        return (total << T.broadcast(T.int32(1), LANES)) + bias - inputs
+
+    def _inputs(self, pixel: tuple[int, int]) -> Any:
+        """The sum of a pixel's window, in all lanes."""
+        plan, source = self.plan, self.plan.source
+        total: Any = T.broadcast(T.int32(0), LANES)
+        start = self._start(pixel[0], pixel[1])
+        for ky in range(plan.shape.kernel[0]):
+            for run in range(plan.runs):
+                row = ky * plan.shape.dilation[0] * source.row
+                row += run * plan.shape.dilation[1] * source.pitch
+                for first in range(0, plan.run, VECTOR):
+                    counted = [
+                        byte < plan.run and byte % source.pitch < plan.shape.group_channels
+                        for byte in range(first, first + VECTOR)
+                    ]
+                    place = [self.image, start + (row + first)]
+                    values = self.task.made["x"].vload(place, dtype="uint8x64")
+                    total = T.bind(dot(total, values, ones(counted)))
+        return T.bind(T.broadcast(sum_of_lanes(total), LANES))
+
+    def _start(self, row: Any, column: Any) -> Any:
+        """Where the window of a pixel of the tile begins."""
+        source, (top, left) = self.plan.source, self.plan.shape.origin
+        # The stored border may be wider than this layer's padding.
+        corner = source.origin - top * source.row - left * source.pitch
+        first = self.y * self.step_y + self.column * self.step_x + self.task.first_input
+        return first + (corner + row * self.step_y + column * self.step_x)
 
     def reduce(self, ky: Any, run: Any, segment: Any) -> None:
         """Add the products of one segment of one run of the window."""
         plan, source, shape = self.plan, self.plan.source, self.plan.shape
-        (top, left), span = shape.origin, plan.unroll
-        # The stored border may be wider than this layer's padding.
-        start = source.origin - top * source.row - left * source.pitch
+        top, span = shape.origin[0], plan.unroll
         row = self.y * shape.strides[0] + ky * shape.dilation[0]
-        base = start + row * source.row + self.column * self.step_x + self.task.first_input
+        base = self._start(0, 0) + ky * (shape.dilation[0] * source.row)
         base = T.bind(
             base + run * (shape.dilation[1] * source.pitch) + segment * (plan.segment * QUAD)
         )
@@ -296,10 +160,13 @@ class _Tile:
         results, places = [], []
         for p, (row, column) in enumerate(self.pixels):
             y, x = self.y + row, self.column + column
+            inputs = self._inputs((row, column)) if self.plan.adder else None
             for v in range(self.plan.vectors):
                 channel = task.channel + v * LANES
                 operand = epilogue.operand(made, self.image, y, x, channel)
                 value = self._get(p * self.plan.vectors + v)
+                if inputs is not None:
+                    value = self._distance(value, channel, inputs)
                 results.append(epilogue.shifted(value, made["constants"], channel, operand))
                 # Offset from the first pixel: what lies side by side is stored together.
                 out = epilogue.out
@@ -336,7 +203,8 @@ class _Task:
     def weights(self, quad: Any, vector: int) -> Any:
         """The block's weights of one quad and vector of outputs."""
         if self.panel is None:
-            return self.made["weights"].vload([self.block, quad, vector, 0], dtype="int8x64")
+            kind = f"{self.plan.packed_type}x{VECTOR}"
+            return self.made["weights"].vload([self.block, quad, vector, 0], dtype=kind)
         return self.panel.vload([(quad * self.plan.vectors + vector) * VECTOR], dtype="int8x64")
 
     def fetch_ahead(self, quad: Any, turn: Any) -> None:
@@ -420,9 +288,3 @@ def _by_segments(task: _Task, n: Any) -> None:
             tile = task.tile(image, row, column)
             tile.load(partial, (row * columns + column) * size)
             tile.end()
-
-
-def reach_of(shape: ConvShape) -> tuple[int, int]:
-    """Rows above and below the map that windows reach."""
-    last = (shape.out_height - 1) * shape.strides[0] + (shape.kernel[0] - 1) * shape.dilation[0]
-    return shape.origin[0], max(0, last - shape.origin[0] + 1 - shape.height)

@@ -15,11 +15,11 @@ from tvm.script.ir_builder import tirx as build
 from tvm_shiftadd._compat import tirx
 from tvm_shiftadd.topi.schedules.cpu.geometry import ConvShape
 
-from .conv import ConvPlan
 from .convert import fill_border
 from .epilogue import Epilogue
 from .function import Kernel, batch_size, kernel
 from .instructions import LANES, QUAD, decode, dot, spread_quad
+from .plan import ConvPlan
 from .stored import Stored
 
 #: Rows that share decoded weights.

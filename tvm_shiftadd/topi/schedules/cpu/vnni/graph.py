@@ -13,11 +13,13 @@ from . import convert, weights
 from .chains import Chain, Readers, bindings, is_map, map_sizes, name_of, reach
 from .entry import can_enter, quantize_store
 from .epilogue import Epilogue
-from .layers import is_depthwise, layer_kernel, layer_shape
+from .layers import LayerKernel, is_depthwise, layer_kernel, layer_shape
 from .pool import PoolPlan, max_pool
 from .stored import Stored, Wide, pitch_of
 
 _LAST = [0, 2, 3, 1]
+_MAP_LAYERS = ("shiftadd.conv2d", "shiftadd.adder_conv2d")
+_MATRIX_LAYERS = ("shiftadd.dense", "shiftadd.adder_dense")
 
 
 @tvm.transform.module_pass(opt_level=0, name="FuseLayers")
@@ -185,7 +187,7 @@ class _Rewriter:
         packed = self._prepare(
             kernel.pack, [self._substitute(layer.args[1])], f"{result.name}.packed"
         )
-        constants = self._constants(chain, epilogue, source, kernel.order)
+        constants = self._constants(chain, epilogue, source, kernel)
         args = [self._stored(layer.args[0]), packed, constants]
         if chain.add is not None:
             wide = isinstance(epilogue.residual, Wide)
@@ -206,7 +208,9 @@ class _Rewriter:
             return Epilogue(Wide(*map_sizes(chain.result)), scaled=scaled, residual=residual)
         return Epilogue(self._layout(chain.result), *chain.bounds, scaled, residual)
 
-    def _constants(self, chain: Chain, epilogue: Epilogue, source: Stored, order: Any) -> Any:
+    def _constants(
+        self, chain: Chain, epilogue: Epilogue, source: Stored, kernel: LayerKernel
+    ) -> Any:
         layer, name = chain.layer, chain.result.name
         operands: dict[str, Any] = {}
         if chain.scale is not None:
@@ -215,19 +219,22 @@ class _Rewriter:
             operands["lhs_shift"], operands["rhs_shift"] = chain.shifts
         if chain.requantize is not None:
             operands["shift"] = chain.requantize.args[1]
-        inputs = [self._substitute(value) for value in (layer.args[2], *operands.values())]
-        if source.zero:
+        weight, bias = (self._substitute(value) for value in layer.args[1:3])
+        if kernel.bias is not None:
+            bias = self._prepare(kernel.bias, [weight, bias], f"{name}.bias")
+        inputs = [bias, *(self._substitute(value) for value in operands.values())]
+        zero = source.zero if kernel.bias is None else 0
+        if zero:
             reduction = layer_shape(layer).reduction
-            codes = self._substitute(layer.args[1])
             sums = self._prepare(
-                lambda codes: weights.sum_of_weights(codes, reduction), [codes], f"{name}.sums"
+                lambda codes: weights.sum_of_weights(codes, reduction), [weight], f"{name}.sums"
             )
             inputs.append(sums)
 
         def made(bias: Any, *values: Any) -> Any:
             named = dict(zip(operands, values, strict=False))
-            sums = values[-1] if source.zero else None
-            return order(weights.constants(epilogue, bias, source.zero, sums, named))
+            sums = values[-1] if zero else None
+            return kernel.order(weights.constants(epilogue, bias, zero, sums, named))
 
         return self._prepare(made, inputs, f"{name}.constants")
 
@@ -278,9 +285,9 @@ class _Rewriter:
 
 def _is_layer(binding: Any) -> bool:
     name = name_of(binding.value)
-    matrix = name == "shiftadd.dense" and len(binding.value.args[0].ty.shape) == 2
-    return matrix or name == "shiftadd.conv2d"
+    matrix = name in _MATRIX_LAYERS and len(binding.value.args[0].ty.shape) == 2
+    return matrix or name in _MAP_LAYERS
 
 
 def _is_window(binding: Any) -> bool:
-    return name_of(binding.value) in ("shiftadd.conv2d", "shiftadd.max_pool2d")
+    return name_of(binding.value) in (*_MAP_LAYERS, "shiftadd.max_pool2d")

@@ -110,6 +110,18 @@ def fetch(buffer: Any, shape: Sequence[int], at: Any) -> None:
 
     It may lie behind the buffer's end: fetching ahead never faults.
     """
-    indices = [0] * (len(shape) - 1)
-    place = T.address_of(buffer[(*indices, at)])
+    index = (*(0 for _ in shape[1:]), at)
+    place = T.address_of(buffer[index])
     T.evaluate(tirx.call_intrin("void", "tirx.prefetch", place, 0, 2, 1))
+
+
+def ones(counted: Sequence[bool]) -> Any:
+    """64 bytes: 1 where counted, else 0."""
+    words = struct.unpack("<16i", bytes(map(int, counted)))
+    lanes = [tirx.IntImm("int32", word) for word in words]
+    return bytes_of(tirx.Shuffle(lanes, [tirx.IntImm("int32", lane) for lane in range(LANES)]))
+
+
+def sum_of_lanes(sums: Any) -> Any:
+    """The sum of a vector's sixteen, int32."""
+    return _pure("llvm.vector.reduce.add.v16i32", sums, dtype="int32")
