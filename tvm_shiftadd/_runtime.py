@@ -52,22 +52,35 @@ class Machine:
             for array in parameters.values()
         ]
         self._constants = runtime.prepare_parameters(self._machine, constants)
+        self._main = self._machine["main"]
+        #: The inputs of the run before, whose memory the next one of the same shapes takes.
+        self._inputs: dict[tuple[int, tuple[int, ...]], Any] = {}
         # A virtual machine keeps its call frames in itself.
         self._lock = threading.Lock()
 
     def __call__(self, arrays: Sequence[Array]) -> list[Array]:
         """The outputs of ``main``, in its order."""
-        import tvm
-
         from tvm_shiftadd.target import runtime
 
         with self._lock:
             # The machine that was set up in one thread may be called in another.
             runtime.prefer_num_threads(self._num_threads)
-            arguments = [tvm.runtime.tensor(array, self._device) for array in arrays]
-            result = self._machine["main"](*arguments, *self._constants)
+            self._inputs = {
+                (index, array.shape): self._input(index, array)
+                for index, array in enumerate(arrays)
+            }
+            result = self._main(*self._inputs.values(), *self._constants)
             outputs = [result] if hasattr(result, "numpy") else list(result)
             return [output.numpy() for output in outputs]
+
+    def _input(self, index: int, array: Array) -> Any:
+        """An array as a tensor; small networks run hardly longer than new memory takes."""
+        import tvm
+
+        held = self._inputs.get((index, array.shape))
+        if held is None:
+            return tvm.runtime.tensor(array, self._device)
+        return held.copyfrom(array)
 
     @property
     def constant_bytes(self) -> int:
