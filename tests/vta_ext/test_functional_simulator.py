@@ -131,7 +131,7 @@ def test_errors_name_position_and_text() -> None:
         simulator.step(isa.alu("req", uops=(0, 1), loops=(16, 1), src=(1, 0), lo=0, hi=1))
     with pytest.raises(ProgramError, match="micro-ops up to 8 are used, but the buffer has 8"):
         simulator.step(isa.gemm("shift", uops=(0, 9)))
-    with pytest.raises(ProgramError, match="more than the 4194304 allowed; split it"):
+    with pytest.raises(ProgramError, match="more than the 1048576 allowed; split it"):
         simulator.step(isa.gemm("shift", uops=(0, 8), loops=(16383, 16383)))
 
 

@@ -213,6 +213,10 @@ def test_a_program_that_never_ends_is_an_error() -> None:
 def test_a_program_that_leaves_its_memory_is_an_error() -> None:
     with pytest.raises(ProgramError, match="buffer uop"):
         timed(isa.load("uop", sram_base=8191, dram_base=0, x_size=2))
+    with pytest.raises(ProgramError, match="of buffer inp are used"):
+        timed(isa.load("inp", sram_base=0, dram_base=0, x_size=65535, y_size=65535))
+    with pytest.raises(ProgramError, match="allowed; split it"):
+        timed(isa.gemm("shift", uops=(0, 1), loops=(16383, 16383)))
 
 
 def test_full_queues_hold_fetch_back() -> None:

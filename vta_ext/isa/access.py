@@ -15,7 +15,7 @@ from vta_ext.isa.schema import Memory, Source
 
 #: The most micro-ops one instruction may run. Every useful one stays far below; without a limit a
 #: damaged program could ask for 2**41.
-MAX_MICRO_OPS: Final = 1 << 22
+MAX_MICRO_OPS: Final = 1 << 20
 
 Index = NDArray[np.int64]
 

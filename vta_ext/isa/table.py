@@ -1,4 +1,4 @@
-"""The instruction set as one table. No other file names a field, an operation or a memory.
+"""The instruction set as one table: the only place that defines an encoding or a meaning.
 
 An instruction is 128 bits, two words of 64, least significant bit first; a micro-op is 32 bits.
 Fields are listed from bit 0 up. ``RESERVED`` fills what is left of a word and must be zero. Widths

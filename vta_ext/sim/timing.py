@@ -231,6 +231,7 @@ class _Timing:
             engine.last_end = max(engine.last_end, start)
             move = access.transfer(self.program.instructions[position], self.config)
             if move is not None:
+                access.check_transfer(move, self.config, self.program.dram_bytes)
                 yield from self._transfer(engine, move)
             waits = tuple(engine.waits)
             self.clock.start(self._end(number, position, start, engine.last_end, waits))
@@ -274,6 +275,7 @@ class _Timing:
         """Cycles of a GEMM, ALU or FINISH instruction."""
         if instruction.kind.name == "FINISH":
             return 1
+        access.check_micro_op_range(instruction, self.config)
         count = access.micro_op_count(instruction)
         if not count:
             return self.p.start_cycles
