@@ -208,7 +208,9 @@ def test_several_inputs_and_outputs_of_both_widths() -> None:
     [
         (lambda c: c.adder_conv2d(c.input(6, 6, 4), 4, (1, 1), (0, 0, 0, 0)), "no GEMM mode adder"),
         (
-            lambda c: c.conv2d(c.input(40, 40, 4), 4, (1, 1), padding=(16, 0, 0, 0)),
+            lambda c: c.conv2d(
+                c.input(40, 40, 4), 4, (3, 1), (1, 1), (20, 0, 20, 0), dilation=(20, 1)
+            ),
             "needs a padding of",
         ),
     ],

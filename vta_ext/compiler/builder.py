@@ -1,23 +1,28 @@
 """Steps to instructions: places in buffers, micro-op kernels, order of loads and passes.
 
 Each buffer has two halves. What a step needs stays in one while the loads of the next step fill
-the other; a fetch that is there already is not repeated. Micro-ops of a step are one kernel, kept
-in the micro-op buffer as long as there is room: kernels are shared by all steps that run them.
+the other; a fetch that is there already is not repeated. Micro-ops of a step are one kernel,
+which all steps that run it share.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections import deque
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
+from vta_ext.compiler.kernels import Kernels
 from vta_ext.compiler.refusal import RefusedError
-from vta_ext.compiler.tiles import Fetch, Out, Pass, Step
+from vta_ext.compiler.tiles import Fetch, Move, Out, Pass, Step
 from vta_ext.compiler.tokens import Entry
 from vta_ext.config import Config
 from vta_ext.isa.instruction import MicroOps, alu, gemm, load, store
+
+#: Micro-ops of a step besides those of its weights.
+_OTHER_MICRO_OPS = 64
 
 
 @dataclass(frozen=True)
@@ -31,7 +36,6 @@ class Budget:
     wgt: int
     acc: int
     const: int
-    uop: int
 
     @classmethod
     def of(cls, config: Config) -> Budget:
@@ -39,10 +43,10 @@ class Budget:
         const = config.acc_depth // 32
         return cls(
             inp=config.inp_depth // 2,
-            wgt=config.wgt_depth // 2,
+            # Each weight has a micro-op, and half the micro-op buffer must hold all of a step.
+            wgt=min(config.wgt_depth // 2, config.uop_depth // 2 - _OTHER_MICRO_OPS),
             acc=config.acc_depth // 2 - const,
             const=const,
-            uop=config.uop_depth,
         )
 
 
@@ -75,15 +79,15 @@ class _Halves:
         self._keys = [None, None]
 
 
-@dataclass
+@dataclass(frozen=True)
 class Counters:
-    """What became of the micro-op kernels and fetches."""
+    """Micro-op kernels, the loads that bring them and their further uses; likewise fetches."""
 
-    kernels: int = 0
-    kernel_loads: int = 0
-    kernel_hits: int = 0
-    fetches: int = 0
-    fetch_hits: int = 0
+    kernels: int
+    kernel_loads: int
+    kernel_hits: int
+    fetches: int
+    fetch_hits: int
 
 
 @dataclass
@@ -101,54 +105,52 @@ class Builder:
     config: Config
     kernels_at: int = 0
     entries: list[Entry] = field(default_factory=list)
-    counters: Counters = field(default_factory=Counters)
 
     def __post_init__(self) -> None:
         self.budget = b = Budget.of(self.config)
         self._inp, self._wgt = _Halves(0, b.inp), _Halves(0, b.wgt)
         self._acc, self._const = _Halves(0, b.acc), _Halves(2 * b.acc, b.const)
-        self._kernels: dict[bytes, int] = {}
-        self._rows: list[MicroOps] = []
-        self._resident: dict[bytes, tuple[int, int]] = {}
-        self._uop_next = 0
+        self.kernels = Kernels(self.config.uop_depth, self.kernels_at)
         self._label = ""
+        self._fetches = self._fetch_hits = 0
 
     @property
-    def micro_ops(self) -> MicroOps:
-        """All kernels, as they are to lie in DRAM: ``[n, 3]``."""
-        return np.concatenate(self._rows) if self._rows else np.zeros((0, 3), np.int32)
+    def counters(self) -> Counters:
+        """What became of kernels and fetches."""
+        kernels = self.kernels
+        return Counters(
+            kernels.count, len(kernels.segments), kernels.hits, self._fetches, self._fetch_hits
+        )
 
     def run(self, steps: Sequence[Step]) -> None:
         """Add the instructions of ``steps``; the loads of one go before the passes of the last."""
-        placed: dict[int, _Placed] = {}
-        pending = {step.writes: 0 for step in steps if step.stores}
+        placed = [_Placed() for _ in steps]
+        #: Stores of each tensor that have not been issued.
+        waiting: dict[str, deque[Out]] = {}
         for step in steps:
-            pending[step.writes] = pending.get(step.writes, 0) + bool(step.stores)
+            waiting.setdefault(step.writes, deque()).extend(step.stores)
         for number, step in enumerate(steps):
             self._label = step.label
-            self._fetch(step, placed.setdefault(number, _Placed()), pending)
+            self._fetch(step, placed[number], waiting)
             if number + 1 < len(steps):
-                following = steps[number + 1]
-                self._fetch(following, placed.setdefault(number + 1, _Placed()), pending, True)
-            self._compute(step, placed.pop(number))
-            if step.stores:
-                pending[step.writes] -= 1
+                self._fetch(steps[number + 1], placed[number + 1], waiting)
+            self._compute(step, placed[number])
+            for _ in step.stores:
+                waiting[step.writes].popleft()
 
-    def _fetch(
-        self, step: Step, placed: _Placed, pending: dict[str, int], ahead: bool = False
-    ) -> None:
-        """Load what ``step`` needs; ``ahead`` leaves out what an earlier step still has to make."""
+    def _fetch(self, step: Step, placed: _Placed, waiting: Mapping[str, Iterable[Out]]) -> None:
+        """Load what ``step`` needs, but not what an earlier step still has to make."""
         if step.weights is not None and placed.wgt is None:
             placed.wgt = self._load(self._wgt, step.weights, step.label)
         if step.inputs is not None and placed.inp is None:
-            if ahead and any(pending.get(name, 0) for name in step.inputs.reads):
-                return
-            placed.inp = self._load(self._inp, step.inputs, step.label)
+            missing = (out for name in step.inputs.reads for out in waiting.get(name, ()))
+            if not any(_overlap(out, move) for out in missing for move in step.inputs.moves):
+                placed.inp = self._load(self._inp, step.inputs, step.label)
 
     def _load(self, halves: _Halves, fetch: Fetch, what: str) -> int:
         base, missing = halves.place(fetch.key, fetch.size, what)
-        self.counters.fetches += missing
-        self.counters.fetch_hits += not missing
+        self._fetches += missing
+        self._fetch_hits += not missing
         for move in fetch.moves if missing else ():
             self._add(
                 load(
@@ -175,7 +177,10 @@ class Builder:
         if step.constants is not None:
             bases["const"] = self._load(self._const, step.constants, step.label)
         kernel = [self._lower(one, bases) for one in step.passes]
-        begin = self._kernel(kernel, step.label) if kernel else 0
+        begin = 0
+        if kernel:
+            begin, segment = self.kernels.place(np.concatenate(kernel), step.label)
+            self.entries += [segment] if segment else []
         for one, rows in zip(step.passes, kernel, strict=True):
             self._issue(one, rows, begin, bases["wgt"])
             begin += len(rows)
@@ -188,42 +193,6 @@ class Builder:
         weight = bases["wgt"] if one.operation == "gemm" else 0
         lanes = one.lanes + np.array([bases["acc"], bases[one.source], weight])
         return lanes.astype(np.int32)
-
-    def _kernel(self, parts: list[MicroOps], what: str) -> int:
-        """Where in the micro-op buffer the micro-ops of ``parts`` begin; loads them if absent."""
-        rows = np.concatenate(parts)
-        key = rows.tobytes()
-        if key in self._resident:
-            self.counters.kernel_hits += 1
-            return self._resident[key][0]
-        if len(rows) > self.budget.uop:
-            raise RefusedError(
-                what,
-                f"it needs {len(rows)} micro-ops, but the buffer holds {self.budget.uop}; choose a "
-                "configuration with larger buffers",
-            )
-        if key not in self._kernels:
-            self._kernels[key] = sum(map(len, self._rows))
-            self._rows.append(rows)
-            self.counters.kernels += 1
-        begin = self._uop_next if self._uop_next + len(rows) <= self.budget.uop else 0
-        end = begin + len(rows)
-        self._resident = {
-            other: (first, last)
-            for other, (first, last) in self._resident.items()
-            if last <= begin or first >= end
-        }
-        self._resident[key], self._uop_next = (begin, end), end
-        self.counters.kernel_loads += 1
-        self._add(
-            load(
-                "uop",
-                sram_base=begin,
-                dram_base=self.kernels_at + self._kernels[key],
-                x_size=len(rows),
-            )
-        )
-        return begin
 
     def _issue(self, one: Pass, rows: MicroOps, begin: int, weights: int) -> None:
         uops = (begin, begin + len(rows))
@@ -262,6 +231,16 @@ class Builder:
                 x_stride=out.stride,
             )
         )
+
+
+def _overlap(out: Out, move: Move) -> bool:
+    """Whether a store and a load of 8-bit elements touch the same memory."""
+    stored, loaded = (
+        np.arange(part.rows) * (part.stride or part.columns) + part.dram for part in (out, move)
+    )
+    begin = np.maximum(stored[:, None], loaded)
+    end = np.minimum(stored[:, None] + out.columns, loaded + move.columns)
+    return bool((begin < end).any())
 
 
 def _immediate_only(one: Pass) -> bool:

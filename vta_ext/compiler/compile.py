@@ -94,8 +94,8 @@ def _assemble(
     builder = Builder(config, kernels_at=start // config.uop_bytes)
     builder.run(steps)
     entries = assign_tokens([*builder.entries, Entry(finish(), label="finish")], config, written)
-    if len(builder.micro_ops):
-        sections.append(micro_op_section("kernels", builder.micro_ops, start, config))
+    if len(builder.kernels.micro_ops):
+        sections.append(micro_op_section("kernels", builder.kernels.micro_ops, start, config))
     ranges = _ranges(entries)
     program = Program(
         config,

@@ -176,18 +176,31 @@ def _phase(
         if empty:
             yield Pass("gemm", np.array(empty, np.int64), accumulate="clear", **common)
     common["src_step"] = (window.stride[0] * width, window.stride[1])
-    for turns, accumulate in _merged(lists, fresh, prepared.config.acc_latency):
-        lanes = np.array([lane for turn in turns for lane in turn], np.int64)
-        yield Pass("gemm", lanes, accumulate=accumulate, **common)
+    latency, most = prepared.config.acc_latency, prepared.config.uop_depth // 4
+    spread = _spread(lists, grid[1], latency, most)
+    for turns, accumulate in _merged(lists, fresh, spread, latency):
+        yield _instruction(turns, spread if len(turns) > 1 else 1, accumulate, common)
+
+
+def _spread(lists: list[list[Lane]], columns: int, latency: int, most: int) -> int:
+    """Neighbouring positions that take turns in one iteration, so that the pipeline is full.
+
+    It divides the columns and is 1 where more would make more than ``most`` micro-ops.
+    """
+    blocks, total = sum(map(bool, lists)), sum(map(len, lists))
+    for spread in range(1, min(columns, latency) + 1):
+        if columns % spread == 0 and spread * blocks >= latency and spread * total <= most:
+            return spread
+    return 1
 
 
 def _merged(
-    lists: list[list[Lane]], fresh: bool, latency: int
+    lists: list[list[Lane]], fresh: bool, spread: int, latency: int
 ) -> Iterator[tuple[list[list[Lane]], str]]:
     """Turns that make one instruction, and what becomes of the old accumulators.
 
-    A turn is one weight tile of each output block. Turns of as many blocks as the pipeline is deep
-    share an instruction, since an accumulator comes again only after all the others.
+    A turn is one weight tile of each output block. Turns share an instruction where they are as
+    long as the pipeline is deep, since an accumulator comes again only after all the others.
     """
     group: list[list[Lane]] = []
     for turn in range(max(map(len, lists), default=0)):
@@ -196,9 +209,27 @@ def _merged(
             yield [lanes], "replace"
             continue
         same = group and [lane[0] for lane in group[-1]] == [lane[0] for lane in lanes]
-        if group and not (same and len(lanes) >= latency):
+        if group and not (same and len(lanes) * spread >= latency):
             yield group, "add"
             group = []
         group.append(lanes)
     if group:
         yield group, "add"
+
+
+def _instruction(
+    turns: list[list[Lane]], spread: int, accumulate: str, common: dict[str, Any]
+) -> Pass:
+    """One instruction; each turn covers ``spread`` columns before the next turn begins."""
+    (rows, columns), dst, src = common["grid"], common["dst_step"], common["src_step"]
+    moves = np.arange(spread)[:, None] * np.array([dst[1], src[1], 0])
+    lanes = np.array(turns, np.int64)[:, None] + moves[:, None]
+    return Pass(
+        "gemm",
+        lanes.reshape(-1, 3),
+        grid=(rows, columns // spread),
+        dst_step=(dst[0], dst[1] * spread),
+        src_step=(src[0], src[1] * spread),
+        mode=common["mode"],
+        accumulate=accumulate,
+    )

@@ -19,6 +19,8 @@ from vta_ext.config import Config
 PORT_BYTES: Final = 8
 #: Cycles that each step costs beyond its passes: latency of loads that nothing hides.
 STEP_CYCLES: Final = 150
+#: Cycles from the end of a store to the arrival of what reads it.
+TURN_CYCLES: Final = 400
 #: Cycles that an instruction of the matrix unit costs beyond its micro-ops.
 PASS_CYCLES: Final = 8
 
@@ -120,7 +122,8 @@ class _Search:
         for term in self.layer.terms:
             area = self._area(term, tile)
             if not isinstance(term, MatrixTerm):
-                if area * outputs > self.budget.inp:
+                taps = len(term.window.phases[0].taps)
+                if area * outputs > self.budget.inp or taps * outputs > self.budget.wgt:
                     return None
                 found.append(outputs)
                 continue
@@ -165,9 +168,13 @@ class _Search:
             first += area * inputs + weights / groups / chunks
             cycles += positions * planes * taps * blocks / len(term.window.phases)
             steps += places * groups * chunks
-            if t.outputs < self.config.acc_latency:
-                cycles += PASS_CYCLES * places * groups * planes * taps * blocks
-        return max(cycles, moved / PORT_BYTES) + steps * STEP_CYCLES + first / PORT_BYTES
+            cycles += PASS_CYCLES * 2 * places * groups * chunks
+        # The first loads and the last store overlap with nothing, in a network too where the
+        # first tile of the next layer reads the last one of this: two tiles and a border do.
+        ends = (first + t.outputs * t.rows * t.columns * self.config.out_bytes) / PORT_BYTES
+        if down < 3 or groups > 1:
+            ends += TURN_CYCLES
+        return max(cycles, moved / PORT_BYTES) + steps * STEP_CYCLES + ends
 
 
 def _parts(size: int, multiple: int) -> list[int]:
