@@ -67,6 +67,7 @@ def _legal(draw: st.DrawFn, instruction: Instruction, config: Config) -> Instruc
         if storing:
             changes |= dict.fromkeys(("y_pad_0", "y_pad_1", "x_pad_0", "x_pad_1"), 0)
         else:
+            changes["prefetch"] = instruction.prefetch & memory.prefetch
             changes["unsigned"] = instruction.unsigned & memory.byte_lanes
             changes["pad_least"] = (
                 instruction.pad_least & memory.signed_lanes & ~changes["unsigned"]

@@ -221,6 +221,24 @@ def test_tokens_left_over_are_reported_for_the_program() -> None:
     assert str(found).startswith("program: 1 token(s) from compute to store are left")
 
 
+def test_prefetched_micro_ops_are_ordered_by_tokens() -> None:
+    """The load module may not change a kernel that compute may still run, or has not had."""
+    first = isa.gemm("shift", uops=(0, 1))
+    then = isa.gemm("shift", uops=(0, 1))
+    kernels_at = next(s.offset for s in small().sections if s.role == "micro-ops") // 4
+    load = isa.load("uop", sram_base=0, dram_base=kernels_at, x_size=1, prefetch=True)
+    unordered = small(first, load, then)
+    found = checker.check(unordered)
+    assert {v.rule for v in found} == {"race"}
+    assert "entry 0 of uop is used while compute may still" in found[0].message
+    ordered = small(
+        first.replace(push_prev=1),
+        load.replace(pop_next=1, push_next=1),
+        then.replace(pop_prev=1),
+    )
+    assert checker.check(ordered) == []
+
+
 def test_full_queues_can_be_a_deadlock() -> None:
     """Sixty-five loads wait for tokens of a compute instruction that cannot be fetched."""
     waiting = isa.load("inp", sram_base=0, dram_base=0, x_size=0, tokens=Tokens(pop_next=True))

@@ -125,6 +125,10 @@ EXTENSIONS = {
         isa.load("inp", sram_base=0, dram_base=0, x_size=1, pad_least=True),
         {(58, 5): 0, (63, 1): 1},
     ),
+    "prefetched micro-ops": (
+        isa.load("uop", sram_base=0, dram_base=0, x_size=1, prefetch=True),
+        {(58, 3): 0, (61, 1): 1, (62, 2): 0},
+    ),
     "unsigned inputs": (
         isa.load("inp", sram_base=0, dram_base=0, x_size=1, unsigned=True),
         {(58, 4): 0, (62, 1): 1, (63, 1): 0},
@@ -209,6 +213,7 @@ BAD = {
     "reserved immediate": (4 | 1 << 63 | 1 << 108 | 1 << 127, "reserved bits of the immediate"),
     "inputs as rows": (4 | 1 << 63 | 5 << 108 | 1 << 7, "from_inp of req must be 0"),
     "pad_least of codes": (6 << 7 | 1 << 63, "pad_least of code must be 0"),
+    "prefetched inputs": (2 << 7 | 1 << 61, "prefetch of inp must be 0"),
     "unsigned codes": (6 << 7 | 1 << 62, "unsigned of code must be 0"),
     "unsigned accumulators": (3 << 7 | 1 << 62, "unsigned of acc must be 0"),
     "unsigned and least": (2 << 7 | 3 << 62, "exclude each other"),

@@ -83,6 +83,18 @@ def test_a_load_takes_latency_and_beats() -> None:
     assert report.waits["compute"] == {"instructions": 107, "token from load": 227}
 
 
+def test_prefetched_micro_ops_do_not_hold_compute_up() -> None:
+    """The kernels of the next tile come while compute works on this one."""
+    busy = isa.gemm("shift", uops=(0, 1), loops=(1, 1000), accumulate="clear")
+    load = isa.load("uop", sram_base=0, dram_base=0, x_size=64, prefetch=True)
+    wait = isa.gemm("shift", uops=(0, 0), tokens=Tokens(pop_prev=True))
+    report = timed(busy, load.replace(push_next=1), wait)
+    assert "token from load" not in report.waits["compute"]
+    assert [s.module.value for s in report.steps if s.position == 1] == ["load"]
+    own = timed(busy, load.replace(prefetch=0), wait.replace(pop_prev=0))
+    assert own.cycles == report.cycles + 100 + 32
+
+
 def test_padding_takes_an_entry_a_cycle() -> None:
     wait = isa.gemm("shift", uops=(0, 0), tokens=Tokens(pop_prev=True))
     load = isa.load(

@@ -86,6 +86,8 @@ class Codec:
             raise ProgramError("STORE has no padding; its padding fields must be 0")
         if not storing and instruction.pad_least and not memory.signed_lanes:
             raise ProgramError(f"pad_least of {memory.name} must be 0: its padding is always 0")
+        if not storing and instruction.prefetch and not memory.prefetch:
+            raise ProgramError(f"prefetch of {memory.name} must be 0: it is for micro-ops")
         if not storing and instruction.unsigned:
             self._check_unsigned(instruction)
 

@@ -105,7 +105,7 @@ class Instruction:
         if self.kind.name == "STORE":
             return Module.STORE
         if self.kind.name == "LOAD":
-            module = self.memory_type.load
+            module = Module.LOAD if self.prefetch else self.memory_type.load
             if module is None:
                 raise ProgramError(f"memory {self.memory_type.name} cannot be loaded")
             return module
@@ -165,6 +165,7 @@ def load(
     x_stride: int | None = None,
     y_pad: tuple[int, int] = (0, 0),
     x_pad: tuple[int, int] = (0, 0),
+    prefetch: bool = False,
     unsigned: bool = False,
     pad_least: bool = False,
     tokens: Tokens = NO_TOKENS,
@@ -173,7 +174,8 @@ def load(
 
     ``memory`` is a name of the table: uop, wgt, code, inp, acc, acc8. Bases and sizes count
     elements; ``x_stride`` is the distance of rows in DRAM, ``x_size`` if not given. ``unsigned``
-    lanes (inp, acc8) are 0 to 255; ``pad_least`` pads with -128 instead of 0.
+    lanes (inp, acc8) are 0 to 255; ``pad_least`` pads with -128 instead of 0. With ``prefetch``
+    the load module loads micro-ops, so that compute need not wait for them.
     """
     return make(
         KIND_BY_NAME["LOAD"],
@@ -188,6 +190,7 @@ def load(
         y_pad_1=y_pad[1],
         x_pad_0=x_pad[0],
         x_pad_1=x_pad[1],
+        prefetch=prefetch,
         unsigned=unsigned,
         pad_least=pad_least,
     )

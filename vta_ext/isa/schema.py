@@ -93,6 +93,8 @@ class Memory:
     signed_lanes: bool = False
     #: Whether its lanes are bytes in DRAM that are extended when they are loaded.
     byte_lanes: bool = False
+    #: Whether the load module may run its LOAD instead, where the instruction says so.
+    prefetch: bool = False
 
 
 class Source(Enum):

@@ -55,6 +55,12 @@ EXTENSIONS: Final = (
         "since GEMM has no bit left; block RAM is nine bits wide anyway.",
     ),
     Extension(
+        "prefetch",
+        "The load module may run a LOAD of micro-ops.",
+        "Compute waits for its own loads, a latency each time; micro-op kernels of the next tile "
+        "can come with its inputs. The buffer's second port is free.",
+    ),
+    Extension(
         "store-acc",
         "STORE may write 32-bit accumulators.",
         "Sums that a network's output or the host reads are not to be rounded to 8 bits.",
@@ -63,7 +69,15 @@ EXTENSIONS: Final = (
 
 
 MEMORIES: Final = (
-    Memory("uop", 0, "uop_bytes", "uop_depth", "micro-ops", Module.COMPUTE),
+    Memory(
+        "uop",
+        0,
+        "uop_bytes",
+        "uop_depth",
+        "micro-ops",
+        Module.COMPUTE,
+        prefetch=True,
+    ),
     Memory(
         "wgt",
         1,
@@ -366,6 +380,7 @@ INSTRUCTIONS: Final = (
         0,
         _transfer(
             (
+                _flag("prefetch", "1: the load module runs this LOAD (uop).", "prefetch"),
                 _flag("unsigned", "1: lanes are 0 to 255 (inp, acc8).", "unsigned-input"),
                 _flag("pad_least", "1: padding is -128, not 0 (inp, acc, acc8).", "pad-least"),
             )

@@ -159,8 +159,10 @@ class _Timing:
             engine.flying += size
             engine.last_end = max(engine.last_end, end)
             yield self.clock.now + 1
-        # The buffer takes one entry a cycle, padding too.
-        engine.last_end = max(engine.last_end, first + move.entries)
+        # The buffer takes an entry a cycle, padding too, and as many small ones as a beat holds.
+        moved = move.rows * move.columns
+        beats = -(-moved // max(self.p.memory_bits // 8 // move.element, 1))
+        engine.last_end = max(engine.last_end, first + beats + move.entries - moved)
         name = move.memory.name
         self.bytes[name] = self.bytes.get(name, 0) + move.moved_bytes
 
@@ -232,6 +234,8 @@ class _Timing:
             move = access.transfer(self.program.instructions[position], self.config)
             if move is not None:
                 access.check_transfer(move, self.config, self.program.dram_bytes)
+                if move.memory.name == "uop":
+                    self.kernels.load(move)
                 yield from self._transfer(engine, move)
             waits = tuple(engine.waits)
             self.clock.start(self._end(number, position, start, engine.last_end, waits))
