@@ -30,6 +30,9 @@ def test_convolutions(data: st.DataObject) -> None:
     kernel, dilation = (draw(1, 3), draw(1, 3)), (draw(1, 2), draw(1, 2))
     groups = draw(1, 2)
     x = c.input(draw(5, 12), draw(5, 12), groups * draw(1, 20), dtype=draw_dtype(data))
+    if data.draw(st.booleans()):
+        # Not the network's input, which the host may arrange.
+        x = c.requantize(x, c.values[x].dtype.name)
     y = c.conv2d(
         x,
         groups * draw(1, 20),
@@ -61,6 +64,17 @@ def test_an_all_zero_layer_is_its_bias() -> None:
     c = case()
     x = c.input(6, 6, 20)
     c.verify(SHIFT, c.requantize(c.conv2d(x, 20, zeros=1.0)))
+
+
+@pytest.mark.parametrize("dtype", ["int8", "uint8"])
+def test_the_host_puts_the_taps_of_few_channels_side_by_side(dtype: str) -> None:
+    """A first layer of three channels; another layer reads the same input as it is."""
+    c = case()
+    x = c.input(11, 9, 3, dtype=dtype)
+    first = c.requantize(c.conv2d(x, 20, strides=(2, 1), padding=(2, 0, 1, 3)))
+    second = c.requantize(c.conv2d(x, 4, (1, 1), padding=(0, 0, 0, 0)))
+    region = c.verify(SHIFT, first, second)
+    assert [binding.tensor.channels for binding in region.inputs] == [3, 27]
 
 
 def test_zero_tiles_of_the_second_term_are_not_issued() -> None:
@@ -209,7 +223,7 @@ def test_several_inputs_and_outputs_of_both_widths() -> None:
         (lambda c: c.adder_conv2d(c.input(6, 6, 4), 4, (1, 1), (0, 0, 0, 0)), "no GEMM mode adder"),
         (
             lambda c: c.conv2d(
-                c.input(40, 40, 4), 4, (3, 1), (1, 1), (20, 0, 20, 0), dilation=(20, 1)
+                c.input(40, 40, 9), 4, (3, 1), (1, 1), (20, 0, 20, 0), dilation=(20, 1)
             ),
             "needs a padding of",
         ),

@@ -11,7 +11,7 @@ from tvm_shiftadd.errors import CompileError
 from vta_ext.compiler import memory
 from vta_ext.compiler.builder import Builder, Counters
 from vta_ext.compiler.constants import ALIGNMENT, Constants
-from vta_ext.compiler.layers import Region, Tensor
+from vta_ext.compiler.layers import Patches, Region, Tensor
 from vta_ext.compiler.layout import map_bytes
 from vta_ext.compiler.lower import lower
 from vta_ext.compiler.operators import Network
@@ -25,18 +25,24 @@ from vta_ext.program import Label, Program, Section, micro_op_section
 
 @dataclass(frozen=True)
 class Binding:
-    """A tensor that the host writes or reads, and the section of the program that holds it."""
+    """A tensor that the host writes or reads, and the section of the program that holds it.
+
+    ``patches``: how the host makes it of an input of the network, where it does not just copy it.
+    """
 
     tensor: Tensor
     section: str
+    patches: Patches | None = None
+
+    @property
+    def feed(self) -> Tensor:
+        """The network's own tensor."""
+        return self.patches.source if self.patches else self.tensor
 
 
 @dataclass(frozen=True)
 class LayerRange:
-    """Instructions [first, last) of a layer, and the micro-ops its matrix passes run.
-
-    ``ideal``: matrix micro-ops that a machine without padding of channels and rows would run.
-    """
+    """Instructions [first, last) of a layer; loads of the next layer are among them."""
 
     name: str
     first: int
@@ -105,7 +111,10 @@ def _assemble(
     )
     return CompiledRegion(
         program,
-        tuple(Binding(tensor, section_name("in", tensor.name)) for tensor in region.inputs),
+        tuple(
+            Binding(tensor, section_name("in", tensor.name), region.patches.get(tensor.name))
+            for tensor in region.inputs
+        ),
         tuple(Binding(tensor, section_name("out", tensor.name)) for tensor in region.outputs),
         ranges,
         builder.counters,

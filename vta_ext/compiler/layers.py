@@ -7,6 +7,7 @@ up-sampling and copies are all such sums; how one becomes instructions is one pi
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -123,17 +124,29 @@ class Layer:
     clip: Pair | None = None
 
 
+@dataclass(frozen=True)
+class Patches:
+    """An input that the host arranges: at each position, all that a window reads of ``source``.
+
+    Tap t of C channels fills channels ``t * C`` on; outside of the source is 0.
+    """
+
+    source: Tensor
+    window: Window
+
+
 @dataclass(frozen=True, eq=False)
 class Region:
     """Layers in an order in which every tensor is made before it is read.
 
-    ``inputs`` and ``outputs`` are the tensors that the host writes and reads.
+    ``inputs`` and ``outputs`` are the tensors that the host writes and reads; ``patches`` says, by
+    name, which inputs it makes of others.
     """
 
     layers: tuple[Layer, ...]
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
-    notes: tuple[str, ...] = field(default=())
+    patches: Mapping[str, Patches] = field(default_factory=dict)
 
 
 def convolution(

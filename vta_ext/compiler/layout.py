@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vta_ext.compiler.layers import MatrixTerm, Tensor
+from vta_ext.compiler.layers import MatrixTerm, Patches, Tensor
 from vta_ext.config import Config
 from vta_ext.isa.machine import pack_codes
 
@@ -26,6 +26,18 @@ def pack_map(array: NDArray[Any], config: Config) -> bytes:
     padded[:, :, :channels] = array
     split = padded.reshape(height, width, blocks, config.block)
     return np.ascontiguousarray(split.transpose(2, 0, 1, 3)).tobytes()
+
+
+def gather(array: NDArray[Any], patches: Patches, height: int, width: int) -> NDArray[Any]:
+    """What a window reads at each position of ``[H, W, C]``: ``[height, width, T * C]``."""
+    window, taps = patches.window, patches.window.phases[0].taps
+    found = np.zeros((height, width, len(taps), array.shape[2]), array.dtype)
+    for dy, dx, tap in taps:
+        y = np.arange(height) * window.stride[0] + dy
+        x = np.arange(width) * window.stride[1] + dx
+        down, across = (y >= 0) & (y < array.shape[0]), (x >= 0) & (x < array.shape[1])
+        found[np.ix_(down, across, [tap])] = array[np.ix_(y[down], x[across])][:, :, None]
+    return found.reshape(height, width, -1)
 
 
 def unpack_map(data: bytes, tensor: Tensor, config: Config) -> NDArray[Any]:

@@ -13,7 +13,16 @@ from tvm_shiftadd.formats.codes import decode
 from tvm_shiftadd.formats.pooling import avg_pool_reciprocal
 from tvm_shiftadd.formats.windows import pool_counts
 from vta_ext.compiler import layers
-from vta_ext.compiler.layers import Finish, Layer, MatrixTerm, PoolTerm, Region, Tensor, Term
+from vta_ext.compiler.layers import (
+    Finish,
+    Layer,
+    MatrixTerm,
+    Patches,
+    PoolTerm,
+    Region,
+    Tensor,
+    Term,
+)
 from vta_ext.compiler.operators import Network, Operator, Value
 from vta_ext.compiler.refusal import RefusedError
 from vta_ext.compiler.views import View
@@ -54,6 +63,7 @@ class _Lowering:
         self.views: dict[str, View | Flat] = {}
         self.sums: dict[str, Sum] = {}
         self.layers: list[Layer] = []
+        self.patches: dict[str, Patches] = {}
         self.handlers: Mapping[str, Callable[[Operator], None]] = {
             **dict.fromkeys(_WIDE, self._weighted),
             "add": self._add,
@@ -80,8 +90,11 @@ class _Lowering:
                     self._input(operator, value)
             handler(operator)
         outputs = tuple(self._output(value) for value in self.network.outputs)
-        inputs = tuple(self.tensors[value.name] for value in self.network.inputs)
-        return Region(self._needed(outputs), inputs, outputs)
+        kept = self._needed(outputs)
+        read = {term.source.name for layer in kept for term in layer.terms}
+        given = (*(value.name for value in self.network.inputs), *self.patches)
+        inputs = tuple(self.tensors[name] for name in given if name in read)
+        return Region(kept, inputs, outputs, self.patches)
 
     def _input(self, operator: Operator, value: Value) -> None:
         """A tensor that the host makes, as ``operator``, its first reader, sees it."""
@@ -155,9 +168,28 @@ class _Lowering:
         else:
             source = self._source(operator)
             window, weights = _convolution(operator, raw, source.channels)
+            source, window, weights = self._patched(operator, source, window, weights)
         zero = np.zeros(weights.shape[3], np.int64)
         term = MatrixTerm(source, window, mode, weights, zero)
         self.sums[operator.output.name] = Sum((term,), bias)
+
+    def _patched(
+        self, operator: Operator, source: Tensor, window: layers.Window, weights: NDArray[Any]
+    ) -> tuple[Tensor, layers.Window, NDArray[Any]]:
+        """A layer that reads an input of few channels: the host puts its taps side by side.
+
+        Each tap would fill but a few lanes of an element.
+        """
+        taps, planes, channels, outputs = weights.shape
+        ours = source.name in {layer.output.name for layer in self.layers}
+        if ours or taps == 1 or 2 * channels > self.config.block or len(window.phases) > 1:
+            return source, window, weights
+        height, width = operator.output.shape[:2]
+        name = f"{source.name}.{operator.name}"
+        patches = Tensor(name, height, width, taps * channels, source.dtype)
+        self.tensors[name], self.patches[name] = patches, Patches(source, window)
+        joined = weights.transpose(1, 0, 2, 3).reshape(1, planes, taps * channels, outputs)
+        return patches, layers.convolution((1, 1), (1, 1), (0, 0, 0, 0), (1, 1)), joined
 
     def _dense(
         self, operator: Operator, raw: NDArray[Any]

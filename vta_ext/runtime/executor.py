@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from tvm_shiftadd.errors import DataError
 from vta_ext.compiler.compile import Binding, CompiledRegion
-from vta_ext.compiler.layout import pack_map, unpack_map
+from vta_ext.compiler.layout import gather, pack_map, unpack_map
 from vta_ext.runtime.device import Device
 
 Array = NDArray[Any]
@@ -32,16 +32,14 @@ class RegionExecutor:
         ``inputs``: ``[N, H, W, C]`` of each input, by name. Raises DataError for a missing input
         or one of another type or shape.
         """
-        given = {
-            binding.tensor.name: self._input(binding, inputs) for binding in self.region.inputs
-        }
+        given = {binding.feed.name: self._input(binding, inputs) for binding in self.region.inputs}
         count = {len(array) for array in given.values()}
         if len(count) > 1:
             raise DataError(f"inputs have different batches: {sorted(count)}")
         rows: dict[str, list[Array]] = {b.tensor.name: [] for b in self.region.outputs}
         for image in range(count.pop() if count else 1):
             for binding in self.region.inputs:
-                self._write(binding, given[binding.tensor.name][image])
+                self._write(binding, given[binding.feed.name][image])
             self._loaded.launch()
             for binding in self.region.outputs:
                 rows[binding.tensor.name].append(self._read(binding))
@@ -51,7 +49,7 @@ class RegionExecutor:
         }
 
     def _input(self, binding: Binding, inputs: Mapping[str, Array]) -> Array:
-        tensor = binding.tensor
+        tensor = binding.feed
         shape = (tensor.height, tensor.width, tensor.channels)
         array = inputs.get(tensor.name)
         if array is None or array.dtype != tensor.dtype or array.shape[1:] != shape:
@@ -64,6 +62,9 @@ class RegionExecutor:
 
     def _write(self, binding: Binding, image: Array) -> None:
         offset = self.region.program.section(binding.section).offset
+        if binding.patches is not None:
+            tensor = binding.tensor
+            image = gather(image, binding.patches, tensor.height, tensor.width)
         self._loaded.write(offset, pack_map(image, self._config))
 
     def _read(self, binding: Binding) -> Array:
