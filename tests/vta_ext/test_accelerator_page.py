@@ -35,3 +35,15 @@ def test_the_numbers_of_the_page_are_the_defaults() -> None:
     configs = {preset.config for preset in presets.PRESETS.values()}
     assert {c.acc_latency for c in configs} == {4}
     assert {c.queue_depth for c in configs} == {64}
+
+
+@pytest.mark.parametrize("name", presets.PRESETS)
+def test_the_table_of_presets_is_right(name: str) -> None:
+    p = presets.preset(name)
+    c = p.config
+    weights = f"{c.wgt_depth:,} x {c.wgt_slot_bytes} B"
+    row = (
+        f"| `{name}` | {p.description} | {c.macs_per_cycle} | {c.inp_depth:,} | {weights} | "
+        f"{c.acc_depth:,} | {p.clock_mhz} MHz, {p.memory_bits} bits |"
+    )
+    assert row in PAGE
