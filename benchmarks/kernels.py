@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,11 +24,13 @@ import onnx
 import onnxruntime
 import tvm
 from onnx import TensorProto, helper, numpy_helper
-from timing import in_blocks, machine
 from tvm import relax
 from tvm.script import tirx as T
 from tvm.script.ir_builder import tirx as build
 
+from tvm_shiftadd.bench import machine, results
+from tvm_shiftadd.bench.results import Table
+from tvm_shiftadd.bench.timing import interleaved
 from tvm_shiftadd.dialect import ops
 from tvm_shiftadd.dialect.reference_module import run_reference
 from tvm_shiftadd.formats import codes, packing
@@ -276,8 +277,8 @@ def measure(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     peak_work = threads * _CHAINS * _TURNS * VECTOR
 
     def timed(runs: dict[str, Callable[[], Any]]) -> dict[str, float]:
-        taken = in_blocks(runs, arguments.rounds, processor_time=threads == 1)
-        return {name: quartiles[1] for name, quartiles in taken.items()}
+        taken = interleaved(runs, arguments.rounds)
+        return {name: one.median("cpu" if threads == 1 else "wall") for name, one in taken.items()}
 
     for kind, layers in (("convolution", CONVOLUTIONS), ("adder", ADDERS)):
         for name, size, channels in layers:
@@ -311,20 +312,15 @@ def _times(seconds: dict[str, float]) -> dict[str, float]:
     return {name: round(value / ours, 3) for name, value in others.items()}
 
 
-def table(report: dict[str, Any]) -> str:
-    """The report as Markdown."""
-    lines = [
-        f"{report['machine']}; {report['threads']} thread(s).",
-        "",
-        "| kernel | rate | limit | share | others, times ours |",
-        "|---|---:|---:|---:|---|",
-    ]
-    for row in report["kernels"]:
+def table(rows: list[dict[str, Any]], threads: int) -> Table:
+    """The rows for people."""
+    lines = []
+    for row in rows:
         others = ", ".join(f"{name} {ratio:.2f}x" for name, ratio in row["times"].items())
-        figures = f"{row['rate']:.0f} {row['unit']} | {row['limit']:.0f} {row['unit']}"
-        share = row["rate"] / row["limit"]
-        lines.append(f"| {row['kernel']} | {figures} | {share:.2f} | {others} |")
-    return "\n".join(lines) + "\n"
+        figures = (f"{row[key]:.0f} {row['unit']}" for key in ("rate", "limit"))
+        lines.append((row["kernel"], *figures, f"{row['rate'] / row['limit']:.2f}", others))
+    columns = ("kernel", "rate", "limit", "share", "others, times ours")
+    return Table(f"Threads: {threads}", columns, tuple(lines))
 
 
 def main() -> None:
@@ -335,14 +331,15 @@ def main() -> None:
     parser.add_argument("--results", type=Path, help="folder for JSON and Markdown")
     arguments = parser.parse_args()
     runtime.set_num_threads(arguments.threads)
-    report = {"machine": machine(), "threads": arguments.threads, "kernels": measure(arguments)}
-    print(table(report))
+    described = machine.describe().to_dict()
+    rows = measure(arguments)
+    shown = table(rows, arguments.threads)
+    print(results.markdown("Kernels", described, [shown]))
     if arguments.results:
         arguments.results.mkdir(parents=True, exist_ok=True)
+        report = {"machine": described, "threads": arguments.threads, "kernels": rows}
         stem = f"kernels_{arguments.threads}_threads"
-        content = json.dumps(report, indent=2) + "\n"
-        (arguments.results / f"{stem}.json").write_text(content, encoding="utf-8")
-        (arguments.results / f"{stem}.md").write_text(table(report), encoding="utf-8")
+        results.write(arguments.results / stem, "Kernels", report, [shown])
 
 
 if __name__ == "__main__":

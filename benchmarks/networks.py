@@ -1,136 +1,86 @@
-"""Whole networks on the CPU, next to onnxruntime's float32 and int8.
+"""Whole networks on the CPU, next to onnxruntime and OpenVINO, float and int8.
 
-All run in turns in one process; figures are medians with quartiles. The peers' int8 models are
-made as onnxruntime's documentation recommends: shape inference and optimisation first, then static
-quantisation, weights int8 a channel, activations uint8, once as QuantizeLinear/DequantizeLinear
-pairs (QDQ) and once as quantised operators. Times do not depend on the images, so random ones are
-used, for the conversion too, which leaves out what only serves accuracy.
+What `tvm-shiftadd bench` does, for several models and with one page of results; how it is measured
+is in docs/benchmarking.md. Times do not depend on the images, so random ones are used, for the
+conversion too, which leaves out what only serves accuracy.
 
     python benchmarks/networks.py MODEL.onnx ... [--batch 1] [--threads 1] [--terms 2]
-        [--kernels auto|shift] [--results benchmarks/results]
+        [--kernels auto|shift] [--peers NAMES] [--results benchmarks/results]
 
-With one thread, processor time is measured, which other programs disturb least; with more,
-time on the clock. `python models/classifiers.py FOLDER` writes models of well-known shapes.
+`python models/classifiers.py FOLDER` writes models of well-known shapes.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import onnxruntime
-from numpy.typing import NDArray
-from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
-from onnxruntime.quantization.shape_inference import quant_pre_process
-from timing import in_blocks, machine
-
 from tvm_shiftadd import api
-from tvm_shiftadd.convert import ConvertOptions
-from tvm_shiftadd.target import parse
-
-Images = NDArray[np.float32]
-FORMATS = {"onnxruntime int8 QDQ": QuantFormat.QDQ, "onnxruntime int8 ops": QuantFormat.QOperator}
-PLAIN = {"compensation": False, "bias_correction": False, "equalize": False, "fold": False}
+from tvm_shiftadd.bench import inputs, machine, networks, peers, results
+from tvm_shiftadd.bench.networks import OURS, Comparison
+from tvm_shiftadd.bench.results import Table
+from tvm_shiftadd.target import parse, runtime
 
 
-class _Images(CalibrationDataReader):  # type: ignore[misc]
-    """Four random batches."""
-
-    def __init__(self, name: str, images: Images) -> None:
-        rng = np.random.default_rng(1)
-        shape = images.shape
-        self._feeds = iter([{name: rng.standard_normal(shape, dtype=np.float32)} for _ in range(4)])
-
-    def get_next(self) -> dict[str, Images] | None:
-        return next(self._feeds, None)
-
-
-def session(path: Path, threads: int) -> onnxruntime.InferenceSession:
-    """An onnxruntime session on the CPU with so many threads."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 3
-    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-
-
-def peers(path: Path, images: Images, threads: int, folder: Path) -> dict[str, Callable[[], Any]]:
-    """Runs of the model as it is and of its quantised forms, which are written to ``folder``."""
-    sessions = {"onnxruntime float32": session(path, threads)}
-    name = sessions["onnxruntime float32"].get_inputs()[0].name
-    prepared = folder / "prepared.onnx"
-    quant_pre_process(str(path), str(prepared))
-    for label, form in FORMATS.items():
-        quantized = folder / f"{form.name}.onnx"
-        quantize_static(
-            str(prepared),
-            str(quantized),
-            _Images(name, images),
-            quant_format=form,
-            per_channel=True,
-            activation_type=QuantType.QUInt8,
-            weight_type=QuantType.QInt8,
-        )
-        sessions[label] = session(quantized, threads)
-    return {
-        label: (lambda made=made: made.run(None, {name: images}))
-        for label, made in sessions.items()
-    }
-
-
-def measure(path: Path, arguments: argparse.Namespace) -> dict[str, Any]:
-    """One row: milliseconds of all, first quartile, median, third quartile, and ratios to ours."""
+def measure(path: Path, arguments: argparse.Namespace) -> tuple[Comparison, float]:
+    """A model's comparison, and the processor seconds that building it took."""
     model = api.load(path)
-    name = model.graph.inputs[0]
-    shape = (model.graph.batch or arguments.batch, *model.graph.shapes[name][1:])
-    images = np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
-    conversion = api.convert(model, images, ConvertOptions(terms=arguments.terms, **PLAIN))
-    fields = {"num_threads": arguments.threads, "kernels": arguments.kernels}
+    conversion = api.convert(
+        model, inputs.random_calibration(model.graph), inputs.plain_options(arguments.terms)
+    )
     start = time.process_time()
-    artifact = api.build(model, conversion, target=parse({"kind": "llvm", **fields}))
-    build_seconds = time.process_time() - start
-    with tempfile.TemporaryDirectory() as folder:
-        runs = {"shift-add": lambda: artifact.run(images)}
-        runs |= peers(path, images, arguments.threads, Path(folder))
-        times = in_blocks(runs, arguments.rounds, processor_time=arguments.threads == 1)
-    ours = times["shift-add"][1]
+    target = parse({"kind": "llvm", "kernels": arguments.kernels})
+    artifact = api.build(model, conversion, target=target)
+    seconds = time.process_time() - start
+    batch = None if model.graph.batch else arguments.batch
+    names, asked = peers.choose(arguments.peers)
+    comparison = networks.bench(
+        inputs.task(artifact, model=model, onnx=path, batch=batch),
+        names=names,
+        asked=asked,
+        threads=(arguments.threads,),
+        rounds=arguments.rounds,
+    )
+    return comparison, seconds
+
+
+def row(comparison: Comparison, seconds: float) -> dict[str, Any]:
+    """One network's medians: milliseconds of ours, and how many times that the others take."""
+    (group,) = comparison.groups
+    ours, *others = group.rows
+    times = {peer.name: None if peer.times_ours is None else peer.times_ours[1] for peer in others}
+    taken = ours.cpu if group.clock == "cpu" else ours.wall
+    assert taken is not None
     return {
-        "model": path.stem,
-        "batch": shape[0],
-        "build_seconds": round(build_seconds, 1),
-        "milliseconds": {k: [round(1e3 * s, 4) for s in v] for k, v in times.items()},
-        "times_shift_add": {k: round(v[1] / ours, 3) for k, v in times.items() if v[1] != ours},
+        "model": Path(comparison.model).stem,
+        "batch": comparison.batch,
+        "build_seconds": round(seconds, 1),
+        OURS: taken[1],
+        "times_ours": times,
     }
 
 
-def table(report: dict[str, Any]) -> str:
-    """The report as Markdown."""
-    names = list(report["networks"][0]["milliseconds"])
-    clock = "processor time" if report["threads"] == 1 else "time on the clock"
-    lines = [
-        f"{report['machine']}; {report['threads']} thread(s), {clock}; "
-        f"{report['terms']} terms a weight at most, kernels {report['kernels']}; "
-        f"onnxruntime {report['onnxruntime']}.",
-        "Milliseconds of a call, median (quartiles); in brackets, how many times ours.",
-        "",
-        "| network | batch | " + " | ".join(names) + " | build s |",
-        "|---|---:|" + "---:|" * (len(names) + 1),
-    ]
-    for row in report["networks"]:
-        cells = []
-        for name in names:
-            low, median, high = row["milliseconds"][name]
-            ratio = row["times_shift_add"].get(name)
-            times = "" if ratio is None else f" [{ratio:.2f}x]"
-            cells.append(f"{median:.3f} ({low:.3f}-{high:.3f}){times}")
-        cells.append(str(row["build_seconds"]))
-        lines.append(f"| {row['model']} | {row['batch']} | " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
+def summary(rows: list[dict[str, Any]], arguments: argparse.Namespace) -> Table:
+    """All networks in one table."""
+    names = list(rows[0]["times_ours"])
+    clock = "processor time" if arguments.threads == 1 else "time on the clock"
+    return Table(
+        f"Threads: {arguments.threads}, terms: {arguments.terms}, kernels: {arguments.kernels}",
+        ("network", "batch", "ours, ms", *names, "build, s"),
+        tuple(
+            (
+                row["model"],
+                row["batch"],
+                row[OURS],
+                *row["times_ours"].values(),
+                row["build_seconds"],
+            )
+            for row in rows
+        ),
+        notes=(f"Ours: median of the {clock}. The others: how many times as long.",),
+    )
 
 
 def main() -> None:
@@ -141,26 +91,32 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--terms", type=int, default=2, choices=(1, 2, 3))
     parser.add_argument("--kernels", default="auto", choices=("auto", "shift"))
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--peers", help="separated by commas; default: all that are installed")
+    parser.add_argument("--rounds", type=int, default=11)
     parser.add_argument("--results", type=Path, help="folder for JSON and Markdown")
     arguments = parser.parse_args()
-    report: dict[str, Any] = {
-        "machine": machine(),
-        "threads": arguments.threads,
-        "terms": arguments.terms,
-        "kernels": arguments.kernels,
-        "onnxruntime": onnxruntime.__version__,
-        "networks": [],
-    }
+    runtime.set_num_threads(arguments.threads)
+    described = machine.describe()
+    rows, comparisons = [], []
     for path in arguments.models:
-        report["networks"].append(measure(path, arguments))
-        print(table(report).splitlines()[-1], flush=True)
+        comparison, seconds = measure(path, arguments)
+        comparisons.append(comparison)
+        rows.append(row(comparison, seconds))
+        table = summary(rows, arguments)
+        print(*("  ".join(map(results.text, line)) for line in table.rows[-1:]), flush=True)
     if arguments.results:
         arguments.results.mkdir(parents=True, exist_ok=True)
+        tables = [summary(rows, arguments)]
+        for one in comparisons:
+            for table in one.tables():
+                tables.append(Table(one.model, table.columns, table.rows, table.right))
+        report = {
+            "machine": described.to_dict(),
+            "summary": rows,
+            "networks": [one.to_dict() for one in comparisons],
+        }
         stem = f"networks_{arguments.threads}_threads_{arguments.kernels}"
-        content = json.dumps(report, indent=2) + "\n"
-        (arguments.results / f"{stem}.json").write_text(content, encoding="utf-8")
-        (arguments.results / f"{stem}.md").write_text(table(report), encoding="utf-8")
+        results.write(arguments.results / stem, "Whole networks", report, tables)
 
 
 if __name__ == "__main__":

@@ -21,9 +21,9 @@ import onnxruntime
 import tvm
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
-from timing import interleaved
 from tvm import relax
 
+from tvm_shiftadd.bench.timing import interleaved
 from tvm_shiftadd.dialect import ops
 from tvm_shiftadd.formats import codes, packing, reference
 from tvm_shiftadd.target import cpu, parse, runtime
@@ -153,7 +153,8 @@ def measure(layer: Layer, terms: int, threads: int, rounds: int, target: str) ->
     weights = random_weights(layer, terms)
     ours, _ = shift_add(layer, weights, x, terms, target)
     peer = float_convolution(layer, weights, x, threads)
-    seconds, peer_seconds = (quartiles[1] for quartiles in interleaved([ours, peer], rounds))
+    times = interleaved({"ours": ours, "peer": peer}, rounds)
+    seconds, peer_seconds = times["ours"].median(), times["peer"].median()
     work = layer.multiply_accumulates / 1e9
     nonzero = codes.count_terms(codes.encode(weights, terms)) / weights.size
     return {
