@@ -66,6 +66,9 @@ def test_the_tables(profile: layers.Profile) -> None:
     assert len(calls.rows) == len(profile.calls)
     assert all(len(row) == len(calls.columns) for row in calls.rows)
     assert "between calls" in calls.notes[0]
+    means = {row[0]: row[1] for row in calls.rows}
+    assert means["average"] == "avg_pool2d"
+    assert {means[name] for name in means if "first" in name} <= {"vpdpbusd", "shifts"}
 
 
 @pytest.mark.parametrize(

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from tvm_shiftadd.bench.layers import Profile
+from tvm_shiftadd.bench.layers import Call, Profile
 from tvm_shiftadd.bench.results import Table
 
 _COLUMNS = (
     "layer",
-    "instruction",
+    "by",
     "us",
     "share %",
     "10^9/s",
@@ -51,7 +51,7 @@ def _call_table(profile: Profile) -> Table:
         rows.append(
             (
                 call.name,
-                call.instruction or ("shifts" if call.work else ""),
+                _means(call),
                 f"{1e6 * seconds:.1f}",
                 f"{100 * seconds / total:.1f}",
                 f"{call.work / seconds / 1e9:.1f}" if call.work else None,
@@ -77,6 +77,13 @@ def _call_table(profile: Profile) -> Table:
     threads = profile.peaks[0].threads
     title = f"Calls on {threads} thread{'s' if threads > 1 else ''}"
     return Table(title, _COLUMNS, tuple(rows), 2, notes)
+
+
+def _means(call: Call) -> str:
+    """The instruction that the work is done with; where none is counted, the first operator."""
+    if call.work:
+        return call.instruction or "shifts"
+    return call.operators[0].rpartition(".")[2] if call.operators else ""
 
 
 def _giga(value: float | None) -> str | None:
