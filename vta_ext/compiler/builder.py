@@ -1,26 +1,28 @@
 """Steps to instructions: places in buffers, micro-op kernels, order of loads and passes.
 
-Each buffer has two halves. What a step needs stays in one while the loads of the next step fill
-the other; a fetch that is there already is not repeated. Micro-ops of a step are one kernel,
+Loads of the next steps go before the passes of a step, as far as there is room besides what it
+needs itself; a fetch that is there already is not repeated. Micro-ops of a step are one kernel,
 which all steps that run it share.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from vta_ext.compiler.kernels import Kernels
-from vta_ext.compiler.refusal import RefusedError
+from vta_ext.compiler.residence import Residence
 from vta_ext.compiler.tiles import Fetch, Move, Out, Pass, Step
 from vta_ext.compiler.tokens import Entry
 from vta_ext.config import Config
 from vta_ext.isa.instruction import MicroOps, alu, gemm, load, store
 
+#: Steps whose loads may go before the passes of a step.
+_AHEAD = 2
 #: Micro-ops of a step besides those of its weights.
 _OTHER_MICRO_OPS = 64
 
@@ -48,35 +50,6 @@ class Budget:
             acc=config.acc_depth // 2 - const,
             const=const,
         )
-
-
-class _Halves:
-    """Which fetch is in which half of a buffer."""
-
-    def __init__(self, base: int, size: int) -> None:
-        self._bases = (base, base + size)
-        self._size = size
-        self._keys: list[Hashable] = [None, None]
-        self._last = 1
-
-    def place(self, key: Hashable, size: int, what: str) -> tuple[int, bool]:
-        """Where ``key`` goes, and whether it has to be put there."""
-        if size > self._size:
-            raise RefusedError(
-                what,
-                f"it needs {size} entries of a buffer in which a step has {self._size}; choose a "
-                "configuration with larger buffers",
-            )
-        if key in self._keys:
-            self._last = self._keys.index(key)
-            return self._bases[self._last], False
-        self._last = 1 - self._last
-        self._keys[self._last] = key
-        return self._bases[self._last], True
-
-    def forget(self) -> None:
-        """Nothing is in the buffer any more."""
-        self._keys = [None, None]
 
 
 @dataclass(frozen=True)
@@ -108,8 +81,8 @@ class Builder:
 
     def __post_init__(self) -> None:
         self.budget = b = Budget.of(self.config)
-        self._inp, self._wgt = _Halves(0, b.inp), _Halves(0, b.wgt)
-        self._acc, self._const = _Halves(0, b.acc), _Halves(2 * b.acc, b.const)
+        self._inp, self._wgt = Residence(2 * b.inp), Residence(2 * b.wgt)
+        self._acc, self._const = Residence(2 * b.acc), Residence(2 * b.const)
         self.kernels = Kernels(self.config.uop_depth, self.kernels_at)
         self._label = ""
         self._fetches = self._fetch_hits = 0
@@ -131,31 +104,51 @@ class Builder:
             waiting.setdefault(step.writes, deque()).extend(step.stores)
         for number, step in enumerate(steps):
             self._label = step.label
-            self._fetch(step, placed[number], waiting)
-            if number + 1 < len(steps):
-                self._fetch(steps[number + 1], placed[number + 1], waiting)
+            window = range(number, min(number + 1 + _AHEAD, len(steps)))
+            kept: list[Step] = []
+            for ahead in window:
+                kept.append(steps[ahead])
+                if not self._fetch(kept, placed[ahead], waiting):
+                    break
             self._compute(step, placed[number])
             for _ in step.stores:
                 waiting[step.writes].popleft()
 
-    def _fetch(self, step: Step, placed: _Placed, waiting: Mapping[str, Iterable[Out]]) -> None:
-        """Load what ``step`` needs, but not what an earlier step still has to make."""
+    def _fetch(
+        self, steps: Sequence[Step], placed: _Placed, waiting: Mapping[str, Iterable[Out]]
+    ) -> bool:
+        """Load what the last of ``steps`` needs, and leave what the others need; whether it fits.
+
+        What an earlier step still has to make is left for later.
+        """
+        step = steps[-1]
         if step.weights is not None and placed.wgt is None:
-            placed.wgt = self._load(self._wgt, step.weights, step.label)
+            keys = {one.weights.key for one in steps if one.weights}
+            placed.wgt = self._load(self._wgt, step.weights, keys, step.label)
         if step.inputs is not None and placed.inp is None:
             missing = (out for name in step.inputs.reads for out in waiting.get(name, ()))
             if not any(_overlap(out, move) for out in missing for move in step.inputs.moves):
-                placed.inp = self._load(self._inp, step.inputs, step.label)
+                keys = {one.inputs.key for one in steps if one.inputs}
+                placed.inp = self._load(self._inp, step.inputs, keys, step.label)
+        return (step.weights is None or placed.wgt is not None) and (
+            step.inputs is None or placed.inp is not None
+        )
 
-    def _load(self, halves: _Halves, fetch: Fetch, what: str) -> int:
-        base, missing = halves.place(fetch.key, fetch.size, what)
+    def _load(
+        self, buffer: Residence, fetch: Fetch, kept: Collection[Hashable], what: str, base: int = 0
+    ) -> int | None:
+        """Where ``fetch`` is, loaded if it is not there; None where there is no room for it."""
+        found = buffer.place(fetch.key, fetch.size, kept, what)
+        if found is None:
+            return None
+        begin, missing = found[0] + base, found[1]
         self._fetches += missing
         self._fetch_hits += not missing
         for move in fetch.moves if missing else ():
             self._add(
                 load(
                     move.memory,
-                    sram_base=base + move.place,
+                    sram_base=begin + move.place,
                     dram_base=move.dram,
                     x_size=move.columns,
                     y_size=move.rows,
@@ -166,16 +159,19 @@ class Builder:
                     pad_least=move.pad_least,
                 )
             )
-        return base
+        return begin
 
     def _add(self, instruction: object, rows: MicroOps | None = None) -> None:
         self.entries.append(Entry(instruction, rows, self._label))  # type: ignore[arg-type]
 
     def _compute(self, step: Step, placed: _Placed) -> None:
         bases = {"inp": placed.inp or 0, "wgt": placed.wgt or 0}
-        bases["acc"], _ = self._acc.place(step.tile, step.accumulators, step.label)
+        tile = self._acc.place(step.tile, step.accumulators, (), step.label)
+        assert tile is not None, "nothing is kept, so there is room"
+        bases["acc"] = tile[0]
         if step.constants is not None:
-            bases["const"] = self._load(self._const, step.constants, step.label)
+            base = 2 * self.budget.acc
+            bases["const"] = self._load(self._const, step.constants, (), step.label, base) or 0
         kernel = [self._lower(one, bases) for one in step.passes]
         begin = 0
         if kernel:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vta_ext.compiler import matrix, pool
+from vta_ext.compiler.builder import Budget
 from vta_ext.compiler.constants import Constants, term_vectors
 from vta_ext.compiler.layers import Layer, MatrixTerm, Tensor, Term
 from vta_ext.compiler.place import Place
@@ -54,6 +55,9 @@ class _Schedule:
             for number, term in enumerate(terms)
             if isinstance(term, MatrixTerm)
         }
+        #: Whether the vectors of all output channels are loaded at once.
+        blocks = layer.output.blocks(config.block)
+        self.together = len(self.rows) * blocks <= Budget.of(config).const
         self.vectors_at = constants.vectors(self.rows, config) if len(self.rows) else 0
 
     def steps(self) -> Iterator[Step]:
@@ -98,10 +102,15 @@ class _Schedule:
     def _vectors(self, place: Place) -> Fetch | None:
         if not len(self.rows):
             return None
-        count = len(self.rows) * place.outputs
-        start = self.vectors_at // self.config.acc_bytes + place.output * len(self.rows)
-        key = (self.layer.name, "vectors", place.output)
-        return Fetch(key, count, (Move("acc", 0, start, count),))
+        first = place.output - self._first_vectors(place)
+        blocks = self.layer.output.blocks(self.config.block) if self.together else place.outputs
+        count = len(self.rows) * blocks
+        start = self.vectors_at // self.config.acc_bytes + first * len(self.rows)
+        return Fetch((self.layer.name, "vectors", first), count, (Move("acc", 0, start, count),))
+
+    def _first_vectors(self, place: Place) -> int:
+        """Output blocks whose vectors come before those of ``place`` in the buffer."""
+        return place.output if self.together else 0
 
     def _term(
         self, number: int, term: Term, place: Place
@@ -138,7 +147,8 @@ class _Schedule:
         grid: Grid = {"grid": (place.outputs, place.positions), "dst_step": (place.positions, 1)}
         if term.shift.any():
             vector = {**grid, "src_step": (len(self.rows), 0), "source": "const"}
-            yield Pass("shr", one_lane(area, self.vectors[number]), **vector)
+            row = self._first_vectors(place) * len(self.rows) + self.vectors[number]
+            yield Pass("shr", one_lane(area, row), **vector)
         if not area:
             return
         lane = one_lane(0, area)
@@ -158,11 +168,12 @@ class _Schedule:
         finish, unsigned = self.layer.finish, self.layer.output.unsigned
         if finish is not None:
             vector = {**grid, "src_step": (len(self.rows), 0), "source": "const"}
+            lane = one_lane(0, self._first_vectors(place) * len(self.rows))
             if finish.limits is None:
-                yield Pass("add", one_lane(), **vector)
+                yield Pass("add", lane, **vector)
             else:
                 immediate = dict(zip(("lo", "hi"), finish.limits, strict=True))
-                yield Pass("requ" if unsigned else "req", one_lane(), immediate=immediate, **vector)
+                yield Pass("requ" if unsigned else "req", lane, immediate=immediate, **vector)
         if self.layer.clip is not None:
             immediate = dict(zip(("lo", "hi"), self.layer.clip, strict=True))
             name = "clipu" if unsigned else "clip"
