@@ -52,12 +52,19 @@ class _Tile:
         self.step_y, self.step_x = strides[0] * source.row, strides[1] * source.pitch
         self.count = len(self.pixels) * plan.vectors
         self.sums = T.alloc_buffer((self.count * LANES,), "int32")
+        #: Which vector of each quad of the next segment is fetched on the way, if any.
+        self.ahead: Any = None
 
     def _put(self, index: int, value: Any) -> None:
         T.buffer_store(self.sums, value, [T.ramp(index * LANES, 1, LANES)])
 
     def _get(self, index: int) -> Any:
         return self.sums.vload([index * LANES], dtype="int32x16")
+
+    def fetch_ahead(self, index: Any) -> None:
+        """Fetch the next weights while these are used: of each quad one vector, by turns."""
+        if self.plan.fetches:
+            self.ahead = T.bind(index % self.plan.vectors)
 
     def begin(self) -> None:
         """Let every sum begin with its channel's bias; sums of minima with zero."""
@@ -85,6 +92,8 @@ class _Tile:
         """Add the products of ``plan.unroll`` quads; ``base`` is the first pixel's first."""
         vectors = range(self.plan.vectors)
         for u in range(self.plan.unroll):
+            if self.ahead is not None:
+                self.task.fetch(quad + (u + self.plan.distance), self.ahead)
             weights = [T.bind(self.task.weights(quad + u, v)) for v in vectors]
             for p, (row, column) in enumerate(self.pixels):
                 where = base + (row * self.step_y + column * self.step_x + u * QUAD)
@@ -207,19 +216,11 @@ class _Task:
             return self.made["weights"].vload([self.block, quad, vector, 0], dtype=kind)
         return self.panel.vload([(quad * self.plan.vectors + vector) * VECTOR], dtype="int8x64")
 
-    def fetch_ahead(self, quad: Any, turn: Any) -> None:
-        """Bring a part of the segment behind the one at ``quad`` into the cache.
-
-        ``turn`` counts the tiles: each has an equal part to fetch. The segment may be of the next
-        block.
-        """
+    def fetch(self, quad: Any, vector: Any) -> None:
+        """Bring the weights of a quad, maybe of the next block, into the cache."""
         plan = self.plan
-        if plan.coded:
-            return
-        lines = -(-plan.segment * plan.vectors // plan.tiles)
-        start = (self.block * plan.quads + quad + plan.segment) * plan.vectors + turn * lines
-        with build.serial(lines) as line:
-            fetch(self.made["weights"], plan.packed_shape, (start + line) * VECTOR)
+        at = ((self.block * plan.quads + quad) * plan.vectors + vector) * VECTOR
+        fetch(self.made["weights"], plan.packed_shape, at)
 
     def tile(self, image: Any, row: Any, column: Any) -> _Tile:
         """A tile of the part; the last ones step back, and compute some values again."""
@@ -259,6 +260,7 @@ def _by_tiles(task: _Task, n: Any) -> None:
     columns = -(-plan.shape.out_width // plan.columns)
     with build.grid(n, plan.tiles // columns, columns) as (image, row, column):
         tile = task.tile(image, row, column)
+        tile.fetch_ahead(row * columns + column)
         tile.begin()
         with build.grid(plan.shape.kernel[0], plan.runs) as (ky, run):
             tile.reduce(ky, run, 0)
@@ -279,8 +281,7 @@ def _by_segments(task: _Task, n: Any) -> None:
         turns = (plan.shape.kernel[0], plan.runs, segments, rows, columns)
         with build.grid(*turns) as (ky, run, segment, row, column):
             tile = task.tile(image, row, column)
-            quad = (ky * plan.runs + run) * plan.run_quads + segment * plan.segment
-            task.fetch_ahead(quad, row * columns + column)
+            tile.fetch_ahead(row * columns + column)
             tile.load(partial, (row * columns + column) * size)
             tile.reduce(ky, run, segment)
             tile.save(partial, (row * columns + column) * size)

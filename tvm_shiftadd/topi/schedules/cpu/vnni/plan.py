@@ -19,6 +19,8 @@ REGISTERS = 31
 MAX_UNROLLED = 112
 #: Bytes of weights, and of sums, that stay in the first-level cache while all tiles use them.
 PANEL, ALL_SUMS = 24_576, 49_152
+#: Bytes of a layer's weights from which on, and tiles up to which they are fetched ahead.
+FETCHED, MOST_TILES = 65_536, 32
 #: Relative cost of a dot product, by the vectors of outputs of a tile.
 _VECTOR_COST = {1: 1.13, 2: 1.0, 3: 1.03, 4: 1.04}
 #: Multiply-accumulates below which starting threads costs more than they bring.
@@ -118,6 +120,17 @@ class ConvPlan:
         return (
             runs * self.vectors * VECTOR > PANEL and self.segment * self.vectors * VECTOR <= PANEL
         )
+
+    @property
+    def distance(self) -> int:
+        """Quads from weights that are used to those that come after all tiles have used them."""
+        return self.segment if self.segmented else self.quads
+
+    @property
+    def fetches(self) -> bool:
+        """Whether weights are fetched ahead: there are many, and few tiles to use them."""
+        size = self.panels * self.quads * self.vectors * VECTOR
+        return not self.coded and size > FETCHED and self.tiles <= MOST_TILES
 
     @property
     def tiles(self) -> int:
