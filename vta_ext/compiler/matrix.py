@@ -41,6 +41,15 @@ class Prepared:
     used: NDArray[np.bool_]
     config: Config
 
+    def reads(self, place: Place) -> tuple[int, int]:
+        """The input blocks [first, last) that a place's output channels depend on, at least one.
+
+        Copies and grouped layers read few of them.
+        """
+        mine = self.used[:, :, :, place.output : place.output + place.outputs]
+        blocks = np.flatnonzero(mine.any(axis=(0, 1, 3)))
+        return (int(blocks[0]), int(blocks[-1]) + 1) if len(blocks) else (0, 1)
+
     def fetch(
         self, place: Place, blocks: tuple[int, int], constants: Constants, config: Config
     ) -> tuple[Fetch, Slots]:

@@ -58,7 +58,7 @@ class Residence:
         return begin, True
 
     def _room(self, size: int, kept: Collection[Hashable]) -> int | None:
-        best: tuple[int, int] | None = None
+        best: tuple[int, bool, int] | None = None
         places = {0, self.size - size}
         places |= {place for r in self._residents for place in (r.end, r.begin - size)}
         for begin in places:
@@ -67,6 +67,8 @@ class Residence:
             lost = [r for r in self._residents if r.begin < begin + size and begin < r.end]
             if any(r.key in kept for r in lost):
                 continue
-            cost = (max((r.used for r in lost), default=0), begin)
+            # At an end of the buffer, what is free stays in one piece.
+            inside = begin not in (0, self.size - size)
+            cost = (max((r.used for r in lost), default=0), inside, begin)
             best = cost if best is None else min(best, cost)
-        return best[1] if best else None
+        return best[2] if best else None

@@ -121,13 +121,14 @@ class _Schedule:
         fresh = apart or number == 0
         found: list[tuple[Fetch | None, Fetch | None, list[Pass]]] = []
         if isinstance(term, MatrixTerm):
-            prepared, blocks = self.matrices[number], term.source.blocks(self.config.block)
-            for first in range(0, blocks, self.tiling.inputs[number]):
-                count = min(self.tiling.inputs[number], blocks - first)
+            prepared = self.matrices[number]
+            begin, end = prepared.reads(place)
+            for first in range(begin, end, self.tiling.inputs[number]):
+                count = min(self.tiling.inputs[number], end - first)
                 inputs, box = self._inputs(term, place, (first, count))
                 weights, slots = prepared.fetch(place, (first, count), self.constants, self.config)
                 passes = matrix.passes(
-                    prepared, place, (first, count), box, slots, area, fresh and first == 0
+                    prepared, place, (first, count), box, slots, area, fresh and first == begin
                 )
                 found.append((inputs, weights, passes))
         else:
