@@ -93,8 +93,9 @@ class _Assignment:
             for name, index in reads:
                 needed[other] = max(needed[other], int(self._wrote[name][other][index].max()))
         if module != 1 and needed[2 - module] > self._known[module][2 - module]:
-            self._relay(needed[2 - module], 2 - module)
-            needed[1] = len(self._issued) - 1
+            if self._known[1][2 - module] < needed[2 - module]:
+                self._relay(needed[2 - module], 2 - module)
+            needed[1] = self._known[1][1]
         number = self._issue(entry, module, needed)
         for name, index in writes:
             self._wrote[name][module][index] = number
@@ -160,7 +161,7 @@ class _Assignment:
         rows = move.dram_byte - self._dram[0] + np.arange(move.rows) * move.stride_bytes
         grains = -(-(move.columns * move.element) // _GRAIN) + 1
         touched = np.unique(rows[:, None] // _GRAIN + np.arange(grains))
-        last = (rows.max(initial=0) + move.columns * move.element - 1) // _GRAIN
+        last = (rows[-1:].sum() + move.columns * move.element - 1) // _GRAIN
         inside = (touched >= 0) & (touched < self._wrote["dram"].shape[1]) & (touched <= last)
         dram = [("dram", touched[inside])] if inside.any() else []
         return (dram, [sram]) if module == 2 else ([sram], dram)
