@@ -36,7 +36,7 @@ def verify(model: api.Model, plan: Any, x: np.ndarray[Any, Any], config: Config)
     """Offload, prove the programs safe, run, and compare every output bit for bit."""
     found = offload(dialect_module(model, plan), config)
     for region in found.regions:
-        assert checker.check(region.compiled.program) == []
+        assert checker.check(region.compiled.program, ranges={}) == []
     wanted, _ = run_integer(model.graph, plan, {model.graph.inputs[0]: x})
     for name, result in zip(model.graph.outputs, run(found, config, x), strict=True):
         np.testing.assert_array_equal(result, wanted[name], err_msg=name)
