@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from tvm_shiftadd.convert.allocate_report import AllocationReport
 
-
 #: Layers whose output is noisier than this have lost most of what they compute.
 NOISY_DB = 10.0
 
@@ -29,9 +28,9 @@ class LayerReport:
     alone: the errors that came with the inputs, what rounding the weights changed (and made up
     for), and storing the result in 8 bits; None where there is no such error, the last also where
     something is added before the result is stored. input_exponent, output_exponent: a of the
-    scales 2^-a, the output's None where the host or the caller reads the accumulator. saturation: fraction of the stored output values at a limit of their type, of
-    uint8 the upper one, 0 to 1. exact: the weights were sums of powers of two already, up to a
-    factor a channel, and are kept.
+    scales 2^-a, the output's None where the host or the caller reads the accumulator. saturation:
+    fraction of the stored output values at a limit of their type, of uint8 the upper one, 0 to 1.
+    exact: the weights were sums of powers of two already, up to a factor a channel, and are kept.
     """
 
     name: str
