@@ -22,11 +22,6 @@ Array = NDArray[Any]
 #: Attribute of a target: what the processor must have to run the library.
 _FEATURES = "features"
 
-#: Types of elements that NumPy and TVM hand each other without a copy, and what TVM's kernels
-#: expect of the memory.
-_SHARED_KINDS, _SHARED_TYPES = "fiu", ("float32", "float64", "int", "uint")
-_ALIGNMENT = 64
-
 #: Libraries this process has opened: path -> SHA-256. The dynamic loader gives the old library
 #: back when a path is opened twice, even if the file was replaced in between.
 _opened: dict[str, str] = {}
@@ -100,31 +95,6 @@ class Machine:
         it.
         """
         self._machine.set_instrument(instrument)
-
-
-def _shared(array: Array) -> Any:
-    """An array as a TVM tensor with the same memory, where TVM can use it, else with its own.
-
-    Copying by TVM takes 12 us even for a small array, which is a tenth of a small network's time.
-    """
-    import tvm
-
-    if array.dtype.kind not in _SHARED_KINDS:
-        return tvm.runtime.tensor(array)
-    if not array.flags.writeable or array.__array_interface__["data"][0] % _ALIGNMENT:
-        space = np.empty(array.nbytes + _ALIGNMENT, np.uint8)
-        start = -space.__array_interface__["data"][0] % _ALIGNMENT
-        aligned = space[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
-        np.copyto(aligned, array)
-        array = aligned
-    return tvm.runtime.from_dlpack(array)
-
-
-def _copied(tensor: Any) -> Array:
-    """A tensor as an array with its own memory: a result may be a view of an input."""
-    if str(tensor.dtype).startswith(_SHARED_TYPES):
-        return np.from_dlpack(tensor).copy()
-    return tensor.numpy()
 
 
 def tensor_bytes(tensor: Any) -> int:
