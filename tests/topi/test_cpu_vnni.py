@@ -194,6 +194,30 @@ def test_network_on_stored_maps(batch: int, dtype: str) -> None:
 
 
 @pytest.mark.parametrize("lo", [0, -128])
+@pytest.mark.parametrize("channels", [16, 20])
+def test_shortcut_without_weights(channels: int, lo: int) -> None:
+    """Every second pixel, between channels of zeros: added as a view of the stored map."""
+    net = Network(channels)
+    x = net.input((2, 9, 8, 8), "int8")
+    first, second = net.weights(72, channels, 2), net.weights(9 * channels, 2 * channels, 2)
+    shifts = net.shift(6, 9, channels), net.shift(9, 12, 2 * channels)
+    sides = net.shift(0, 1, 2 * channels), net.shift(3, 6, 2 * channels)
+    window = {"kernel_size": (3, 3), "padding": (1, 1, 1, 1)}
+    before = channels // 2
+
+    def make(emit: Callable[[Any], Any]) -> Any:
+        y = emit(ops.conv2d(x, *first, **window))
+        y = emit(ops.requantize(y, shifts[0], lo=lo, hi=127))
+        z = emit(ops.conv2d(y, *second, strides=(2, 2), **window))
+        short = emit(relax.op.strided_slice(y, [1], [0], [9], [2]))
+        short = emit(relax.op.strided_slice(short, [2], [0], [8], [2]))
+        short = emit(ops.pad(short, pad_width=[0] * 6 + [before, channels - before]))
+        return emit(ops.requantize(emit(ops.add(z, short, *sides)), shifts[1]))
+
+    net.check(make)
+
+
+@pytest.mark.parametrize("lo", [0, -128])
 @pytest.mark.parametrize("outputs", [16, 33])
 def test_adder_layers_behind_each_other(outputs: int, lo: int) -> None:
     """The second one reads a map that is stored, with negative values or without."""

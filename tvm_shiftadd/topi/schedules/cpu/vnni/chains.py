@@ -105,6 +105,44 @@ class Readers:
             return int(value.attrs["lo"]) >= 0
         return name in _MOVING and self.never_negative(value.args[0])
 
+    def strided(self, var: Any) -> tuple[Any, tuple[int, int], int] | None:
+        """The map that a variable shows with strides and channels of zeros put around.
+
+        With the strides and the count of channels in front; None where it is no such view.
+        """
+        value: Any = self.definitions.get(var)
+        before = 0
+        if name_of(value) == "shiftadd.pad":
+            width = [int(side) for side in value.attrs["pad_width"]]
+            if len(width) != 8 or any(width[:6]):
+                return None
+            before, var = width[6], value.args[0]
+        strides = [1, 1]
+        while name_of(value := self.definitions.get(var)) == "relax.strided_slice":
+            for axis, step in _whole_slice(value):
+                if axis not in (1, 2):
+                    return None
+                strides[axis - 1] *= step
+            var = value.args[0]
+            if not _whole_slice(value):
+                return None
+        return None if strides == [1, 1] else (var, (strides[0], strides[1]), before)
+
+
+def _whole_slice(call: Any) -> list[tuple[int, int]]:
+    """Axes and strides of a slice from the first to the last element of each, else nothing."""
+    axes, begin, end, *rest = (
+        [int(getattr(field, "value", field)) for field in part.fields] for part in call.args[1:]
+    )
+    sizes = call.args[0].ty.shape
+    # The batch may be symbolic; it is not sliced here.
+    if any(axis not in (1, 2) for axis in axes) or any(begin):
+        return []
+    if any(stop < int(sizes[axis]) for axis, stop in zip(axes, end, strict=True)):
+        return []
+    steps = rest[0] if rest else [1] * len(axes)
+    return list(zip(axes, steps, strict=True))
+
 
 def bindings(function: Any) -> Iterator[Any]:
     """Every binding of a function in order."""

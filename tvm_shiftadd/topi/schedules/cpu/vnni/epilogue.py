@@ -18,7 +18,7 @@ from tvm_shiftadd.topi.schedules.cpu.geometry import round_up
 
 from .function import Kernel
 from .instructions import LANES, VECTOR, narrow
-from .stored import Stored, Wide
+from .stored import Stored, View, Wide
 
 
 @dataclass(frozen=True)
@@ -36,13 +36,16 @@ class Epilogue:
         """The rows of the matrix of constants.
 
         ``bias`` is where the sums begin; then factor, the two shifts of an addition, what is
-        added behind either of them, and the two shifts of the requantisation.
+        added behind either of them, and the two shifts of the requantisation. The mask is -1 for
+        the channels that the other operand has.
         """
         names = ["bias"]
         if self.scaled:
             names.append("factor")
         if self.residual is not None:
             names += ["lhs_shift", "rhs_shift"]
+        if isinstance(self.residual, View):
+            names.append("mask")
         if self.scaled or self.residual is not None:
             names.append("offset")
         if isinstance(self.out, Stored):
@@ -73,6 +76,8 @@ class Epilogue:
             value = value * row("factor")
         if self.residual is not None:
             other = residual.astype("int32x16")
+            if "mask" in self.rows:
+                other = other & row("mask")
             value = (value << row("lhs_shift")) + (other << row("rhs_shift"))
         if "offset" in self.rows:
             value = T.bind(value + row("offset"))

@@ -15,7 +15,7 @@ from .entry import can_enter, quantize_store
 from .epilogue import Epilogue
 from .layers import LayerKernel, is_depthwise, layer_kernel, layer_shape
 from .pool import PoolPlan, max_pool
-from .stored import Stored, Wide, pitch_of
+from .stored import Stored, View, Wide, pitch_of
 
 _LAST = [0, 2, 3, 1]
 _MAP_LAYERS = ("shiftadd.conv2d", "shiftadd.adder_conv2d")
@@ -50,6 +50,8 @@ class _Rewriter:
         for binding in bindings(self.function):
             if _is_layer(binding):
                 self._add_chain(binding)
+        for chain in self.chains.values():
+            self._drop_views(chain)
 
     def _add_chain(self, binding: Any) -> None:
         chain = self.readers.chain(binding, self.chains)
@@ -58,6 +60,24 @@ class _Rewriter:
         while not var.same_as(chain.result):
             self.inner.add(var)
             var = self.readers.only(var).var
+
+    def _view(self, chain: Chain) -> tuple[Any, View] | None:
+        """The stored map that a chain adds a view of, if it adds one."""
+        found = self.readers.strided(chain.other) if chain.other is not None else None
+        if found is None or found[0] not in self.chains:
+            return None
+        source, strides, before = found
+        layout = self._layout(source)
+        if layout.origin < before or self.chains[source].requantize is None:
+            return None
+        return source, View(**vars(layout), strides=strides, before=before)
+
+    def _drop_views(self, chain: Chain) -> None:
+        """What lies between a stored map and its view need not be computed."""
+        var, view = chain.other, self._view(chain)
+        while view is not None and not var.same_as(view[0]) and self.readers.only(var):
+            self.inner.add(var)
+            var = self.readers.definitions[var].args[0]
 
     def run(self) -> Any:
         """The module with its main function rewritten."""
@@ -190,8 +210,11 @@ class _Rewriter:
         constants = self._constants(chain, epilogue, source, kernel)
         args = [self._stored(layer.args[0]), packed, constants]
         if chain.add is not None:
-            wide = isinstance(epilogue.residual, Wide)
-            args.append(self._wide(chain.other) if wide else self._stored(chain.other))
+            view = self._view(chain)
+            if isinstance(epilogue.residual, Wide):
+                args.append(self._wide(chain.other))
+            else:
+                args.append(self._stored(view[0] if view else chain.other))
         function = kernel.build(epilogue, self._batch(result))
         dtype = "int32" if isinstance(epilogue.out, Wide) else "uint8"
         shape = (result.ty.shape[0], epilogue.out.size)
@@ -201,8 +224,9 @@ class _Rewriter:
     def _epilogue(self, chain: Chain) -> Epilogue:
         residual: Stored | Wide | None = None
         if chain.add is not None:
-            other = chain.other
+            other, view = chain.other, self._view(chain)
             residual = self._layout(other) if is_map(other) else Wide(*map_sizes(other))
+            residual = view[1] if view else residual
         scaled = chain.scale is not None
         if chain.requantize is None:
             return Epilogue(Wide(*map_sizes(chain.result)), scaled=scaled, residual=residual)

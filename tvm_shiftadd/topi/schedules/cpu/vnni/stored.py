@@ -74,6 +74,21 @@ class Stored:
 
 
 @dataclass(frozen=True)
+class View(Stored):
+    """A stored map seen with strides, and with channels of zeros before and behind its own.
+
+    The shortcut of a residual network without weights; ``before`` counts the channels in front.
+    """
+
+    strides: tuple[int, int] = (1, 1)
+    before: int = 0
+
+    def at(self, y: Any, x: Any) -> Any:
+        """Where the view's first channel of a pixel would be."""
+        return super().at(y * self.strides[0], x * self.strides[1]) - self.before
+
+
+@dataclass(frozen=True)
 class Wide:
     """An int32 map ``[height, width, channels]`` whose channels are padded to whole vectors."""
 

@@ -14,7 +14,7 @@ from tvm_shiftadd.topi.terms import shift_term, unpack_code
 
 from .epilogue import Epilogue
 from .instructions import LANES, QUAD
-from .stored import Stored
+from .stored import Stored, View
 
 if TYPE_CHECKING:
     from .plan import ConvPlan
@@ -150,8 +150,11 @@ def constants(
             return start if "offset" in epilogue.rows else start + rounding(o)
         if name == "factor":
             return _factor(operands["factor"], o)
+        if name == "mask":
+            return _mask(epilogue, o)
         if name == "offset":
-            return rounding(o) - _zero_of_residual(epilogue, operand_shift("rhs_shift", o))
+            zero_part = _zero_of_residual(epilogue, operand_shift("rhs_shift", o))
+            return rounding(o) - (zero_part & _mask(epilogue, o))
         if name in ("lhs_shift", "rhs_shift"):
             return operand_shift(name, o)
         n = of_channel(shift, (o,))
@@ -184,6 +187,15 @@ def _factor(codes: Any, o: Any) -> Any:
     for term in range(int(codes.shape[0])):
         total = total + shift_term(int32(1), codes[term, 0 if single else o].astype("int32"))
     return total
+
+
+def _mask(epilogue: Epilogue, o: Any) -> Any:
+    """-1 for the channels that an addition's other operand has, else 0."""
+    residual = epilogue.residual
+    if not isinstance(residual, View):
+        return int32(-1)
+    own = tirx.all(o >= residual.before, o < residual.before + residual.channels)
+    return tirx.Select(own, int32(-1), int32(0))
 
 
 def _zero_of_residual(epilogue: Epilogue, shift: Any) -> Any:
