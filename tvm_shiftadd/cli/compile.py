@@ -75,9 +75,10 @@ def command(
     rows = [[key.replace("_", " "), value] for key, value in shown.items()]
     output.print_table("Compiled", ["", ""], rows)
     if summary["noisy_layers"]:
+        names = ", ".join(summary["noisy_layers"])
         output.print_lines(
-            f"Little is left of the signal of {', '.join(summary['noisy_layers'])}: more --terms or "
-            "more calibration images may help; the report says what did the harm."
+            f"Little is left of the signal of {names}: more --terms or more calibration images may "
+            "help; the report says what did the harm."
         )
     output.print_lines(f"Next: tvm-shiftadd report {config.directory}")
 
