@@ -77,6 +77,16 @@ def test_the_host_puts_the_taps_of_few_channels_side_by_side(dtype: str) -> None
     assert [binding.tensor.channels for binding in region.inputs] == [3, 27]
 
 
+def test_rows_that_nothing_reads_are_not_loaded() -> None:
+    c = case()
+    x = c.input(9, 8, 32)
+    y = c.conv2d(x, 16, (1, 3), (3, 1), (0, 1, 0, 1))
+    region = c.verify(SHIFT, c.requantize(y))
+    loads = [i for i in region.program.instructions if i.kind.name == "LOAD" and i.x_size]
+    inputs = [load for load in loads if load.memory_type.name == "inp"]
+    assert sum(load.x_size * load.y_size for load in inputs) == 2 * 3 * 8
+
+
 def test_zero_tiles_of_the_second_term_are_not_issued() -> None:
     def micro_ops(zero: bool) -> int:
         c = case()

@@ -8,7 +8,7 @@ up-sampling and copies are all such sums; how one becomes instructions is one pi
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -36,9 +36,26 @@ class Tensor:
         """Whether values are 0 to 255."""
         return self.dtype == "uint8"
 
+    @property
+    def rows(self) -> tuple[int, int, int]:
+        """Rows of the map in memory: which one is the first, the distance of two, and all."""
+        return 0, 1, self.height
+
     def blocks(self, block: int) -> int:
         """Elements of ``block`` channels a position."""
         return -(-self.channels // block)
+
+
+@dataclass(frozen=True)
+class EveryRow(Tensor):
+    """The map of that name with rows left out; ``height`` counts those that are read."""
+
+    memory_rows: tuple[int, int, int] = (0, 1, 0)
+
+    @property
+    def rows(self) -> tuple[int, int, int]:
+        """See :class:`Tensor`."""
+        return self.memory_rows
 
 
 @dataclass(frozen=True)
@@ -147,6 +164,26 @@ class Region:
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
     patches: Mapping[str, Patches] = field(default_factory=dict)
+
+
+def without_skipped_rows(term: MatrixTerm, height: int) -> MatrixTerm:
+    """The same term, reading only the rows that it needs, where it skips some between them.
+
+    So does a convolution of stride 2 whose kernel has one row. ``height``: rows of the output.
+    """
+    window, source = term.window, term.source
+    offsets = {tap[0] for phase in window.phases for tap in phase.taps}
+    first, step = min(offsets, default=0), window.stride[0]
+    last = first + step * (height - 1)
+    if step == 1 or len(offsets) != 1 or first < 0 or last >= source.height:
+        return term
+    rows = (first, step, source.height)
+    kept = EveryRow(source.name, height, source.width, source.channels, source.dtype, rows)
+    phases = tuple(
+        Phase(phase.start, tuple((0, dx, tap) for _, dx, tap in phase.taps))
+        for phase in window.phases
+    )
+    return replace(term, source=kept, window=Window((1, window.stride[1]), window.step, phases))
 
 
 def convolution(

@@ -9,7 +9,7 @@ from typing import Any
 from vta_ext.compiler import matrix, pool
 from vta_ext.compiler.builder import Budget
 from vta_ext.compiler.constants import Constants, term_vectors
-from vta_ext.compiler.layers import Layer, MatrixTerm, Tensor, Term
+from vta_ext.compiler.layers import Layer, MatrixTerm, Tensor, Term, without_skipped_rows
 from vta_ext.compiler.place import Place
 from vta_ext.compiler.refusal import RefusedError
 from vta_ext.compiler.tiles import Fetch, Move, Out, Pass, Step, one_lane
@@ -44,7 +44,12 @@ def schedule(layer: Layer, constants: Constants, memory: Memory, config: Config)
 class _Schedule:
     def __init__(self, layer: Layer, constants: Constants, memory: Memory, config: Config) -> None:
         # Terms whose sums are changed come first: the first one needs no area of its own.
-        terms = tuple(sorted(layer.terms, key=lambda term: not is_apart(term)))
+        terms = tuple(
+            without_skipped_rows(term, layer.output.height)
+            if isinstance(term, MatrixTerm)
+            else term
+            for term in sorted(layer.terms, key=lambda term: not is_apart(term))
+        )
         self.layer = Layer(layer.name, layer.output, terms, layer.finish, layer.clip)
         self.constants, self.memory, self.config = constants, memory, config
         self.vectors, self.rows = term_vectors(self.layer, config.block)
@@ -204,7 +209,7 @@ class _Schedule:
         least = not isinstance(term, MatrixTerm) and term.operation == "max"
         moves = tuple(self._moves(source, rows, columns, blocks, least and not source.unsigned))
         reads = frozenset({source.name}) & self.memory.made
-        key = (source.name, rows, columns, first, count, least)
+        key = (source.name, source.rows, rows, columns, first, count, least)
         fetch = Fetch(key, count * height * width, moves, reads)
         return fetch, (rows[0], columns[0], height, width)
 
@@ -234,11 +239,12 @@ class _Schedule:
                 f"it needs a padding of {max(top, bottom, left, right)} around a tile, but a load "
                 f"can pad {MAX_PAD} around what it reads",
             )
-        plane = source.height * source.width
+        skipped, step, all_rows = source.rows
+        plane, pitch = all_rows * source.width, step * source.width
         base = self.memory.tensors[source.name] // self.config.inp_bytes
-        start = base + (rows[0] + top) * source.width + columns[0] + left
+        start = base + skipped * source.width + (rows[0] + top) * pitch + columns[0] + left
         unsigned, full = source.unsigned, inside == (height, source.width) and not (left or right)
-        if full and plane < 1 << 16:
+        if full and step == 1 and plane < 1 << 16:
             at = start + first * plane
             yield Move("inp", 0, at, height * width, count, plane, unsigned=unsigned)
             return
@@ -249,7 +255,7 @@ class _Schedule:
                 start + (first + block) * plane,
                 inside[1],
                 inside[0],
-                source.width,
+                pitch,
                 (top, bottom),
                 (left, right),
                 unsigned,
