@@ -95,8 +95,11 @@ def build(
     takes the arrays that ``runtime.prepare_parameters`` makes of the weights once. ``record`` takes
     down which layers each kernel call computes.
 
+    With ``kernels`` "auto" in the target, layers become VNNI kernels where the processor has what
+    they need: the same integers, computed by its own products.
+
     Raises CompileError where TVM or LLVM cannot build for the target, and VerificationError where
-    a kernel of the dialect multiplies data.
+    another kernel of the dialect multiplies data.
     """
     resolved = tvm_target(target)
     if data_inputs is not None:
@@ -227,7 +230,11 @@ class ScheduleFunctions:
 
 @tvm.transform.module_pass(opt_level=0, name="RefuseMultiplications")
 class RefuseMultiplications:
-    """Check the kernels that the code is made from; what they compute was checked before."""
+    """Check the kernels that the code is made from; what they compute was checked before.
+
+    Left out are those that say, by the attribute COMPUTED_BY, which instruction of the target
+    stands for the shifts of their definition.
+    """
 
     def transform_module(self, mod: tvm.IRModule, _context: Any) -> tvm.IRModule:
         """Raise VerificationError where a function of the dialect multiplies data."""

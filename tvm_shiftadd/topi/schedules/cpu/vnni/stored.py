@@ -8,7 +8,7 @@ the byte that stands for the integer 0: 0 for maps that hold no negative value, 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from tvm_shiftadd.topi.schedules.cpu.geometry import round_up
@@ -56,10 +56,6 @@ class Stored:
     def at(self, y: Any, x: Any) -> Any:
         """Where a pixel begins in its image."""
         return y * self.row + x * self.pitch + self.origin
-
-    def with_border(self, border: tuple[int, int, int, int]) -> Stored:
-        """The same map with another border."""
-        return replace(self, border=border)
 
     def borders(self) -> list[tuple[Any, int, int, int]]:
         """The border as (start, bytes, step, count): ``count`` pieces ``step`` bytes apart."""
