@@ -177,6 +177,8 @@ def test_interrupt_leaves_the_old_artifact(saved: Path, tmp_path: Path, moment: 
         [sys.executable, "-c", SLOW_SAVE, str(saved), moment],
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
+        # Tests in the background have it ignored, and what they start would too.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert child.stdout is not None
     assert child.stdout.readline() == b"now\n"

@@ -336,6 +336,8 @@ def test_interrupt_writes_nothing(images: Path, swallowed: bool) -> None:
         [sys.executable, "-c", f"SWALLOWED = {swallowed}\n{INTERRUPTED}", *arguments],
         stderr=subprocess.PIPE,
         text=True,
+        # Tests in the background have it ignored, and what they start would too.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert child.stderr is not None
     assert child.stderr.readline() == "now\n"
