@@ -55,7 +55,7 @@ def _print_layers(conversion: dict[str, Any]) -> None:
         "output_snr_db": "output SNR dB",
         "saturation": "saturated",
         "exact": "kept",
-        "cause": "most harm",
+        "cause": "noise from",
     }
     rows = [[layer.get(key) for key in columns] for layer in conversion["layers"]]
     output.print_table("Layers", list(columns.values()), rows, right=2)
@@ -67,11 +67,11 @@ def _print_layers(conversion: dict[str, Any]) -> None:
 
 def describe(layer: dict[str, Any]) -> str:
     """A layer's error and its cause in one line."""
-    steps = {"inputs": "input_snr_db", "weights": "rounding_snr_db", "storing": "storage_snr_db"}
+    steps = {"inputs": "input_snr_db", "weights": "rounding_snr_db", "storage": "storage_snr_db"}
     parts = [
         f"{step} {layer[key]:.1f}" for step, key in steps.items() if layer.get(key) is not None
     ]
-    why = f", most from {layer['cause']}" if layer.get("cause") else ""
+    why = f", most of it from {layer['cause']}" if layer.get("cause") else ""
     return f"{layer['name']}: {layer['output_snr_db']:.1f} dB{why} ({', '.join(parts)} dB)"
 
 

@@ -50,13 +50,13 @@ class LayerReport:
 
     @property
     def cause(self) -> str:
-        """The step that did most of the harm, in words; empty where there is none."""
+        """The step that did most of the harm: inputs, weights or storage; empty where none did."""
         steps = {
-            "errors of its inputs": self.input_snr_db,
-            "rounding of its weights": self.rounding_snr_db,
-            "storing its output in 8 bits": self.storage_snr_db,
+            "inputs": self.input_snr_db,
+            "weights": self.rounding_snr_db,
+            "storage": self.storage_snr_db,
         }
-        known = {words: snr for words, snr in steps.items() if snr is not None}
+        known = {step: snr for step, snr in steps.items() if snr is not None}
         return min(known, key=known.__getitem__, default="")
 
     @property
