@@ -51,5 +51,9 @@ class CompileError(ShiftAddError):
     """A target could not be built for, or is not known."""
 
 
+class DeviceError(ShiftAddError):
+    """A device did not finish in time, cannot be reached, or broke off."""
+
+
 class DependencyError(ShiftAddError):
     """An optional package or tool is missing; the message names the command that installs it."""

@@ -1,12 +1,16 @@
-"""What a device must be able to do, and the functional simulator as one."""
+"""What a device must be able to do, and the simulators as devices."""
 
 from __future__ import annotations
 
-from typing import Protocol
+import time
+from collections.abc import Mapping
+from typing import Any, Protocol
 
+from tvm_shiftadd.errors import DeviceError
 from vta_ext.config import Config
 from vta_ext.program import Program
 from vta_ext.sim.functional import FunctionalSimulator
+from vta_ext.sim.timing import TimingParameters, simulate
 
 
 class LoadedProgram(Protocol):
@@ -23,7 +27,14 @@ class LoadedProgram(Protocol):
         """Copy bytes from the arena."""
 
     def launch(self) -> None:
-        """Run the program and wait until it has finished."""
+        """Run the program and wait until it has finished.
+
+        Raises DeviceError where it does not finish within the device's time limit; the device has
+        given it up then and takes the next launch.
+        """
+
+    def counters(self) -> Mapping[str, int]:
+        """What the device counted in the last launch, ``cycles`` for one; empty if it cannot."""
 
 
 class Device(Protocol):
@@ -38,10 +49,10 @@ class Device(Protocol):
 
 
 class SimulatorDevice:
-    """The functional simulator as a :class:`Device`."""
+    """The functional simulator as a :class:`Device`; ``limit``: seconds a launch may take."""
 
-    def __init__(self, config: Config) -> None:
-        self._config = config
+    def __init__(self, config: Config, limit: float | None = None) -> None:
+        self._config, self._limit = config, limit
 
     @property
     def config(self) -> Config:
@@ -51,14 +62,34 @@ class SimulatorDevice:
     def load(self, program: Program) -> LoadedProgram:
         """See :class:`Device`."""
         program.require(self._config)
-        return _Simulated(program)
+        return _Simulated(program, self._limit, {})
+
+
+class TimingDevice(SimulatorDevice):
+    """The functional simulator, which counts the cycles that the timing model gives a launch."""
+
+    def __init__(
+        self,
+        config: Config,
+        limit: float | None = None,
+        parameters: TimingParameters | None = None,
+    ) -> None:
+        super().__init__(config, limit)
+        self._parameters = parameters or TimingParameters()
+
+    def load(self, program: Program) -> LoadedProgram:
+        """See :class:`Device`."""
+        program.require(self._config)
+        report = simulate(program, self._parameters)
+        counted = {"cycles": report.cycles, "gemm_micro_ops": report.gemm_micro_ops()}
+        return _Simulated(program, self._limit, counted)
 
 
 class _Simulated:
-    """A program in a simulator of its own."""
+    """A program in a simulator of its own; ``counted``: what no data can change."""
 
-    def __init__(self, program: Program) -> None:
-        self._program = program
+    def __init__(self, program: Program, limit: float | None, counted: Mapping[str, int]) -> None:
+        self._program, self._limit, self._counted = program, limit, counted
         self._simulator = FunctionalSimulator(program.config, program.dram_bytes)
         self._simulator.place(program)
 
@@ -68,5 +99,21 @@ class _Simulated:
     def read(self, offset: int, size: int) -> bytes:
         return self._simulator.read(offset, size)
 
+    def counters(self) -> Mapping[str, int]:
+        return self._counted
+
     def launch(self) -> None:
-        self._simulator.run(self._program.instructions)
+        limit = self._limit
+        if limit is None:
+            self._simulator.run(self._program.instructions)
+            return
+        deadline = time.monotonic() + limit
+
+        def watch(position: int, _instruction: Any, _machine: Any) -> None:
+            if time.monotonic() > deadline:
+                raise DeviceError(
+                    f"the simulator stopped the program after {limit:g} s, at instruction "
+                    f"{position} of {len(self._program.instructions)}; allow more time"
+                )
+
+        self._simulator.run(self._program.instructions, watch)

@@ -1,0 +1,63 @@
+"""The devices that can be named: one line each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from types import MappingProxyType
+from typing import Any, Final
+
+from tvm_shiftadd.errors import InputError
+from vta_ext.config import Config
+from vta_ext.runtime.device import Device
+
+
+@dataclass(frozen=True)
+class Driver:
+    """A kind of device. ``home``: module and name of what makes one.
+
+    It is called with a configuration and the seconds that a launch may take, None for any number;
+    and imported when it is first asked for, so that it may need packages of its own.
+    """
+
+    name: str
+    description: str
+    home: str
+
+    def open(self, config: Config, limit: float | None = None) -> Device:
+        """A device of that configuration. Raises DependencyError where a package is missing."""
+        module, _, name = self.home.partition(":")
+        make: Any = getattr(import_module(module), name)
+        device: Device = make(config, limit)
+        return device
+
+
+_DEVICE: Final = "vta_ext.runtime.device"
+_DRIVERS: Final = (
+    Driver("sim", "functional simulator: results, no time", f"{_DEVICE}:SimulatorDevice"),
+    Driver("timing", "results and the timing model's cycles", f"{_DEVICE}:TimingDevice"),
+)
+
+DRIVERS: Final[Mapping[str, Driver]] = MappingProxyType({d.name: d for d in _DRIVERS})
+
+
+def driver(name: str) -> Driver:
+    """The driver of that name. Raises InputError that lists the names."""
+    try:
+        return DRIVERS[name]
+    except KeyError:
+        raise InputError(
+            f"there is no device {name!r}; the devices are {', '.join(DRIVERS)}"
+        ) from None
+
+
+def open_device(name: str, config: Config, limit: float | None = None) -> Device:
+    """The device of that name, for programs of ``config``; see :class:`Driver`.
+
+    ``limit``: seconds that a launch may take. Raises InputError for an unknown name or a limit
+    that is not positive.
+    """
+    if limit is not None and not limit > 0:
+        raise InputError(f"expected a time limit of more than 0 seconds, got {limit:g}")
+    return driver(name).open(config, limit)
