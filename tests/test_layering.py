@@ -55,6 +55,7 @@ WITHOUT_TVM = (
     "vta_ext.builder",
     "vta_ext.checker",
     "vta_ext.checks",
+    "vta_ext.jit",
     "vta_ext.sim",
 )
 TVM = ("tvm", "tvm_ffi")

@@ -32,11 +32,12 @@ class ProgramBuilder:
         self._rows: list[isa.MicroOps] = []
         self._kernels_at: int | None = None
         self._align = max(getattr(config, memory.element) for memory in MEMORIES)
-        self._end = 0
+        #: One beyond the last byte of the sections, as the next one may begin.
+        self.end = 0
 
     def _place(self, name: str, role: str, size: int, data: bytes | None = None) -> Section:
-        section = Section(name, role, self._end, size, data)
-        self._end += -(-size // self._align) * self._align
+        section = Section(name, role, self.end, size, data)
+        self.end += -(-size // self._align) * self._align
         self.sections.append(section)
         return section
 
@@ -96,7 +97,7 @@ class ProgramBuilder:
         instructions, labels = list(self.instructions), list(self.labels)
         if self._kernels_at is not None and self._rows:
             rows = np.concatenate(self._rows)
-            section = micro_op_section("micro-ops", rows, self._end, self.config)
+            section = micro_op_section("micro-ops", rows, self.end, self.config)
             at = self._kernels_at
             base = self.element(section, "uop")
             instructions.insert(at, isa.load("uop", sram_base=0, dram_base=base, x_size=len(rows)))

@@ -1,4 +1,4 @@
-"""Parts of the compiler alone: tokens, residence of fetches, kernels, memory plan, pictures."""
+"""Parts of the compiler alone: tokens, residence of fetches, memory plan, pictures."""
 
 from __future__ import annotations
 
@@ -12,15 +12,14 @@ from tvm_shiftadd.errors import CompileError, DataError, ProgramError
 from vta_ext import checker
 from vta_ext.compiler import memory
 from vta_ext.compiler.compile import compile_network
-from vta_ext.compiler.kernels import Kernels
 from vta_ext.compiler.layers import Layer, Region, Tensor, convolution, transposed
 from vta_ext.compiler.layout import map_bytes, pack_map, unpack_map
 from vta_ext.compiler.refusal import RefusedError
 from vta_ext.compiler.residence import Residence
-from vta_ext.compiler.tokens import Entry, assign_tokens
 from vta_ext.compiler.views import View
 from vta_ext.isa import instruction as isa
 from vta_ext.isa.instruction import TOKENS
+from vta_ext.jit.tokens import Entry, assign_tokens
 from vta_ext.presets import SHIFT, SMALL
 from vta_ext.program import Program, Section, micro_op_section
 from vta_ext.runtime.device import SimulatorDevice
@@ -124,22 +123,6 @@ def test_what_is_kept_is_never_overwritten(requests: list[tuple[int, int]]) -> N
         for other, first, last in held:
             assert other == key or last <= begin or begin + size <= first
         held = [*held[-1:], (key, begin, begin + size)]
-
-
-def test_kernels_are_loaded_in_segments() -> None:
-    kernels = Kernels(depth=4096, dram=10)
-    small = np.arange(900, dtype=np.int32).reshape(300, 3)
-    begin, first = kernels.place(small, "layer")
-    assert begin == 0 and first is not None
-    assert kernels.place(small, "layer") == (0, None)
-    assert kernels.place(small + 1, "layer") == (300, None)
-    assert first.instruction.x_size == 600
-    _, second = kernels.place(np.zeros((600, 3), np.int32), "layer")
-    assert second is not None
-    assert (second.instruction.sram_base, second.instruction.dram_base) == (2048, 610)
-    assert len(kernels.micro_ops) == 1200
-    with pytest.raises(RefusedError, match="3000 micro-ops"):
-        kernels.place(np.zeros((3000, 3), np.int32), "layer")
 
 
 def test_memory_is_used_again_but_not_while_it_is_read() -> None:

@@ -14,12 +14,12 @@ from typing import Any
 
 import numpy as np
 
-from vta_ext.compiler.kernels import Kernels
 from vta_ext.compiler.residence import Residence
 from vta_ext.compiler.tiles import Fetch, Move, Out, Pass, Step
-from vta_ext.compiler.tokens import Entry
 from vta_ext.config import Config
 from vta_ext.isa.instruction import MicroOps, alu, gemm, load, store
+from vta_ext.jit.cache import CacheCounters, MicroOpCache
+from vta_ext.jit.tokens import Entry
 
 #: Steps whose loads may go before the passes of a step.
 _AHEAD = 2
@@ -54,11 +54,9 @@ class Budget:
 
 @dataclass(frozen=True)
 class Counters:
-    """Micro-op kernels, the loads that bring them and their further uses; likewise fetches."""
+    """The cache of micro-op kernels; fetches, and those that were in their buffer already."""
 
-    kernels: int
-    kernel_loads: int
-    kernel_hits: int
+    kernels: CacheCounters
     fetches: int
     fetch_hits: int
 
@@ -83,17 +81,14 @@ class Builder:
         self.budget = b = Budget.of(self.config)
         self._inp, self._wgt = Residence(2 * b.inp), Residence(2 * b.wgt)
         self._acc, self._const = Residence(2 * b.acc), Residence(2 * b.const)
-        self.kernels = Kernels(self.config.uop_depth, self.kernels_at)
+        self.kernels = MicroOpCache(self.config, self.kernels_at)
         self._label = ""
         self._fetches = self._fetch_hits = 0
 
     @property
     def counters(self) -> Counters:
         """What became of kernels and fetches."""
-        kernels = self.kernels
-        return Counters(
-            kernels.count, len(kernels.segments), kernels.hits, self._fetches, self._fetch_hits
-        )
+        return Counters(self.kernels.counters, self._fetches, self._fetch_hits)
 
     def run(self, steps: Sequence[Step]) -> None:
         """Add the instructions of ``steps``; the loads of one go before the passes of the last."""
@@ -175,8 +170,8 @@ class Builder:
         kernel = [self._lower(one, bases) for one in step.passes]
         begin = 0
         if kernel:
-            begin, segment = self.kernels.place(np.concatenate(kernel), step.label)
-            self.entries += [segment] if segment else []
+            begin, missing = self.kernels.place(np.concatenate(kernel), step.label)
+            self.entries += [missing] if missing else []
         for one, rows in zip(step.passes, kernel, strict=True):
             self._issue(one, rows, begin, bases["wgt"])
             begin += len(rows)

@@ -17,9 +17,9 @@ from vta_ext.compiler.lower import lower
 from vta_ext.compiler.operators import Network
 from vta_ext.compiler.schedule import Memory, schedule
 from vta_ext.compiler.tiles import Step
-from vta_ext.compiler.tokens import Entry, assign_tokens
 from vta_ext.config import Config
 from vta_ext.isa.instruction import finish
+from vta_ext.jit.tokens import Entry, assign_tokens
 from vta_ext.program import Label, Program, Section, micro_op_section
 
 
