@@ -17,6 +17,7 @@ from tvm_shiftadd.topi.schedules.cpu import schedule_function
 from tvm_shiftadd.topi.schedules.cpu.legalize import legalize_map
 from tvm_shiftadd.topi.schedules.cpu.vnni.function import COMPUTED_BY
 from tvm_shiftadd.topi.schedules.cpu.vnni.graph import FuseLayers
+from tvm_shiftadd.topi.schedules.cpu.vnni.workload import Choices
 
 #: 16-bit elements of a vector register, by the feature that brings it, widest first.
 _LANES = {"avx512bw": 32, "avx2": 16}
@@ -84,6 +85,7 @@ def build(
     *,
     data_inputs: int | None = None,
     record: CallRecord | None = None,
+    choices: Choices | None = None,
 ) -> Any:
     """Compile a module whose functions call dialect and float Relax operators.
 
@@ -96,7 +98,8 @@ def build(
     down which layers each kernel call computes.
 
     With ``kernels`` "auto" in the target, layers become VNNI kernels where the processor has what
-    they need: the same integers, computed by its own products.
+    they need: the same integers, computed by its own products. ``choices`` has their tuned
+    parameters, and takes down what was chosen for each.
 
     Raises CompileError where TVM or LLVM cannot build for the target, and VerificationError where
     another kernel of the dialect multiplies data.
@@ -111,7 +114,9 @@ def build(
                 mod,
                 resolved,
                 relax_pipeline=_pipeline(
-                    vector_lanes(resolved), use_vnni(target, resolved), record or CallRecord()
+                    vector_lanes(resolved),
+                    FuseLayers(choices) if use_vnni(target, resolved) else None,
+                    record or CallRecord(),
                 ),
             )
     except RuntimeError as error:
@@ -154,14 +159,14 @@ def _processor(mcpu: str) -> str:
     return mcpu
 
 
-def _pipeline(lanes: int, fused: bool, record: CallRecord) -> Any:
+def _pipeline(lanes: int, fuse: FuseLayers | None, record: CallRecord) -> Any:
     """From Relax operators to what the virtual machine's code generator takes."""
     transform = relax.transform
     return tvm.transform.Sequential(
         [
             relax.backend.DispatchSortScan(),
             record.begin(),
-            *([FuseLayers()] if fused else []),
+            *([fuse] if fuse else []),
             transform.LegalizeOps(legalize_map(lanes)),
             # Only of functions that say, by num_input, which of their parameters are data.
             transform.LiftTransformParams(),

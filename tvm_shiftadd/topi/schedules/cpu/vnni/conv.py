@@ -33,7 +33,7 @@ from .instructions import (
     spread_quad,
     sum_of_lanes,
 )
-from .plan import SERIAL, ConvPlan, reach_of
+from .plan import ConvPlan, reach_of
 
 
 class _Tile:
@@ -63,7 +63,7 @@ class _Tile:
 
     def fetch_ahead(self, index: Any) -> None:
         """Fetch the next weights while these are used: of each quad one vector, by turns."""
-        if self.plan.fetches:
+        if self.plan.parameters.fetch:
             self.ahead = T.bind(index % self.plan.vectors)
 
     def begin(self) -> None:
@@ -89,9 +89,9 @@ class _Tile:
             T.buffer_store(partial, self._get(index), where)
 
     def _multiply(self, base: Any, quad: Any) -> None:
-        """Add the products of ``plan.unroll`` quads; ``base`` is the first pixel's first."""
+        """Add the products of ``unroll`` quads; ``base`` is the first pixel's first."""
         vectors = range(self.plan.vectors)
-        for u in range(self.plan.unroll):
+        for u in range(self.plan.parameters.unroll):
             if self.ahead is not None:
                 self.task.fetch(quad + (u + self.plan.distance), self.ahead)
             weights = [T.bind(self.task.weights(quad + u, v)) for v in vectors]
@@ -144,7 +144,7 @@ class _Tile:
     def reduce(self, ky: Any, run: Any, segment: Any) -> None:
         """Add the products of one segment of one run of the window."""
         plan, source, shape = self.plan, self.plan.source, self.plan.shape
-        top, span = shape.origin[0], plan.unroll
+        top, span = shape.origin[0], plan.parameters.unroll
         row = self.y * shape.strides[0] + ky * shape.dilation[0]
         base = self._start(0, 0) + ky * (shape.dilation[0] * source.row)
         base = T.bind(
@@ -189,8 +189,8 @@ class _Task:
 
     def __init__(self, plan: ConvPlan, epilogue: Epilogue, made: Kernel, task: Any) -> None:
         self.plan, self.epilogue, self.made = plan, epilogue, made
-        shape = plan.shape
-        self.block, self.part = T.bind(task // plan.parts), T.bind(task % plan.parts)
+        shape, parts = plan.shape, plan.parameters.parts
+        self.block, self.part = T.bind(task // parts), T.bind(task % parts)
         group = T.bind(self.block // plan.panels)
         first = plan.first_vector(self.block % plan.panels) * LANES
         self.channel = T.bind(group * (shape.outputs // shape.groups) + first)
@@ -226,7 +226,7 @@ class _Task:
         """A tile of the part; the last ones step back, and compute some values again."""
         plan, shape = self.plan, self.plan.shape
         rows = -(-shape.out_height // plan.rows)
-        row = self.part * -(-rows // plan.parts) + row
+        row = self.part * -(-rows // plan.parameters.parts) + row
         y = T.bind(T.min(row * plan.rows, shape.out_height - plan.rows))
         x = T.bind(T.min(column * plan.columns, shape.out_width - plan.columns))
         return _Tile(self, image, y, x)
@@ -238,8 +238,7 @@ def conv(plan: ConvPlan, epilogue: Epilogue, batch: Any) -> tirx.PrimFunc:
     x is uint8 ``[batch, source.size]``, ``weights`` packed as ``plan.packed_shape`` says,
     ``constants`` int32 ``[len(epilogue.rows), outputs]``.
     """
-    tasks = plan.shape.groups * plan.panels * plan.parts
-    spread = build.parallel if plan.work >= SERIAL and tasks > 1 else build.serial
+    spread = build.parallel if plan.parameters.parallel else build.serial
     n = batch_size(batch)
     tensors = {
         "x": ((n, plan.source.size), "uint8"),
@@ -249,7 +248,7 @@ def conv(plan: ConvPlan, epilogue: Epilogue, batch: Any) -> tirx.PrimFunc:
     with kernel("shiftadd_conv2d", tensors) as made:
         with build.serial(n) as image:
             fill_border(made["out"], image, epilogue.out)
-        with spread(tasks) as index:
+        with spread(plan.tasks) as index:
             task = _Task(plan, epilogue, made, index)
             (_by_segments if plan.segmented else _by_tiles)(task, n)
     return made.function

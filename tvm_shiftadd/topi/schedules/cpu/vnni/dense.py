@@ -19,20 +19,25 @@ from .convert import fill_border
 from .epilogue import Epilogue
 from .function import Kernel, batch_size, kernel
 from .instructions import LANES, QUAD, decode, dot, spread_quad
+from .parameters import ConvParameters
 from .plan import ConvPlan
 from .stored import Stored
 
-#: Rows that share decoded weights.
-_ROWS = 4
-#: Vectors of outputs a block has, at most.
-_VECTORS = 4
+#: Rows that share decoded weights, and vectors of outputs that a block has, at most.
+_ROWS, _VECTORS = 4, 4
 #: Multiply-accumulates below which starting threads costs more than they bring.
 _SERIAL = 1_000_000
 
 
-def dense_plan(shape: ConvShape, source: Stored) -> ConvPlan:
-    """A dense layer as a convolution of maps of one pixel."""
-    return ConvPlan(shape, source, 1, 1, min(_VECTORS, -(-shape.outputs // LANES)))
+def dense_plan(
+    shape: ConvShape, source: Stored, parameters: ConvParameters | None = None
+) -> ConvPlan:
+    """A dense layer as a convolution of maps of one pixel; without parameters by rule."""
+    if parameters is None:
+        vectors = min(_VECTORS, -(-shape.outputs // LANES))
+        parallel = shape.outputs * shape.reduction >= _SERIAL and shape.outputs > vectors * LANES
+        parameters = ConvParameters(rows=_ROWS, vectors=vectors, parallel=parallel)
+    return ConvPlan(shape, source, parameters)
 
 
 @dataclass(frozen=True)
@@ -114,15 +119,16 @@ def dense(plan: ConvPlan, epilogue: Epilogue, batch: Any) -> tirx.PrimFunc:
         "weights": (plan.packed_shape, plan.packed_type),
         **epilogue.tensors(n),
     }
-    work = plan.shape.outputs * plan.shape.reduction
-    spread = build.parallel if work >= _SERIAL and plan.panels > 1 else build.serial
+    spread = build.parallel if plan.parameters.parallel else build.serial
+    rows = plan.rows
     with kernel("shiftadd_dense", tensors) as made:
         with build.serial(n) as image:
             fill_border(made["out"], image, epilogue.out)
         with spread(plan.panels) as block:
-            if not isinstance(batch, int) or batch >= _ROWS:
-                with build.serial(n // _ROWS) as group:
-                    _Rows(plan, epilogue, made, _ROWS).compute(group * _ROWS, block)
-            with build.serial(n % _ROWS) as row:
-                _Rows(plan, epilogue, made, 1).compute(n // _ROWS * _ROWS + row, block)
+            if rows > 1 and (not isinstance(batch, int) or batch >= rows):
+                with build.serial(n // rows) as group:
+                    _Rows(plan, epilogue, made, rows).compute(group * rows, block)
+            with build.serial(n % rows if rows > 1 else n) as row:
+                first = n // rows * rows if rows > 1 else 0
+                _Rows(plan, epilogue, made, 1).compute(first + row, block)
     return made.function

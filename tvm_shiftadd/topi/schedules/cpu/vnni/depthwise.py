@@ -9,7 +9,7 @@ are prepared; narrowing the results to bytes puts them right.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tvm.script import tirx as T
@@ -23,6 +23,7 @@ from .convert import fill_border
 from .epilogue import Epilogue
 from .function import Kernel, batch_size, kernel
 from .instructions import LANES, QUAD, VECTOR, decode, dot, interleave, narrow
+from .parameters import DepthwiseParameters
 from .stored import Stored
 from .weights import code_or_sum
 
@@ -38,6 +39,7 @@ class DepthwisePlan:
 
     shape: ConvShape
     source: Stored
+    parameters: DepthwiseParameters
 
     @property
     def together(self) -> int:
@@ -87,13 +89,6 @@ class DepthwisePlan:
         """Element type of the packed weights."""
         return "uint8" if self.coded else "int8"
 
-    @property
-    def parts(self) -> int:
-        """Parts of the map's rows that threads share."""
-        shape = self.shape
-        work = shape.out_height * shape.out_width * shape.channels * shape.reduction
-        return 2 if work >= _SERIAL and shape.out_height >= 4 else 1
-
     def channel(self, block: Any, position: Any) -> Any:
         """The channel whose constants are at a position of a block's 64."""
         vector, quarter = tirx.indexdiv(position, LANES), tirx.indexdiv(position % LANES, QUAD)
@@ -101,6 +96,19 @@ class DepthwisePlan:
         if self.together > 1:
             return tirx.indexmod(byte, self.source.pitch)
         return self.first_channel(block) + byte
+
+
+def depthwise_plan(
+    shape: ConvShape, source: Stored, parameters: DepthwiseParameters | None = None
+) -> DepthwisePlan:
+    """The plan of a layer; without parameters by rule."""
+    plan = DepthwisePlan(shape, source, parameters or DepthwiseParameters())
+    if parameters is not None:
+        return plan
+    work = shape.out_height * shape.out_width * shape.channels * shape.reduction
+    parts = 2 if work >= _SERIAL and shape.out_height >= 4 else 1
+    groups = min(_GROUPS, shape.out_width // plan.together)
+    return replace(plan, parameters=DepthwiseParameters(groups, parts))
 
 
 def pack_depthwise(codes: Any, plan: DepthwisePlan) -> Any:
@@ -138,9 +146,8 @@ def order_constants(constants: Any, plan: DepthwisePlan) -> Any:
 
 def depthwise(plan: DepthwisePlan, epilogue: Epilogue, batch: Any) -> tirx.PrimFunc:
     """PrimFunc (x, weights, constants, out) between stored maps."""
-    shape, parts = plan.shape, plan.parts
+    shape, parts, groups = plan.shape, plan.parameters.parts, plan.parameters.groups
     n = batch_size(batch)
-    groups = min(_GROUPS, shape.out_width // plan.together)
     span = groups * plan.together
     share, runs = -(-shape.out_height // parts), -(-shape.out_width // span)
     tensors = {
@@ -154,7 +161,7 @@ def depthwise(plan: DepthwisePlan, epilogue: Epilogue, batch: Any) -> tirx.PrimF
         with build.serial(n) as image:
             fill_border(made["out"], image, epilogue.out)
         with spread(parts) as part:
-            task = _Task(plan, epilogue, made, groups)
+            task = _Task(plan, epilogue, made)
             with build.grid(n, share, plan.blocks, runs) as (image, row, block, run):
                 y = T.bind(T.min(part * share + row, shape.out_height - 1))
                 # The last run steps back, and computes some values again.
@@ -166,8 +173,9 @@ def depthwise(plan: DepthwisePlan, epilogue: Epilogue, batch: Any) -> tirx.PrimF
 class _Task:
     """Code for a few groups of neighbouring pixels and 64 channels."""
 
-    def __init__(self, plan: DepthwisePlan, epilogue: Epilogue, made: Kernel, groups: int) -> None:
-        self.plan, self.epilogue, self.made, self.groups = plan, epilogue, made, groups
+    def __init__(self, plan: DepthwisePlan, epilogue: Epilogue, made: Kernel) -> None:
+        self.plan, self.epilogue, self.made = plan, epilogue, made
+        self.groups = plan.parameters.groups
         self.panel = None
         if plan.coded:
             size = plan.columns * QUAD * VECTOR

@@ -13,9 +13,10 @@ from . import convert, weights
 from .chains import Chain, Readers, bindings, is_map, map_sizes, name_of, reach
 from .entry import can_enter, quantize_store
 from .epilogue import Epilogue
-from .layers import LayerKernel, is_depthwise, layer_kernel, layer_shape
+from .layers import LayerKernel, is_depthwise, layer_kernel, layer_shape, workload
 from .pool import PoolPlan, max_pool
 from .stored import Stored, View, Wide, pitch_of
+from .workload import Choices
 
 _LAST = [0, 2, 3, 1]
 _MAP_LAYERS = ("shiftadd.conv2d", "shiftadd.adder_conv2d")
@@ -24,18 +25,24 @@ _MATRIX_LAYERS = ("shiftadd.dense", "shiftadd.adder_dense")
 
 @tvm.transform.module_pass(opt_level=0, name="FuseLayers")
 class FuseLayers:
-    """Replace layers of ``main`` and what follows them by kernels on stored maps."""
+    """Replace layers of ``main`` and what follows them by kernels on stored maps.
+
+    ``choices`` gives the kernels' parameters, and takes down which they were.
+    """
+
+    def __init__(self, choices: Choices | None = None) -> None:
+        self.choices = Choices() if choices is None else choices
 
     def transform_module(self, mod: tvm.IRModule, _context: Any) -> tvm.IRModule:
         """Rewrite ``main``; every other function stays."""
-        return _Rewriter(mod).run() if mod.get_global_var("main") else mod
+        return _Rewriter(mod, self.choices).run() if mod.get_global_var("main") else mod
 
 
 class _Rewriter:
     """Rebuilds ``main`` binding by binding; values take the form that their readers want."""
 
-    def __init__(self, mod: Any) -> None:
-        self.mod, self.function = mod, mod["main"]
+    def __init__(self, mod: Any, choices: Choices) -> None:
+        self.mod, self.function, self.choices = mod, mod["main"], choices
         self.builder = relax.BlockBuilder(mod)
         self.readers = Readers(self.function)
         #: Chains by the variable that their kernel computes.
@@ -202,8 +209,9 @@ class _Rewriter:
     def _emit_chain(self, chain: Chain) -> None:
         layer, result = chain.layer, chain.result
         source = self._layout(layer.args[0])
-        kernel = layer_kernel(chain, source)
         epilogue = self._epilogue(chain)
+        work = workload(chain, source, epilogue)
+        kernel = layer_kernel(work, self.choices.plan(result.name, work, source))
         packed = self._prepare(
             kernel.pack, [self._substitute(layer.args[1])], f"{result.name}.packed"
         )

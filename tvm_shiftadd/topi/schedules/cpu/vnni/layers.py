@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from tvm_shiftadd._compat import tirx
 from tvm_shiftadd.dialect.attrs import AdderConv2DAttrs, Conv2DAttrs
@@ -12,12 +12,11 @@ from tvm_shiftadd.topi.schedules.cpu.geometry import ConvShape, conv_shape
 
 from . import weights
 from .chains import Chain, map_sizes, name_of
-from .conv import conv
-from .dense import dense, dense_plan
-from .depthwise import DepthwisePlan, depthwise, order_constants, pack_depthwise
+from .depthwise import DepthwisePlan, order_constants, pack_depthwise
 from .epilogue import Epilogue
-from .plan import choose_plan
-from .stored import Stored
+from .plan import ConvPlan
+from .stored import Stored, Wide
+from .workload import Workload, kernel_of
 
 
 @dataclass(frozen=True)
@@ -42,31 +41,46 @@ def is_depthwise(chain: Chain) -> bool:
     return one and chain.requantize is not None and chain.add is None
 
 
-def layer_kernel(chain: Chain, source: Stored) -> LayerKernel:
-    """The kernel of a chain whose layer reads a map stored as ``source``."""
+def workload(chain: Chain, source: Stored, epilogue: Epilogue) -> Workload:
+    """What the kernel of a chain has to do."""
     shape = layer_shape(chain.layer)
-    if is_adder(chain.layer):
-        adder = choose_plan(shape, source, adder=True)
-        return LayerKernel(
-            lambda weight: weights.pack_adder(weight, adder),
-            lambda constants: constants,
-            lambda epilogue, batch: conv(adder, epilogue, batch),
-            lambda weight, bias: weights.adder_bias(weight, bias, source.zero),
-        )
-    if is_depthwise(chain):
-        taps = DepthwisePlan(shape, source)
-        return LayerKernel(
-            lambda codes: pack_depthwise(codes, taps),
-            lambda constants: order_constants(constants, taps),
-            lambda epilogue, batch: depthwise(taps, epilogue, batch),
-        )
     pixel = (shape.height, shape.width, *shape.kernel, shape.groups) == (1, 1, 1, 1, 1)
-    plan = dense_plan(shape, source) if pixel else choose_plan(shape, source)
-    kernel = dense if pixel else conv
+    kind: Literal["conv", "adder", "dense", "depthwise"] = "dense" if pixel else "conv"
+    if is_adder(chain.layer) or is_depthwise(chain):
+        kind = "adder" if is_adder(chain.layer) else "depthwise"
+    other = epilogue.residual
+    return Workload(
+        kind,
+        shape,
+        source.pitch,
+        signed=source.zero != 0,
+        result="wide" if isinstance(epilogue.out, Wide) else "bytes",
+        residual="" if other is None else "wide" if isinstance(other, Wide) else "bytes",
+        scaled=epilogue.scaled,
+    )
+
+
+def layer_kernel(layer: Workload, plan: ConvPlan | DepthwisePlan) -> LayerKernel:
+    """The kernel of a workload by a plan of it."""
+
+    def build(epilogue: Epilogue, batch: Any) -> tirx.PrimFunc:
+        return kernel_of(layer.kind, plan, epilogue, batch)
+
+    if isinstance(plan, DepthwisePlan):
+        return LayerKernel(
+            lambda codes: pack_depthwise(codes, plan),
+            lambda constants: order_constants(constants, plan),
+            build,
+        )
+    if plan.adder:
+        return LayerKernel(
+            lambda weight: weights.pack_adder(weight, plan),
+            lambda constants: constants,
+            build,
+            lambda weight, bias: weights.adder_bias(weight, bias, plan.source.zero),
+        )
     return LayerKernel(
-        lambda codes: weights.pack_codes(codes, plan),
-        lambda constants: constants,
-        lambda epilogue, batch: kernel(plan, epilogue, batch),
+        lambda codes: weights.pack_codes(codes, plan), lambda constants: constants, build
     )
 
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import Any
 
 from tvm_shiftadd._compat import tirx
 from tvm_shiftadd.topi.schedules.cpu.geometry import ConvShape, round_up
 
 from .instructions import LANES, QUAD, VECTOR
+from .parameters import ConvParameters
 from .stored import Stored
 
 #: Vector registers that sums, weights and an input may fill.
@@ -29,7 +30,7 @@ SERIAL = 1_500_000
 
 @dataclass(frozen=True)
 class ConvPlan:
-    """A convolution of a stored map with its tile: ``rows x columns`` pixels, ``vectors`` outputs.
+    """A convolution of a stored map, and how its kernel is cut up.
 
     ``shape`` has ``merged`` of the layer's groups in one of its own, where a group alone would
     not fill a vector of outputs; weights between them are zero. With ``adder`` its weights are
@@ -38,11 +39,24 @@ class ConvPlan:
 
     shape: ConvShape
     source: Stored
-    rows: int
-    columns: int
-    vectors: int
+    parameters: ConvParameters
     merged: int = 1
     adder: bool = False
+
+    @property
+    def rows(self) -> int:
+        """Rows of a tile."""
+        return self.parameters.rows
+
+    @property
+    def columns(self) -> int:
+        """Columns of a tile."""
+        return self.parameters.columns
+
+    @property
+    def vectors(self) -> int:
+        """Vectors of outputs of a tile."""
+        return self.parameters.vectors
 
     @property
     def run(self) -> int:
@@ -104,22 +118,13 @@ class ConvPlan:
 
     @property
     def segment(self) -> int:
-        """Quads of a run that are used together: all, or what the first-level cache holds."""
-        all_sums = self.tiles * self.rows * self.columns * self.vectors * VECTOR
-        if self.quads * self.vectors * VECTOR <= PANEL or all_sums > ALL_SUMS:
-            return self.run_quads
-        step = 2 if self.coded else 1
-        most = PANEL // (self.vectors * VECTOR)
-        fit = [q for q in range(step, most + 1, step) if self.run_quads % q == 0]
-        return max(fit, default=self.run_quads)
+        """Quads of a run that are used together."""
+        return self.parameters.segment or self.run_quads
 
     @property
     def segmented(self) -> bool:
         """Whether sums leave the registers between the segments of a panel."""
-        runs = self.shape.kernel[0] * self.runs * self.run_quads
-        return (
-            runs * self.vectors * VECTOR > PANEL and self.segment * self.vectors * VECTOR <= PANEL
-        )
+        return self.parameters.segment > 0
 
     @property
     def distance(self) -> int:
@@ -127,36 +132,15 @@ class ConvPlan:
         return self.segment if self.segmented else self.quads
 
     @property
-    def fetches(self) -> bool:
-        """Whether weights are fetched ahead: there are many, and few tiles to use them."""
-        size = self.panels * self.quads * self.vectors * VECTOR
-        return not self.coded and size > FETCHED and self.tiles <= MOST_TILES
-
-    @property
     def tiles(self) -> int:
         """Tiles of a part of the map."""
         rows = -(-self.shape.out_height // self.rows)
-        return -(-rows // self.parts) * -(-self.shape.out_width // self.columns)
-
-    @cached_property
-    def unroll(self) -> int:
-        """Quads of one turn of the innermost loop.
-
-        Neighbouring pixels must not read the same ones in it: the compiler would keep them in
-        registers that the sums need.
-        """
-        apart = self.shape.strides[1] * self.source.pitch // QUAD
-        most = max(1, MAX_UNROLLED // (self.rows * self.columns * self.vectors))
-        most = min(most, max(1, apart)) if self.columns > 1 else most
-        return max(u for u in range(1, min(8, most) + 1) if self.segment % u == 0)
+        return -(-rows // self.parameters.parts) * -(-self.shape.out_width // self.columns)
 
     @property
-    def parts(self) -> int:
-        """Parts that a map's rows are cut in, so that two threads have equal work."""
-        count = self.shape.groups * self.panels
-        if count % 2 == 0 or count > 8 or self.shape.out_height < 2 * self.rows:
-            return 1
-        return 2
+    def tasks(self) -> int:
+        """What threads share: blocks of outputs, times parts of the map."""
+        return self.shape.groups * self.panels * self.parameters.parts
 
     @property
     def work(self) -> int:
@@ -165,22 +149,102 @@ class ConvPlan:
         return shape.out_height * shape.out_width * shape.outputs * shape.reduction
 
 
-def choose_plan(layer: ConvShape, source: Stored, adder: bool = False) -> ConvPlan:
-    """The tile that keeps the dot products busy: the fewest wasted pixels, the fewest loads."""
+def choose_plan(
+    layer: ConvShape,
+    source: Stored,
+    adder: bool = False,
+    parameters: ConvParameters | None = None,
+) -> ConvPlan:
+    """The plan of a layer with given parameters, or with those that the rules give it."""
     merged = _groups_to_merge(layer)
     shape = replace(layer, groups=layer.groups // merged)
-    outputs = -(-(shape.outputs // shape.groups) // LANES)
+    plan = ConvPlan(shape, source, parameters or ConvParameters(), merged, adder)
+    return plan if parameters else by_rule(plan, _best_tile(plan))
+
+
+def _best_tile(plan: ConvPlan) -> tuple[int, int, int]:
+    """The tile that keeps the dot products busy: the fewest wasted pixels, the fewest loads."""
     best, least = (1, 1, 1), math.inf
-    for vectors in range(1, min(4, outputs) + 1):
+    for tile in tiles_of(plan):
+        cost = tile_cost(plan, *tile)
+        if cost < least:
+            best, least = tile, cost
+    return best
+
+
+def tiles_of(plan: ConvPlan) -> Iterator[tuple[int, int, int]]:
+    """Rows, columns and vectors of all tiles whose sums fit the registers."""
+    shape = plan.shape
+    for vectors in range(1, min(4, plan.group_vectors) + 1):
         for rows in range(1, min(4, shape.out_height) + 1):
             for columns in range(1, min(28, shape.out_width) + 1):
-                pixels = rows * columns
-                if pixels * vectors + vectors + 1 > REGISTERS:
-                    continue
-                cost = _cost(shape, outputs, rows, columns, vectors)
-                if cost < least:
-                    best, least = (rows, columns, vectors), cost
-    return ConvPlan(shape, source, *best, merged, adder)
+                if rows * columns * vectors + vectors + 1 <= REGISTERS:
+                    yield rows, columns, vectors
+
+
+def by_rule(plan: ConvPlan, tile: tuple[int, int, int]) -> ConvPlan:
+    """The plan with a tile, and with everything else as the rules have it for that tile."""
+    rows, columns, vectors = tile
+    plan = replace(plan, parameters=ConvParameters(rows, columns, vectors))
+    plan = _with(plan, parts=_parts(plan))
+    plan = _with(plan, parallel=plan.work >= SERIAL and plan.tasks > 1)
+    plan = _with(plan, segment=_segment(plan))
+    return _with(plan, fetch=_fetches(plan), unroll=_unroll(plan))
+
+
+def _with(plan: ConvPlan, **changes: Any) -> ConvPlan:
+    return replace(plan, parameters=replace(plan.parameters, **changes))
+
+
+def _parts(plan: ConvPlan) -> int:
+    """Parts that a map's rows are cut in, so that two threads have equal work."""
+    count = plan.shape.groups * plan.panels
+    if count % 2 == 0 or count > 8 or plan.shape.out_height < 2 * plan.rows:
+        return 1
+    return 2
+
+
+def _segment(plan: ConvPlan) -> int:
+    """A part of a run that the first-level cache holds, where it does not hold the whole panel.
+
+    0 where it does, or holds no part. Sums of all tiles should stay in a cache too: where they
+    are many, a run stays whole.
+    """
+    quad = plan.vectors * VECTOR
+    if plan.shape.kernel[0] * plan.runs * plan.run_quads * quad <= PANEL:
+        return 0
+    whole = sums_size(plan) > ALL_SUMS
+    sizes = [plan.run_quads] if whole else [*segments_of(plan), plan.run_quads]
+    return max((size for size in sizes if size * quad <= PANEL), default=0)
+
+
+def sums_size(plan: ConvPlan) -> int:
+    """Bytes of the sums of all tiles, which leave the registers between segments."""
+    return plan.tiles * plan.rows * plan.columns * plan.vectors * VECTOR
+
+
+def segments_of(plan: ConvPlan) -> list[int]:
+    """Quads that a run may be cut into: equal parts, of an even number where two share codes."""
+    step = 2 if plan.coded else 1
+    return [q for q in range(step, plan.run_quads + 1, step) if plan.run_quads % q == 0]
+
+
+def _fetches(plan: ConvPlan) -> bool:
+    """Whether weights are fetched ahead: there are many, and few tiles to use them."""
+    size = plan.panels * plan.quads * plan.vectors * VECTOR
+    return not plan.coded and size > FETCHED and plan.tiles <= MOST_TILES
+
+
+def _unroll(plan: ConvPlan) -> int:
+    """Quads of one turn of the innermost loop.
+
+    Neighbouring pixels must not read the same ones in it: the compiler would keep them in
+    registers that the sums need.
+    """
+    apart = plan.shape.strides[1] * plan.source.pitch // QUAD
+    most = max(1, MAX_UNROLLED // (plan.rows * plan.columns * plan.vectors))
+    most = min(most, max(1, apart)) if plan.columns > 1 else most
+    return max(u for u in range(1, min(8, most) + 1) if plan.segment % u == 0)
 
 
 def _groups_to_merge(layer: ConvShape) -> int:
@@ -194,20 +258,20 @@ def _groups_to_merge(layer: ConvShape) -> int:
     return whole[0] if whole and layer.groups > 1 else layer.groups
 
 
-def _cost(shape: ConvShape, outputs: int, rows: int, columns: int, vectors: int) -> float:
+def tile_cost(plan: ConvPlan, rows: int, columns: int, vectors: int) -> float:
     """Cycles an image takes, up to a constant, for a quad of the reduction.
 
     Fitted to all tiles of six layers on a Zen 5: sums must cover the latency of a dot product, and
     two vectors of outputs balance loads of inputs and of weights best.
     """
-    pixels = rows * columns
+    pixels, shape = rows * columns, plan.shape
     tiles = -(-shape.out_height // rows) * -(-shape.out_width // columns)
     sums = pixels * vectors
     cycles = max(sums, 12) * _VECTOR_COST[vectors]
     if sums > 16:
         cycles *= 1.03
     cycles *= 1 + 0.02 * (rows - 1)
-    return tiles * -(-outputs // vectors) * (cycles + 0.3)
+    return tiles * -(-plan.group_vectors // vectors) * (cycles + 0.3)
 
 
 def reach_of(shape: ConvShape) -> tuple[int, int]:

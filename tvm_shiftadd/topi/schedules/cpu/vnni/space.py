@@ -1,0 +1,142 @@
+"""Which parameters a kernel may have, and which of those are worth a trial.
+
+Candidates are only those that can be: every sum has a register, and cuts are even. Of tiles, those
+are left out that by the rule's own estimate of their costs come out far behind its choice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from .depthwise import DepthwisePlan
+from .instructions import VECTOR
+from .parameters import ConvParameters, DepthwiseParameters, Parameters
+from .plan import (
+    ALL_SUMS,
+    MAX_UNROLLED,
+    PANEL,
+    REGISTERS,
+    ConvPlan,
+    by_rule,
+    segments_of,
+    sums_size,
+    tile_cost,
+    tiles_of,
+)
+
+#: Candidates are tiles that cost up to so much of the best one's estimate.
+_NEAR = 1.35
+#: Quads of a turn, and parts of a map, that are tried at most.
+_MOST_UNROLLED, _MOST_PARTS = 8, 4
+#: Groups of pixels of the depthwise kernel: four vectors of sums each, and a few for the rest.
+_MOST_GROUPS = 6
+#: Vectors of outputs of a block of the dense kernel, and of its sums: two for an image.
+_MOST_VECTORS, _DENSE_SUMS = 8, 32
+
+
+def problem_of(plan: ConvPlan | DepthwisePlan) -> str:
+    """What is wrong with a plan's parameters, for people; "" where they can be."""
+    if isinstance(plan, DepthwisePlan):
+        return _depthwise_problem(plan)
+    p, shape = plan.parameters, plan.shape
+    if min(p.rows, p.columns, p.vectors, p.unroll, p.parts) < 1 or p.segment < 0:
+        return "a size is less than 1"
+    if p.vectors > plan.group_vectors:
+        return f"{p.vectors} vectors of outputs, but the layer has {plan.group_vectors}"
+    if _is_dense(plan):
+        if 2 * p.rows * p.vectors > _DENSE_SUMS:
+            return f"{p.rows} rows of {p.vectors} vectors do not fit the registers"
+        return ""
+    if p.rows > shape.out_height or p.columns > shape.out_width:
+        return f"a tile of {p.rows}x{p.columns} does not fit {shape.out_height}x{shape.out_width}"
+    if p.rows * p.columns * p.vectors + p.vectors + 1 > REGISTERS:
+        return f"a tile of {p.rows}x{p.columns}x{p.vectors} vectors does not fit the registers"
+    if plan.run_quads % plan.segment or plan.segment % p.unroll:
+        return f"{plan.run_quads} quads are not made of {plan.segment} in turns of {p.unroll}"
+    if p.fetch and plan.coded:
+        return "weights of one term are decoded ahead of their use, not fetched"
+    if p.parts > -(-shape.out_height // p.rows):
+        return f"{p.parts} parts of {-(-shape.out_height // p.rows)} rows of tiles"
+    return ""
+
+
+def _is_dense(plan: ConvPlan) -> bool:
+    """Whether the dense kernel has this plan: its rows are images."""
+    shape = plan.shape
+    return (shape.height, shape.width, *shape.kernel, shape.groups) == (1,) * 5 and not plan.adder
+
+
+def _depthwise_problem(plan: DepthwisePlan) -> str:
+    p, width = plan.parameters, plan.shape.out_width // plan.together
+    if not 1 <= p.groups <= min(_MOST_GROUPS, width):
+        return f"{p.groups} groups of pixels are not from 1 to {min(_MOST_GROUPS, width)}"
+    if not 1 <= p.parts <= plan.shape.out_height:
+        return f"{p.parts} parts of {plan.shape.out_height} rows"
+    return ""
+
+
+def candidates(plan: ConvPlan | DepthwisePlan, threads: int) -> list[Parameters]:
+    """The parameters to try in place of those of ``plan``, which by rule come first."""
+    found: Iterator[Parameters]
+    if isinstance(plan, DepthwisePlan):
+        found = _depthwise(plan, threads)
+    else:
+        found = _dense(plan, threads) if _is_dense(plan) else _conv(plan, threads)
+    return list(dict.fromkeys([plan.parameters, *found]))
+
+
+def _depthwise(plan: DepthwisePlan, threads: int) -> Iterator[DepthwiseParameters]:
+    width, height = plan.shape.out_width // plan.together, plan.shape.out_height
+    for parts in range(1, 1 + min(_MOST_PARTS if threads > 1 else 1, height)):
+        for groups in range(1, 1 + min(_MOST_GROUPS, width)):
+            yield DepthwiseParameters(groups, parts)
+
+
+def _dense(plan: ConvPlan, threads: int) -> Iterator[ConvParameters]:
+    for vectors in range(1, 1 + min(_MOST_VECTORS, plan.group_vectors)):
+        rows = min(plan.rows, _DENSE_SUMS // (2 * vectors))
+        for parallel in (False, True)[: 2 if threads > 1 else 1]:
+            yield ConvParameters(rows=rows, vectors=vectors, parallel=parallel)
+
+
+def _conv(plan: ConvPlan, threads: int) -> Iterator[ConvParameters]:
+    least = tile_cost(plan, plan.rows, plan.columns, plan.vectors)
+    for tile in tiles_of(plan):
+        if tile_cost(plan, *tile) > _NEAR * least:
+            continue
+        tiled = by_rule(plan, tile)
+        for parts, parallel in _spreads(tiled, threads):
+            base = replace(tiled.parameters, parts=parts, parallel=parallel)
+            for segment in _segments(replace(tiled, parameters=base)):
+                yield from _inner(replace(plan, parameters=replace(base, segment=segment)))
+
+
+def _spreads(plan: ConvPlan, threads: int) -> Iterator[tuple[int, bool]]:
+    """Parts, and whether threads are started."""
+    yield 1, False
+    if threads > 1:
+        for parts in range(1, 1 + min(_MOST_PARTS, -(-plan.shape.out_height // plan.rows))):
+            if plan.shape.groups * plan.panels * parts > 1:
+                yield parts, True
+
+
+def _segments(plan: ConvPlan) -> Iterator[int]:
+    """Cuts of a panel: none, and the largest parts that the first-level cache may hold."""
+    yield 0
+    quad = plan.vectors * VECTOR
+    if plan.shape.kernel[0] * plan.runs * plan.run_quads * quad <= PANEL:
+        return
+    whole = sums_size(plan) > 4 * ALL_SUMS
+    sizes = [plan.run_quads] if whole else sorted({*segments_of(plan), plan.run_quads})
+    yield from [size for size in sizes if size * quad <= 2 * PANEL][-3:]
+
+
+def _inner(plan: ConvPlan) -> Iterator[ConvParameters]:
+    """Lengths of the innermost loop, with weights fetched ahead and without."""
+    sums = plan.rows * plan.columns * plan.vectors
+    for unroll in range(1, _MOST_UNROLLED + 1):
+        if plan.segment % unroll or (unroll > 1 and unroll * sums > 2 * MAX_UNROLLED):
+            continue
+        for fetch in (False,) if plan.coded else (False, True):
+            yield replace(plan.parameters, unroll=unroll, fetch=fetch)

@@ -1,0 +1,168 @@
+"""A layer as the tuner and its database see it: what decides how fast a kernel is, and no more.
+
+Two layers with equal workloads have the same best parameters, whatever networks they are in. The
+borders of stored maps, which depend on who else reads them, and the batch are left out: kernels
+compute image by image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import msgspec
+
+from tvm_shiftadd._compat import tirx
+from tvm_shiftadd.errors import InputError
+from tvm_shiftadd.topi.schedules.cpu.geometry import ConvShape, round_up
+
+from .conv import conv
+from .dense import dense, dense_plan
+from .depthwise import DepthwisePlan, depthwise, depthwise_plan
+from .epilogue import Epilogue
+from .instructions import LANES
+from .parameters import ConvParameters, DepthwiseParameters, Parameters
+from .plan import ConvPlan, choose_plan, reach_of
+from .space import problem_of
+from .stored import Stored, Wide
+
+#: The kernel of each kind of layer, and the record it takes.
+KINDS: dict[str, type[ConvParameters] | type[DepthwiseParameters]] = {
+    "conv": ConvParameters,
+    "adder": ConvParameters,
+    "dense": ConvParameters,
+    "depthwise": DepthwiseParameters,
+}
+
+
+@dataclass(frozen=True)
+class Workload:
+    """One kernel's work on one image.
+
+    ``pitch`` is the bytes of a pixel of its input, which holds negative values if ``signed``.
+    ``result``: "bytes" where sums are requantised, "wide" where they stay int32. ``residual``:
+    what is added, "" for nothing. ``scaled``: a factor for each channel comes before that.
+    """
+
+    kind: Literal["conv", "adder", "dense", "depthwise"]
+    shape: ConvShape
+    pitch: int
+    signed: bool = False
+    result: Literal["bytes", "wide"] = "bytes"
+    residual: Literal["", "bytes", "wide"] = ""
+    scaled: bool = False
+
+    @property
+    def source(self) -> Stored:
+        """The input as it is stored where nothing else reads it."""
+        shape = self.shape
+        right = (shape.out_width - 1) * shape.strides[1] - shape.origin[1] - shape.width + 1
+        right += (shape.kernel[1] - 1) * shape.dilation[1]
+        top, bottom = reach_of(shape)
+        border = (top, shape.origin[1], bottom, max(0, right))
+        size = (shape.height, shape.width, shape.channels)
+        return Stored(*size, self.pitch, border, 128 if self.signed else 0)
+
+    @property
+    def epilogue(self) -> Epilogue:
+        """What follows the sums; stored results hold no negative values."""
+        out, residual = self._map(self.result), self._map(self.residual)
+        assert out is not None
+        return Epilogue(out, 0, 255, self.scaled, residual)
+
+    def _map(self, form: str) -> Stored | Wide | None:
+        size = (self.shape.out_height, self.shape.out_width, self.shape.outputs)
+        if form == "bytes":
+            return Stored(*size, round_up(size[2], LANES))
+        return Wide(*size) if form == "wide" else None
+
+    def plan(self, parameters: Parameters | None = None) -> ConvPlan | DepthwisePlan:
+        """The plan of the kernel; without parameters by rule."""
+        return plan_of(self, self.source, parameters)
+
+    def kernel(self, parameters: Parameters) -> tirx.PrimFunc:
+        """The kernel for one image, its parameters as those of ``conv``."""
+        return kernel_of(self.kind, self.plan(parameters), self.epilogue, 1)
+
+    @property
+    def work(self) -> int:
+        """Multiply-accumulates of an image."""
+        shape = self.shape
+        return shape.out_height * shape.out_width * shape.outputs * shape.reduction
+
+    @property
+    def text(self) -> str:
+        """For people: ``conv 3x3/1 14x14x256 -> 256, K=1``."""
+        s = self.shape
+        window = f"{s.kernel[0]}x{s.kernel[1]}/{s.strides[0]}"
+        terms = "" if self.kind == "adder" else f", K={s.terms}"
+        added = f", + {self.residual}" if self.residual else ""
+        size = f"{s.height}x{s.width}x{s.channels} -> {s.outputs}"
+        return f"{self.kind} {window} {size}{terms}{added}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON, which ``from_dict`` reads back."""
+        return dict(msgspec.json.decode(msgspec.json.encode(self)))
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Workload:
+        """The workload of a record. Raises InputError where that is none."""
+        try:
+            found = msgspec.convert(values, cls)
+        except msgspec.ValidationError as error:
+            raise InputError(
+                f"expected a layer's workload, got one that is none: {error}"
+            ) from None
+        shape = found.shape
+        sizes = (*shape.kernel, *shape.strides, *shape.dilation, shape.groups, shape.outputs)
+        extents = (shape.out_height, shape.out_width, shape.height, shape.width, found.pitch)
+        if found.to_dict() != values or min(*sizes, *extents, shape.terms) < 1:
+            raise InputError(f"expected a layer's workload, got {dict(values)}")
+        return found
+
+
+def plan_of(
+    layer: Workload, source: Stored, parameters: Parameters | None
+) -> ConvPlan | DepthwisePlan:
+    """The plan of a workload's kernel for an input as it is stored in a network."""
+    if parameters is not None and not isinstance(parameters, KINDS[layer.kind]):
+        raise InputError(f"expected parameters of a kernel of kind {layer.kind}, got {parameters}")
+    if layer.kind == "depthwise":
+        taps = parameters if isinstance(parameters, DepthwiseParameters) else None
+        return depthwise_plan(layer.shape, source, taps)
+    tile = parameters if isinstance(parameters, ConvParameters) else None
+    if layer.kind == "dense":
+        return dense_plan(layer.shape, source, tile)
+    return choose_plan(layer.shape, source, layer.kind == "adder", tile)
+
+
+def kernel_of(
+    kind: str, plan: ConvPlan | DepthwisePlan, epilogue: Epilogue, batch: Any
+) -> tirx.PrimFunc:
+    """The kernel of a plan: PrimFunc (x, weights, constants[, residual], out)."""
+    if isinstance(plan, DepthwisePlan):
+        return depthwise(plan, epilogue, batch)
+    return (dense if kind == "dense" else conv)(plan, epilogue, batch)
+
+
+@dataclass
+class Choices:
+    """Where kernels take their parameters from: ``tuned`` by workload, else from the rules.
+
+    ``made`` is what was chosen for each layer of a build, in order: the name of the kernel's
+    result, the workload, the parameters, and whether they were tuned ones.
+    """
+
+    tuned: Mapping[Workload, Parameters] = field(default_factory=dict)
+    made: list[tuple[str, Workload, Parameters, bool]] = field(default_factory=list)
+
+    def plan(self, name: str, layer: Workload, source: Stored) -> ConvPlan | DepthwisePlan:
+        """The plan of a layer. Raises InputError for tuned parameters that do not fit it."""
+        found = self.tuned.get(layer)
+        plan = plan_of(layer, source, found)
+        problem = problem_of(plan)
+        if problem:
+            raise InputError(f"the parameters recorded for {layer.text} cannot be: {problem}")
+        self.made.append((name, layer, plan.parameters, found is not None))
+        return plan
