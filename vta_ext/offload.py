@@ -1,31 +1,32 @@
 """Splits a module of the dialect between accelerator and host.
 
-Integer operators become regions, each one call of a packed function; quantising, dequantising and
-float operators stay in the module, which compiles for the CPU as always. An operator that the
-machine cannot run stays there too, with the reason.
+Integer operators become regions: functions of their own, marked for external code generation,
+which makes a program of each and a call of a packed function in its place. Quantising,
+dequantising and float operators stay in ``main``, which compiles for the CPU as always. An operator
+that the machine cannot run stays there too, with the reason.
 """
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-import numpy as np
 import tvm_ffi
 
-from tvm_shiftadd._compat import handle, ir, relax
+from tvm_shiftadd._compat import handle, ir, make_attrs, relax
+from vta_ext import external
 from vta_ext.compiler import frontend
-from vta_ext.compiler.compile import CompiledRegion, compile_network
-from vta_ext.compiler.operators import Network, Value
+from vta_ext.compiler.compile import CompiledRegion
+from vta_ext.compiler.operators import Network
 from vta_ext.compiler.refusal import RefusedError
 from vta_ext.config import Config
+from vta_ext.external import Told
 from vta_ext.runtime.device import Device
-from vta_ext.runtime.executor import RegionExecutor
+from vta_ext.runtime.executor import RegionFunction
+from vta_ext.runtime.stored import StoredRegion
 
-_serial = itertools.count()
-_PREFIX: Final = "vta_ext.region"
+_PREFIX: Final = "vta_region"
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,74 +37,71 @@ class Region:
     network: Network
     compiled: CompiledRegion
 
-    def bind(self, device: Device) -> None:
-        """Have the packed function run on ``device``; a later call takes its place."""
-        executor = RegionExecutor(self.compiled, device)
-
-        def run(*tensors: Any) -> None:
-            inputs, outputs = self.network.inputs, self.network.outputs
-            given = zip(inputs, tensors, strict=False)
-            feeds = {value.name: _as_maps(tensor.numpy(), value) for value, tensor in given}
-            results = executor.run(feeds)
-            arrays = [results[binding.tensor.name] for binding in self.compiled.outputs]
-            for value, array, tensor in zip(outputs, arrays, tensors[len(inputs) :], strict=True):
-                shaped = array.reshape(len(array), *value.shape)
-                tensor.copyfrom(np.ascontiguousarray(shaped))
-
-        tvm_ffi.register_global_func(self.function, run, override=True)
+    def stored(self) -> StoredRegion:
+        """What an artifact keeps of it."""
+        return StoredRegion.of(self.function, self.network, self.compiled)
 
 
 @dataclass(frozen=True, eq=False)
 class Offloaded:
-    """A module whose regions are calls, those regions, and why operators stay on the host."""
+    """A module whose regions are calls, those regions, and why operators stay on the host.
+
+    ``marked`` is the module before code generation, regions as functions of the dialect.
+    """
 
     module: Any
     regions: tuple[Region, ...]
     reasons: Mapping[str, str]
+    marked: Any
 
     def bind(self, device: Device) -> None:
-        """Run all regions on ``device``."""
+        """Run all regions of virtual machines that are made from now on on ``device``."""
         for region in self.regions:
-            region.bind(device)
+            run = RegionFunction(region.stored(), device)
+            tvm_ffi.register_global_func(region.function, run, override=True)
 
 
-def offload(module: Any, config: Config) -> Offloaded:
+def _silent(_done: int, _total: int) -> None:
+    pass
+
+
+def offload(module: Any, config: Config, tell: Told = _silent) -> Offloaded:
     """Compile every region of ``main`` that the machine can run.
 
-    The module returned calls the regions; :meth:`Offloaded.bind` says on which device.
+    The module returned calls the regions; :meth:`Offloaded.bind` says on which device. ``tell`` is
+    told how many regions are done, of how many.
     """
     function = module["main"]
     steps = frontend.read(function)
     reasons: dict[str, str] = {}
     while True:
-        plan = _Plan(function, steps, reasons)
+        marked = _Plan(module, function, steps, reasons).marked()
         try:
-            regions = tuple(
-                Region(f"{_PREFIX}.{next(_serial)}", network, compile_network(network, config))
-                for network in plan.networks
-            )
+            changed, compilation = external.generate(marked, config, tell)
             break
         except RefusedError as refused:
             reasons[refused.operator] = str(refused)
-    changed = ir.IRModule(dict(module.functions.items()))
-    changed.update_func(module.get_global_var("main"), plan.rewritten(regions))
-    return Offloaded(changed, regions, reasons)
+    regions = tuple(
+        Region(symbol, *compiled) for symbol, compiled in sorted(compilation.compiled.items())
+    )
+    return Offloaded(changed, regions, reasons, marked)
 
 
 class _Plan:
     """Which bindings run where, in levels: host first, then one region, then the next level."""
 
     def __init__(
-        self, function: Any, steps: Sequence[frontend.Step], reasons: Mapping[str, str]
+        self,
+        module: Any,
+        function: Any,
+        steps: Sequence[frontend.Step],
+        reasons: Mapping[str, str],
     ) -> None:
-        self.function, self.steps = function, steps
+        self.module, self.function, self.steps = module, function, steps
         self._levels: dict[int, tuple[int, bool]] = {}
         self._members: dict[int, tuple[list[frontend.Step], list[frontend.Step]]] = {}
         for step in steps:
             self._place(step, step.operator is not None and step.operator.name not in reasons)
-        self._vars = {str(step.binding.var.name): step.binding.var for step in steps}
-        self._vars |= {str(param.name): param for param in function.params}
-        self.networks = [self._network(level) for level in sorted(self._members) if self._on(level)]
 
     def _on(self, level: int) -> list[frontend.Step]:
         return self._members[level][1]
@@ -125,9 +123,54 @@ class _Plan:
             self._levels.get(handle(var), (0, False))[1] for var in _variables(step.binding.value)
         )
 
-    def _network(self, level: int) -> Network:
+    def marked(self) -> Any:
+        """The module with each region a function of its own, called from ``main``."""
+        builder = relax.BlockBuilder(ir.IRModule(dict(self.module.functions.items())))
+        bindings: list[Any] = []
+        count = 0
+        for level in sorted(self._members):
+            bindings += [step.binding for step in self._members[level][0]]
+            if self._on(level):
+                bindings += self._call(level, count, builder)
+                count += 1
+        old = self.function
+        body = relax.SeqExpr([relax.DataflowBlock(bindings)], old.body.body)
+        main = relax.Function(old.params, body, old.ret_ty, old.is_pure, old.attrs)
+        changed = builder.get()
+        changed.update_func(changed.get_global_var("main"), main)
+        return relax.transform.Normalize()(changed)
+
+    def _call(self, level: int, number: int, builder: Any) -> list[Any]:
+        """Add a region's function to the module; the bindings that call it."""
+        name = f"{_PREFIX}_{number:03}"
+        inputs, outputs = self._borders(level)
+        function = _function(
+            [step.binding for step in self._on(level)],
+            inputs,
+            outputs,
+            {"Codegen": external.NAME, "global_symbol": name},
+        )
+        var = builder.add_func(function, name)
+        call = builder.normalize(relax.Call(var, inputs))
+        if len(outputs) == 1:
+            return [relax.VarBinding(outputs[0], call)]
+        whole = relax.DataflowVar(f"{name}.results", call.ty)
+        fields = [
+            relax.VarBinding(var, relax.TupleGetItem(whole, place))
+            for place, var in enumerate(outputs)
+        ]
+        return [relax.VarBinding(whole, call), *fields]
+
+    def _borders(self, level: int) -> tuple[list[Any], list[Any]]:
+        """The variables that a region reads from elsewhere, and those that others read."""
         members = self._on(level)
         inside = {handle(step.binding.var) for step in members}
+        inputs = {
+            handle(var): var
+            for step in members
+            for var in _variables(step.binding.value)
+            if handle(var) not in inside
+        }
         read = {
             handle(var)
             for step in self.steps
@@ -135,38 +178,28 @@ class _Plan:
             for var in _variables(step.binding.value)
         }
         read |= {handle(var) for var in _variables(self.function.body.body)}
-        operators = [step.operator for step in members if step.operator is not None]
-        outputs = [
-            o.output.name
-            for o, s in zip(operators, members, strict=True)
-            if handle(s.binding.var) in read
-        ]
-        return frontend.network(operators, outputs)
+        made = [step.binding.var for step in members]
+        return list(inputs.values()), [var for var in made if handle(var) in read]
 
-    def rewritten(self, regions: Sequence[Region]) -> Any:
-        """``main`` with calls of the regions."""
-        bindings: list[Any] = []
-        waiting = iter(regions)
-        for level in sorted(self._members):
-            bindings += [step.binding for step in self._members[level][0]]
-            if self._on(level):
-                bindings += self._call(next(waiting))
-        old = self.function
-        body = relax.SeqExpr([relax.DataflowBlock(bindings)], old.body.body)
-        return relax.Function(old.params, body, old.ret_ty, old.is_pure, old.attrs)
 
-    def _call(self, region: Region) -> list[Any]:
-        outputs = [self._vars[value.name] for value in region.network.outputs]
-        inputs = relax.Tuple([self._vars[value.name] for value in region.network.inputs])
-        call = relax.call_dps_packed(region.function, inputs, [var.ty for var in outputs])
-        if len(outputs) == 1:
-            return [relax.VarBinding(outputs[0], call)]
-        whole = relax.DataflowVar(f"{region.function}.results", call.ty_args[0])
-        fields = [
-            relax.VarBinding(var, relax.TupleGetItem(whole, number))
-            for number, var in enumerate(outputs)
-        ]
-        return [relax.VarBinding(whole, call), *fields]
+def _function(
+    bindings: Sequence[Any],
+    inputs: Sequence[Any],
+    outputs: Sequence[Any],
+    attrs: Mapping[str, str],
+) -> Any:
+    """A function of ``inputs`` that returns ``outputs``; its variables are its own.
+
+    Parameters and results have the names of what they stand for.
+    """
+    params = [relax.Var(str(var.name), var.ty) for var in inputs]
+    results = [relax.Var(str(var.name), var.ty) for var in outputs]
+    taken = list(map(relax.VarBinding, inputs, params))
+    given = list(map(relax.VarBinding, results, outputs))
+    result = results[0] if len(results) == 1 else relax.Tuple(results)
+    body = relax.SeqExpr([relax.DataflowBlock([*taken, *bindings, *given])], result)
+    function = relax.Function(params, body, result.ty, attrs=make_attrs(attrs))
+    return relax.utils.copy_with_new_vars(function)
 
 
 def _variables(value: Any) -> list[Any]:
@@ -179,7 +212,3 @@ def _variables(value: Any) -> list[Any]:
     elif isinstance(value, relax.TupleGetItem):
         parts = [value.tuple_value]
     return [var for part in parts or () for var in _variables(part)]
-
-
-def _as_maps(array: Any, value: Value) -> Any:
-    return array if len(value.shape) == 3 else array.reshape(len(array), 1, 1, -1)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import pytest
+from tvm import relax
 
 from tests.relay_passes.onnx_networks import NETWORKS, converted
-from tests.vta_ext.offloading import verify
+from tests.vta_ext.offloading import dialect_module, verify
 from vta_ext.config import Config
+from vta_ext.offload import offload
 from vta_ext.presets import SHIFT, SMALL
 
 SLOW = [pytest.param(name, SMALL, marks=pytest.mark.slow) for name in sorted(NETWORKS)]
@@ -25,3 +27,30 @@ def test_what_stays_on_the_host_is_named() -> None:
     found = verify(made.model, made.plan, made.images, SHIFT)
     sentence = "layer clip.nhwc cannot run on the accelerator: a transposition by [0, 2, 3, 1]"
     assert found.reasons == {"clip.nhwc": sentence}
+
+
+def test_regions_are_functions_for_external_code_generation() -> None:
+    """One region, its function taking and returning integers; TVM makes a packed call of it."""
+    made = converted("residual")
+    told: list[tuple[int, int]] = []
+    found = offload(
+        dialect_module(made.model, made.plan), SHIFT, lambda done, of: told.append((done, of))
+    )
+    assert told == [(0, 1), (1, 1)]
+    (region,) = found.regions
+    function = found.marked["vta_region_000"]
+    assert function.attrs["Codegen"] == "vta"
+    assert function.attrs["global_symbol"] == region.function
+    names = [str(param.name) for param in function.params]
+    assert names == [value.name for value in region.network.inputs]
+    relax.analysis.well_formed(found.marked)
+    relax.analysis.well_formed(found.module)
+    assert "vta_region_000" not in {var.name_hint for var in found.module.get_global_vars()}
+    assert f'call_dps_packed("{region.function}"' in found.module.script()
+
+
+def test_code_generation_needs_a_machine() -> None:
+    made = converted("residual")
+    found = offload(dialect_module(made.model, made.plan), SHIFT)
+    with pytest.raises(Exception, match=r"call vta_ext\.offload\.offload instead of RunCodegen"):
+        relax.transform.RunCodegen()(found.marked)

@@ -3,17 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tvm_shiftadd.errors import DataError
-from vta_ext.compiler.compile import Binding, CompiledRegion
+from vta_ext.compiler.compile import Binding
 from vta_ext.compiler.layout import gather, pack_map, unpack_map
+from vta_ext.program import Program
 from vta_ext.runtime.device import Device
+from vta_ext.runtime.stored import StoredRegion
 
 Array = NDArray[Any]
+
+
+class Executable(Protocol):
+    """A program and its borders: a compiled region, or one from an artifact."""
+
+    @property
+    def program(self) -> Program:
+        """What runs."""
+
+    @property
+    def inputs(self) -> tuple[Binding, ...]:
+        """What the host writes."""
+
+    @property
+    def outputs(self) -> tuple[Binding, ...]:
+        """What the host reads."""
 
 
 class RegionExecutor:
@@ -22,9 +40,11 @@ class RegionExecutor:
     Raises ProgramError where the program is for another configuration than the device's.
     """
 
-    def __init__(self, region: CompiledRegion, device: Device) -> None:
+    def __init__(self, region: Executable, device: Device) -> None:
         self.region, self._config = region, device.config
         self._loaded = device.load(region.program)
+        #: Sums, over all launches, of what the device counts.
+        self.counted: dict[str, int] = {}
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Results of a batch by name: ``[N, H, W, C]`` of int8, uint8 or int32.
@@ -41,6 +61,8 @@ class RegionExecutor:
             for binding in self.region.inputs:
                 self._write(binding, given[binding.feed.name][image])
             self._loaded.launch()
+            for name, number in self._loaded.counters().items():
+                self.counted[name] = self.counted.get(name, 0) + number
             for binding in self.region.outputs:
                 rows[binding.tensor.name].append(self._read(binding))
         return {
@@ -71,6 +93,39 @@ class RegionExecutor:
         section = self.region.program.section(binding.section)
         data = self._loaded.read(section.offset, section.size)
         return unpack_map(data, binding.tensor, self._config)
+
+
+class RegionFunction:
+    """The packed function of a region: takes its arguments, then the tensors of its results."""
+
+    def __init__(self, region: StoredRegion, device: Device) -> None:
+        self.region = region
+        self._executor = RegionExecutor(region, device)
+
+    @property
+    def counted(self) -> Mapping[str, int]:
+        """What the device counted in all launches."""
+        return self._executor.counted
+
+    def __call__(self, *tensors: Any) -> None:
+        """Run; tensors are TVM's, of the network's own shapes with the batch in front."""
+        region = self.region
+        given = tensors[: len(region.arguments)]
+        arrays = {
+            value.name: tensor.numpy()
+            for value, tensor in zip(region.arguments, given, strict=True)
+        }
+        feeds = {}
+        for feed in (binding.feed for binding in region.inputs):
+            array = arrays[feed.name]
+            shape = (len(array), feed.height, feed.width, feed.channels)
+            feeds[feed.name] = array.reshape(shape)
+        results = self._executor.run(feeds)
+        for binding, value, tensor in zip(
+            region.outputs, region.results, tensors[len(given) :], strict=True
+        ):
+            array = results[binding.tensor.name]
+            tensor.copyfrom(np.ascontiguousarray(array.reshape(len(array), *value.shape)))
 
 
 def _stacked(rows: list[Array], binding: Binding) -> Array:
