@@ -21,8 +21,9 @@ LAYERS = (
     ("tvm_shiftadd.convert",),
     ("tvm_shiftadd._compat",),
     ("tvm_shiftadd.dialect", "tvm_shiftadd.topi", "tvm_shiftadd.target", "tvm_shiftadd.plugin"),
-    ("tvm_shiftadd.importers", "tvm_shiftadd.torch", "tvm_shiftadd.tune", "relay_passes"),
+    ("tvm_shiftadd.importers", "tvm_shiftadd.torch", "relay_passes"),
     (
+        "tvm_shiftadd._contents",
         "tvm_shiftadd._directory",
         "tvm_shiftadd._json",
         "tvm_shiftadd._processor",
@@ -38,6 +39,7 @@ LAYERS = (
         "tvm_shiftadd.doctor",
         "tvm_shiftadd.evaluation",
         "tvm_shiftadd.explanation",
+        "tvm_shiftadd.tune",
     ),
     ("tvm_shiftadd.demo",),
     ("tvm_shiftadd.cli",),

@@ -18,12 +18,13 @@ from tvm_shiftadd.data import Dataset
 from tvm_shiftadd.errors import InputError
 from tvm_shiftadd.evaluation import feeds
 from tvm_shiftadd.manifest import IntegerSpecification, Source, TargetInfo, TensorInfo
-from tvm_shiftadd.target import parse
+from tvm_shiftadd.target import AcceleratorTarget, CPUTarget, accelerator, host, parse
 
 if TYPE_CHECKING:
     import tvm
 
     from tvm_shiftadd.artifact import Artifact
+    from tvm_shiftadd.convert.plan import Plan
     from tvm_shiftadd.evaluation import Evaluation
     from tvm_shiftadd.explanation import Explanation
 
@@ -56,7 +57,7 @@ class Model:
 
         # The first function that runs settles how many threads all later ones have.
         runtime.set_num_threads()
-        return extract_graph(self.selected, lambda mod: cpu.build(mod, parse("cpu")))
+        return extract_graph(self.selected, lambda mod: cpu.build(mod, CPUTarget()))
 
     @property
     def attrs(self) -> Mapping[str, Any]:
@@ -100,6 +101,7 @@ def compile(
     frontier: bool = False,
     options: ConvertOptions | None = None,
     dump_ir: str | os.PathLike[str] | None = None,
+    database: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
 ) -> Artifact:
     """Convert a model to shift-add form and compile it.
@@ -110,16 +112,22 @@ def compile(
     ``budget`` (a :class:`Budget` or its text, such as "terms=1.3") or so that at most ``max_drop``
     points of top-1 are lost, by ``grain`` (layer, tile, weight). ``frontier``: also measure
     what other budgets would give. ``options`` overrides all of these. ``dump_ir``: a directory
-    for the module's text after each pass. ``progress(phase, done, total)``.
+    for the module's text after each pass. ``database``: a tuning database with the parameters of
+    kernels. ``progress(phase, done, total)``.
 
-    Raises DataError for unusable calibration data, InputError for an unknown target or option and
-    for a budget out of reach, ConversionError where the integers cannot be proved safe or a
-    largest drop cannot be held, CompileError.
+    Raises DataError for unusable calibration data, InputError for an unknown target or option, for
+    a database of another target and for a budget out of reach, ConversionError where the integers
+    cannot be proved safe or a largest drop cannot be held, CompileError.
     """
     from tvm_shiftadd.target import cpu
+    from tvm_shiftadd.tune import cpu as tuning
 
     resolved = parse(target)
-    cpu.tvm_target(resolved)  # may refuse it; the conversion takes long
+    # They may refuse; the conversion takes long.
+    cpu.tvm_target(host(resolved))
+    tuning.chosen(_path(database), host(resolved))
+    if isinstance(resolved, AcceleratorTarget):
+        accelerator.backend(resolved.kind).check(resolved.machine)
     options = options or ConvertOptions.choose(
         terms, budget=budget, max_drop=max_drop, grain=grain, frontier=frontier
     )
@@ -127,7 +135,9 @@ def compile(
         model = load(model)
     report = progress or silent
     conversion = convert(model, calibration, options, report)
-    return build(model, conversion, target=resolved, dump_ir=dump_ir, progress=report)
+    return build(
+        model, conversion, target=resolved, dump_ir=dump_ir, database=database, progress=report
+    )
 
 
 def convert(
@@ -161,12 +171,14 @@ def build(
     *,
     target: Any = "cpu",
     dump_ir: str | os.PathLike[str] | None = None,
+    database: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
 ) -> Artifact:
     """Compile a converted model for a target.
 
     The second half of :func:`compile`, which see for the arguments. Raises InputError for an
-    unknown target, CompileError, and VerificationError where a multiplication of data is left.
+    unknown target or a database of another one, CompileError, and VerificationError where a
+    multiplication of data is left.
     """
     from relay_passes import pipeline
     from relay_passes.lift_constants import constants
@@ -175,6 +187,7 @@ def build(
     from tvm_shiftadd.explanation import explain_model
     from tvm_shiftadd.target import cpu
     from tvm_shiftadd.target.calls import CallRecord
+    from tvm_shiftadd.tune import cpu as tuning
 
     resolved, graph, plan = parse(target), model.graph, conversion.plan
     report = progress or silent
@@ -183,29 +196,39 @@ def build(
     if dump is not None:
         pipeline.write_dump(dump, "Imported", model.module)
         pipeline.run(model.module, pipeline.FLOAT_PASSES, dump=dump)
-    passes = pipeline.integer_passes(plan)
-    given = pipeline.ensured(pipeline.FLOAT_PASSES)
-    mod = pipeline.run(model.selected, passes, given=given, dump=dump)
+    mod = _integers(model, plan, dump)
+    split = None
+    if isinstance(resolved, AcceleratorTarget):
+        package = accelerator.backend(resolved.kind)
+        split = package.partition(mod, resolved.machine, lambda *done: report("programs", *done))
+        mod = split.module
+        if dump is not None:
+            pipeline.write_dump(dump, "Partition", split.marked)
     parameters = constants(mod)
-    given = pipeline.ensured(passes, given)
+    given = pipeline.ensured((*pipeline.FLOAT_PASSES, *pipeline.integer_passes(plan)))
     mod = pipeline.run(mod, pipeline.FINAL_PASSES, given=given, dump=dump)
-    record = CallRecord()
-    executable = cpu.build(mod, resolved, data_inputs=len(graph.inputs), record=record)
+    record, choices = CallRecord(), tuning.chosen(_path(database), host(resolved))
+    executable = cpu.build(
+        mod, host(resolved), data_inputs=len(graph.inputs), record=record, choices=choices
+    )
     report("compile", 1, 1)
+    attributes = host(resolved).as_dict() | (split.attributes if split else {})
     return Artifact(
         executable,
         parameters,
         source=_source(model),
-        target=TargetInfo("cpu", resolved.as_dict()),
+        target=TargetInfo(resolved.kind if split else "cpu", attributes),
         inputs=_tensors(graph, graph.inputs, graph.inputs, _types(model.selected["main"].params)),
         outputs=_tensors(graph, graph.outputs, _output_names(model), _output_types(model)),
         specification=IntegerSpecification.of(graph, plan),
         report={
             "conversion": conversion.report.to_dict(),
             "costs": costs.count(graph, plan).to_dict(),
-            "operators": [operator.to_dict() for operator in explain_model(model).operators],
+            "operators": [op.to_dict() for op in explain_model(model, split).operators],
             "calls": record.calls,
+            "kernels": tuning.made(choices),
         },
+        programs=split.files if split else None,
     )
 
 
@@ -256,11 +279,42 @@ def evaluate(
     return compare(artifact, model.graph, data, progress or silent)
 
 
-def explain(model: Model | str | os.PathLike[str]) -> Explanation:
-    """What becomes of every operator of a model, and why. Raises ModelError."""
+def explain(model: Model | str | os.PathLike[str], *, target: Any = "cpu") -> Explanation:
+    """What becomes of every operator of a model, and why.
+
+    For an accelerator also where it runs: the model is converted for that, with random inputs, and
+    its programs are made. Raises ModelError, and InputError for an unknown target.
+    """
     from tvm_shiftadd.explanation import explain_model
 
-    return explain_model(model if isinstance(model, Model) else load(model))
+    resolved = parse(target)
+    model = model if isinstance(model, Model) else load(model)
+    if not isinstance(resolved, AcceleratorTarget):
+        return explain_model(model)
+    package = accelerator.backend(resolved.kind)
+    package.check(resolved.machine)
+    # Where operators run does not depend on what the integers are.
+    conversion = convert(model, _random_inputs(model.graph), ConvertOptions(compensation=False))
+    mod = _integers(model, conversion.plan)
+    return explain_model(model, package.partition(mod, resolved.machine, lambda *_: None))
+
+
+def _random_inputs(graph: Graph) -> dict[str, Array]:
+    random, count = np.random.default_rng(0), graph.batch or 4
+    shapes = {name: (count, *graph.shapes[name][1:]) for name in graph.inputs}
+    return {name: random.standard_normal(s, dtype=np.float32) for name, s in shapes.items()}
+
+
+def _integers(model: Model, plan: Plan, dump: Path | None = None) -> tvm.IRModule:
+    """A converted model as a module of the dialect."""
+    from relay_passes import pipeline
+
+    given = pipeline.ensured(pipeline.FLOAT_PASSES)
+    return pipeline.run(model.selected, pipeline.integer_passes(plan), given=given, dump=dump)
+
+
+def _path(path: str | os.PathLike[str] | None) -> Path | None:
+    return None if path is None else Path(path)
 
 
 def _source(model: Model) -> Source:

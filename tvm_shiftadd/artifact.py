@@ -6,7 +6,6 @@ code, so load only what you trust: the hashes find damage, not malice.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 import threading
@@ -18,8 +17,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from tvm_shiftadd import __version__, _directory, _json, _runtime, manifest
-from tvm_shiftadd.errors import ArtifactError, DependencyError
+from tvm_shiftadd import __version__, _contents, _directory, _json, _runtime, manifest
+from tvm_shiftadd.errors import ArtifactError, DependencyError, InputError, ProgramError
 from tvm_shiftadd.manifest import (
     FileEntry,
     IntegerSpecification,
@@ -28,7 +27,7 @@ from tvm_shiftadd.manifest import (
     TargetInfo,
     TensorInfo,
 )
-from tvm_shiftadd.target import runtime
+from tvm_shiftadd.target import DeviceChoice, accelerator, runtime
 
 if TYPE_CHECKING:
     from tvm import relax
@@ -43,6 +42,7 @@ class Artifact:
 
     ``executable`` is a compiled Relax module whose ``main`` takes the inputs and then the
     parameters. ``parameters`` holds the constant tensors by name, in the order ``main`` expects.
+    ``programs`` are the files of an accelerator's part, by name.
     """
 
     def __init__(
@@ -56,6 +56,7 @@ class Artifact:
         outputs: Sequence[TensorInfo],
         specification: IntegerSpecification | None = None,
         report: Mapping[str, Any] | None = None,
+        programs: Mapping[str, bytes] | None = None,
     ) -> None:
         self._manifest = Manifest(
             format=manifest.FORMAT,
@@ -66,22 +67,30 @@ class Artifact:
             target=_runtime.pinned(target),
             inputs=tuple(inputs),
             outputs=tuple(outputs),
-            parameters=tuple(_describe(name, array) for name, array in parameters.items()),
+            parameters=tuple(_contents.describe(name, array) for name, array in parameters.items()),
             integer_specification=specification or IntegerSpecification(),
             files={},
         )
         plain = {str(name): array for name, array in parameters.items()}
-        self._setup(executable, plain, dict(report or {}))
+        self._setup(executable, plain, dict(report or {}), dict(programs or {}))
 
     def _setup(
         self,
         library: relax.VMExecutable | Path,
         parameters: dict[str, Array],
         report: dict[str, Any],
+        programs: dict[str, bytes],
     ) -> None:
         self._library = library
         self._parameters = parameters
         self._report = report
+        self._programs = programs
+        kind = self._manifest.target.kind
+        self._regions: accelerator.Regions | None = None
+        if kind in accelerator.BACKENDS:
+            self._regions = accelerator.backend(kind).read(programs)
+        self._device = DeviceChoice()
+        self._connected: accelerator.Connected | None = None
         self._machine: _runtime.Machine | None = None
         self._lock = threading.Lock()
 
@@ -122,14 +131,16 @@ class Artifact:
 
         def put(path: Path, content: bytes) -> None:
             path.write_bytes(content)
-            files[path.name] = _entry(content)
+            files[path.name] = _contents.entry(content)
 
         def write(folder: Path) -> None:
             self._write_library(folder / manifest.LIBRARY)
-            files[manifest.LIBRARY] = _entry((folder / manifest.LIBRARY).read_bytes())
+            files[manifest.LIBRARY] = _contents.entry((folder / manifest.LIBRARY).read_bytes())
             contiguous = {k: np.ascontiguousarray(v) for k, v in self._parameters.items()}
             put(folder / manifest.WEIGHTS, save(contiguous))
             put(folder / manifest.REPORT, _json.encode_indented(self._report))
+            for name, content in self._programs.items():
+                put(folder / name, content)
             (folder / manifest.MANIFEST).write_bytes(manifest.encode(self._with_files(files)))
 
         _directory.write_directory(Path(directory), write, check_replaceable)
@@ -173,31 +184,65 @@ class Artifact:
         text = _directory.read_inside(folder, manifest.MANIFEST, _MANIFEST_LIMIT)
         described = manifest.decode(text, where)
         contents = {
-            name: _read_checked(folder, name, entry) for name, entry in described.files.items()
+            name: _contents.read_checked(folder, name, entry)
+            for name, entry in described.files.items()
         }
         artifact = cls.__new__(cls)
         artifact._manifest = described
-        artifact._setup(
-            folder.resolve() / manifest.LIBRARY,
-            _read_weights(contents[manifest.WEIGHTS], described.parameters, folder),
-            _read_report(contents[manifest.REPORT], folder),
-        )
+        try:
+            artifact._setup(
+                folder.resolve() / manifest.LIBRARY,
+                _contents.read_weights(contents[manifest.WEIGHTS], described.parameters, folder),
+                _contents.read_report(contents[manifest.REPORT], folder),
+                {name: contents[name] for name in sorted(manifest.beside(described))},
+            )
+        except ProgramError as error:
+            raise ArtifactError(f"{folder}: {error}") from error
         return artifact
+
+    def connect(self, device: DeviceChoice | str) -> None:
+        """Run the accelerator's part on this device from now on; else it is a simulator.
+
+        Raises :class:`InputError` for an unknown device and for an artifact of the CPU alone,
+        :class:`ProgramError` for programs that are not safe to run, and :class:`DeviceError` where
+        the device cannot be reached.
+        """
+        if self._regions is None:
+            raise InputError(
+                "the artifact is for the CPU alone, which needs no device; compile the model with "
+                "--target vta"
+            )
+        choice = DeviceChoice(device) if isinstance(device, str) else device
+        runtime.check_process()
+        with self._lock:
+            self._machine, self._connected = self._made(None, choice)
+            self._device = choice
+
+    @property
+    def regions(self) -> Any:
+        """The accelerator's programs, as its package reads them; None for the CPU alone."""
+        return self._regions
+
+    @property
+    def counted(self) -> Mapping[str, int]:
+        """What the device has counted since it was connected, such as cycles; often nothing."""
+        return {} if self._connected is None else self._connected.counted
 
     def run(self, x: Array | Mapping[str, Array]) -> Array | dict[str, Array]:
         """Run the network on one array, or on a mapping of input names to arrays.
 
         Returns the output array, or a mapping of output names to arrays where there are several.
         Raises :class:`DataError` for a wrong name, shape or dtype, :class:`ArtifactError` if the
-        library cannot be used on this machine, and :class:`InputError` in a process that was
-        forked after TVM had run: start processes by multiprocessing's "spawn" method.
+        library cannot be used on this machine, :class:`DeviceError` where the accelerator's device
+        does not answer, and :class:`InputError` in a process that was forked after TVM had run:
+        start processes by multiprocessing's "spawn" method.
         """
         arrays = _runtime.check_inputs(self.inputs, x)
         # Before the locks: another thread may have held one at the time of the fork.
         runtime.check_process()
         with self._lock:
             if self._machine is None:
-                self._machine = self.machine()
+                self._machine, self._connected = self._made(None, self._device)
         values = self._machine(arrays)
         if len(values) == 1:
             return values[0]
@@ -207,11 +252,22 @@ class Artifact:
         """The network ready to be called, apart from the one that ``run`` uses: for measuring.
 
         It takes arrays in the order of ``inputs``. ``num_threads``: None takes what the target
-        says. Raises :class:`ArtifactError` if the library cannot be used on this machine.
+        says. Raises what :meth:`run` does of the library and the device.
         """
+        return self._made(num_threads, self._device)[0]
+
+    def _made(
+        self, num_threads: int | None, device: DeviceChoice
+    ) -> tuple[_runtime.Machine, accelerator.Connected | None]:
+        """A new machine, and what it calls of an accelerator."""
         wanted = num_threads or self._manifest.target.attributes.get("num_threads")
         threads = wanted if isinstance(wanted, int) else None
-        return _runtime.Machine(self._open(), self._parameters, threads)
+        library = self._open()
+        if self._regions is None:
+            return _runtime.Machine(library, self._parameters, threads), None
+        connected = self._regions.connect(device)
+        with connected.bound():
+            return _runtime.Machine(library, self._parameters, threads), connected
 
     def _open(self) -> Any:
         if isinstance(self._library, Path):
@@ -220,7 +276,7 @@ class Artifact:
 
     def _read_library(self) -> bytes:
         path = cast(Path, self._library)
-        return _read_checked(path.parent, path.name, self._manifest.files[path.name])
+        return _contents.read_checked(path.parent, path.name, self._manifest.files[path.name])
 
 
 def check_replaceable(directory: Path) -> None:
@@ -239,7 +295,7 @@ def check_replaceable(directory: Path) -> None:
     names = {entry.name for entry in directory.iterdir()}
     if not names:
         return
-    foreign = sorted(names - manifest.CONTENTS - {manifest.MANIFEST})
+    foreign = sorted(name for name in names if not manifest.is_ours(name))
     if not foreign and manifest.MANIFEST in names:
         text = _directory.read_inside(directory, manifest.MANIFEST, _MANIFEST_LIMIT)
         if manifest.read_envelope(text) is not None:
@@ -248,54 +304,3 @@ def check_replaceable(directory: Path) -> None:
     raise ArtifactError(
         f"{directory} exists and is not an artifact (it holds {found}); choose another output"
     )
-
-
-def _describe(name: str, array: Array) -> TensorInfo:
-    return TensorInfo(str(name), tuple(int(d) for d in array.shape), str(array.dtype))
-
-
-def _entry(content: bytes) -> FileEntry:
-    return FileEntry(len(content), hashlib.sha256(content).hexdigest())
-
-
-def _read_checked(folder: Path, name: str, entry: FileEntry) -> bytes:
-    content = _directory.read_inside(folder, name, max(entry.bytes, 0))
-    if len(content) != entry.bytes:
-        raise ArtifactError(
-            f"{folder / name} has {len(content)} bytes, expected {entry.bytes}: it was cut short; "
-            "compile the model again"
-        )
-    if hashlib.sha256(content).hexdigest() != entry.sha256:
-        raise ArtifactError(
-            f"{folder / name} was altered: its SHA-256 is not the one in the manifest; "
-            "compile the model again"
-        )
-    return content
-
-
-def _read_weights(
-    content: bytes, described: Sequence[TensorInfo], folder: Path
-) -> dict[str, Array]:
-    from safetensors import SafetensorError
-    from safetensors.numpy import load
-
-    where = folder / manifest.WEIGHTS
-    try:
-        tensors = load(content)
-    except (SafetensorError, KeyError, ValueError, TypeError) as error:
-        raise ArtifactError(f"{where} is damaged ({error}); compile the model again") from None
-    found = {name: _describe(name, array) for name, array in tensors.items()}
-    if found != {info.name: info for info in described}:
-        raise ArtifactError(
-            f"{where} does not hold the parameters of the manifest; compile the model again"
-        )
-    return {info.name: tensors[info.name] for info in described}
-
-
-def _read_report(content: bytes, folder: Path) -> dict[str, Any]:
-    try:
-        return msgspec.json.decode(content, type=dict[str, Any])
-    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-        raise ArtifactError(
-            f"{folder / manifest.REPORT} is damaged ({error}); compile the model again"
-        ) from None

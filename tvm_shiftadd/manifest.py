@@ -29,8 +29,9 @@ LIBRARY = "library.so"
 WEIGHTS = "weights.safetensors"
 REPORT = "report.json"
 
-#: What a manifest must list: no more, no less.
+#: What a manifest must list, and what it may list for each kind of target besides.
 CONTENTS = frozenset({LIBRARY, WEIGHTS, REPORT})
+BESIDE = {"vta": re.compile(r"regions\.json|region-[0-9]{3}\.vta")}
 
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 
@@ -55,7 +56,7 @@ class Source(_Strict, frozen=True):
 
 
 class TargetInfo(_Strict, frozen=True):
-    """What the library was built for: ``cpu`` and so on, and the target's attributes."""
+    """What the artifact was made for: ``cpu`` or an accelerator's kind, and its attributes."""
 
     kind: str
     attributes: dict[str, str | int | bool | list[str]] = {}
@@ -191,12 +192,23 @@ def decode(text: bytes, where: str) -> Manifest:
             )
     if encode(seal(manifest)) != text:
         raise ArtifactError(f"{where} was altered: its checksum does not match; compile it again")
-    if set(manifest.files) != CONTENTS:
+    if set(manifest.files) - beside(manifest) != CONTENTS:
         listed = ", ".join(sorted(manifest.files)) or "nothing"
         raise ArtifactError(
             f"{where} must list {', '.join(sorted(CONTENTS))} but lists {listed}; compile it again"
         )
     return manifest
+
+
+def beside(manifest: Manifest) -> frozenset[str]:
+    """The files that the target's kind adds."""
+    pattern = BESIDE.get(manifest.target.kind)
+    return frozenset(name for name in manifest.files if pattern and pattern.fullmatch(name))
+
+
+def is_ours(name: str) -> bool:
+    """Whether some artifact may hold a file of that name."""
+    return name in CONTENTS | {MANIFEST} or any(p.fullmatch(name) for p in BESIDE.values())
 
 
 def read_envelope(text: bytes) -> int | None:

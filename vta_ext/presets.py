@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
 from tvm_shiftadd.errors import InputError
-from vta_ext.config import Config
+from vta_ext.config import Config, load
 from vta_ext.isa.table import ALU_OPERATIONS, EXTENSIONS
 
 
@@ -93,3 +94,18 @@ def preset(name: str) -> Preset:
         raise InputError(
             f"there is no preset {name!r}; the presets are {', '.join(PRESETS)}"
         ) from None
+
+
+def machine(name: str) -> Preset:
+    """The preset of that name, or a machine of one's own from a JSON file.
+
+    The latter gets the memory port of the first presets. Raises InputError.
+    """
+    if name in PRESETS:
+        return PRESETS[name]
+    if Path(name).suffix == ".json":
+        return Preset(Path(name).stem, f"the parameters in {name}", load(name), 100, 64)
+    raise InputError(
+        f"there is no machine {name!r}; give a JSON file of parameters or one of "
+        f"{', '.join(PRESETS)}"
+    )

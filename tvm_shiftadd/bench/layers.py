@@ -16,7 +16,7 @@ from tvm_shiftadd.bench import peaks as measured
 from tvm_shiftadd.bench.peaks import Peaks
 from tvm_shiftadd.bench.timing import PAUSE, Quartiles
 from tvm_shiftadd.convert.feeds import silent
-from tvm_shiftadd.target import parse
+from tvm_shiftadd.target import host, parse
 
 if TYPE_CHECKING:
     from tvm_shiftadd.artifact import Artifact
@@ -101,7 +101,7 @@ def profile(
     arrays = _runtime.check_inputs(artifact.inputs, feed)
     described = machines.describe()
     attributes = dict(artifact.manifest.target.attributes)
-    target = parse({k: v for k, v in attributes.items() if k != _DESCRIPTION} or "cpu")
+    target = host(parse({k: v for k, v in attributes.items() if k != _DESCRIPTION} or "cpu"))
     progress("peaks", 0, 1)
     peaks = measured.measure(target, threads)
     machine = artifact.machine(threads)

@@ -1,0 +1,93 @@
+"""The accelerator as a target of the tool: what :mod:`tvm_shiftadd.target.accelerator` asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from tvm_shiftadd.errors import ProgramError, VerificationError
+from vta_ext import checker, presets
+from vta_ext.presets import Preset
+from vta_ext.runtime import stored
+from vta_ext.runtime.regions import Regions
+
+if TYPE_CHECKING:
+    from vta_ext.external import Told
+    from vta_ext.offload import Offloaded
+
+#: The machine where the target names none.
+DEFAULT: Final = "shift-16x16"
+
+
+@dataclass(frozen=True, eq=False)
+class Partition:
+    """A module split between the host and one machine; programs are proved safe."""
+
+    machine: Preset
+    found: Offloaded
+
+    @property
+    def module(self) -> Any:
+        """What is left for the host, with calls of packed functions."""
+        return self.found.module
+
+    @property
+    def marked(self) -> Any:
+        """The same with functions of the dialect where the calls are."""
+        return self.found.marked
+
+    @property
+    def files(self) -> dict[str, bytes]:
+        """Programs and table, by file name."""
+        return stored.encode([one.stored() for one in self.found.regions], self.machine.config)
+
+    @property
+    def placed(self) -> tuple[str, ...]:
+        """Names of the operators in programs."""
+        return tuple(o.name for region in self.found.regions for o in region.network.operators)
+
+    @property
+    def reasons(self) -> Mapping[str, str]:
+        """Why operators of integers stay on the host, by name."""
+        return self.found.reasons
+
+    @property
+    def attributes(self) -> dict[str, str | int | bool | list[str]]:
+        """What the manifest says: the machine's name, its hash, and its memory port."""
+        return {
+            "machine": self.machine.name,
+            "configuration": self.machine.config.hash,
+            "memory_bits": self.machine.memory_bits,
+        }
+
+
+def check(machine: str) -> None:
+    """Raise InputError where there is no such machine."""
+    presets.machine(machine or DEFAULT)
+
+
+def partition(module: Any, machine: str, tell: Told) -> Partition:
+    """Compile what the machine can run, and prove each program safe for any input.
+
+    Raises InputError where there is no such machine, and VerificationError for a program that the
+    checker finds wrong.
+    """
+    from vta_ext.offload import offload
+
+    chosen = presets.machine(machine or DEFAULT)
+    found = offload(module, chosen.config, tell)
+    for region in found.regions:
+        try:
+            checker.require(region.compiled.program, ranges={})
+        except ProgramError as error:
+            raise VerificationError(
+                f"the compiler made a program that may not run, {region.function}: {error}; "
+                "report it, and compile for the CPU meanwhile"
+            ) from error
+    return Partition(chosen, found)
+
+
+def read(files: Mapping[str, bytes]) -> Regions:
+    """The programs in an artifact's files; ProgramError for damaged or foreign ones."""
+    return Regions(*stored.decode(files))

@@ -1,0 +1,96 @@
+"""The accelerator's part of an artifact, and its programs on a device."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Final, Protocol
+
+from tvm_shiftadd.errors import InputError, ProgramError
+from vta_ext import checker
+from vta_ext.config import Config
+from vta_ext.runtime.device import Device
+from vta_ext.runtime.drivers import open_device
+from vta_ext.runtime.executor import RegionFunction
+from vta_ext.runtime.stored import StoredRegion
+
+#: The device where none is named.
+DEFAULT: Final = "sim"
+
+
+class Choice(Protocol):
+    """Which device: see ``tvm_shiftadd.target.DeviceChoice``."""
+
+    @property
+    def name(self) -> str:
+        """A driver's name."""
+
+    @property
+    def limit(self) -> float | None:
+        """Seconds that a launch may take."""
+
+    @property
+    def rpc(self) -> str | None:
+        """HOST:PORT of a server whose device it is."""
+
+    @property
+    def key(self) -> str | None:
+        """The server's key."""
+
+
+class Connected:
+    """Programs loaded onto a device."""
+
+    def __init__(self, regions: tuple[StoredRegion, ...], device: Device) -> None:
+        self._functions = {one.function: RegionFunction(one, device) for one in regions}
+
+    @contextmanager
+    def bound(self) -> Iterator[None]:
+        """Within it, virtual machines that are made call this device."""
+        from vta_ext.external import functions_bound
+
+        with functions_bound(self._functions):
+            yield
+
+    @property
+    def counted(self) -> Mapping[str, int]:
+        """What the device has counted since, over all programs."""
+        total: dict[str, int] = {}
+        for function in self._functions.values():
+            for name, count in function.counted.items():
+                total[name] = total.get(name, 0) + count
+        return total
+
+
+class Regions:
+    """Programs of one machine, read and checked; not yet proved safe to run."""
+
+    def __init__(self, config: Config, regions: tuple[StoredRegion, ...]) -> None:
+        self.config, self.regions = config, regions
+        self._safe = False
+
+    def connect(self, choice: Choice) -> Connected:
+        """Load the programs onto a device, once they are proved safe to run.
+
+        Raises ProgramError for a program that is not, InputError for an unknown device, and
+        DeviceError where it cannot be reached.
+        """
+        if not self._safe:
+            for region in self.regions:
+                try:
+                    checker.require(region.program)
+                except ProgramError as error:
+                    raise ProgramError(f"{region.function}: {error}; compile it again") from error
+            self._safe = True
+        return Connected(self.regions, self._device(choice))
+
+    def _device(self, choice: Choice) -> Device:
+        if choice.rpc is None:
+            return open_device(choice.name or DEFAULT, self.config, choice.limit)
+        if choice.name:
+            raise InputError(
+                f"the server at {choice.rpc} has its own device; leave out --device {choice.name}"
+            )
+        from vta_ext.runtime.rpc import connect
+
+        return connect(choice.rpc, choice.key or "", self.config, choice.limit)

@@ -1,0 +1,134 @@
+"""A device of another process or machine, over TVM's RPC: the client's side.
+
+The host's part of a network runs here; programs, inputs and results travel. What a server offers is
+listed in :mod:`vta_ext.runtime.server`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+from collections.abc import Mapping
+from typing import Any, Final
+
+from tvm_shiftadd.errors import DeviceError, InputError, ProgramError, ShiftAddError
+from vta_ext.config import Config
+from vta_ext.program import Program
+from vta_ext.runtime.device import LoadedProgram
+
+#: Names of the functions that a server offers begin so.
+PREFIX: Final = "vta_ext.device."
+#: First bytes of an answer: a result, or the class of an error, then its sentence.
+ANSWERS: Final[Mapping[bytes, type[ShiftAddError] | None]] = {
+    b"+": None,
+    b"P": ProgramError,
+    b"D": DeviceError,
+    b"I": InputError,
+}
+#: Seconds to wait for a server to take a connection.
+_PATIENCE: Final = 10.0
+_KEY: Final = re.compile(r"[A-Za-z0-9_.-]{1,128}")
+
+
+def check_key(key: str) -> str:
+    """The key itself; InputError unless it is 1 to 128 letters, digits, dots, dashes or such."""
+    if not _KEY.fullmatch(key):
+        raise InputError(
+            "expected a key of 1 to 128 letters, digits or _ . - as the server printed it, got "
+            + ("none; pass --key" if not key else "another form")
+        )
+    return key
+
+
+def address_of(text: str) -> tuple[str, int]:
+    """Host and port of "HOST:PORT"; InputError for another form."""
+    host, _, port = text.rpartition(":")
+    if not host or not port.isascii() or not port.isdigit() or not 0 < int(port) < 1 << 16:
+        raise InputError(f"expected HOST:PORT with a port from 1 to 65535, got {text!r:.80}")
+    return host.strip("[]"), int(port)
+
+
+def connect(address: str, key: str, config: Config, limit: float | None = None) -> RemoteDevice:
+    """The device of the server at ``address``.
+
+    ``limit``: seconds that a launch may take, at most the server's own. Raises InputError for a
+    malformed address or key, DeviceError where no server answers or the key is another, and
+    ProgramError where its machine has another configuration.
+    """
+    from tvm import rpc
+
+    host, port = address_of(address)
+    check_key(key)
+    try:
+        socket.create_connection((host, port), _PATIENCE).close()
+    except OSError as error:
+        raise DeviceError(
+            f"no server answers at {address} ({error.strerror or error}); start one with "
+            "tvm-shiftadd serve"
+        ) from error
+    try:
+        session = rpc.connect(host, port, key)
+    except Exception as error:
+        reason = "it has another key" if "matches key" in str(error) else "it speaks no TVM RPC"
+        raise DeviceError(f"the server at {address} refused: {reason}") from error
+    return RemoteDevice(_Session(session, address), config, limit)
+
+
+class _Session:
+    """A connection to a server."""
+
+    def __init__(self, session: Any, address: str) -> None:
+        self._session, self._address = session, address
+
+    def ask(self, name: str, *arguments: int | float | str | bytes) -> bytes:
+        """Call a function; the error that it answers with is raised, DeviceError if it is gone."""
+        try:
+            answer = bytes(self._session.get_function(PREFIX + name)(*arguments))
+        except Exception as error:
+            raise DeviceError(
+                f"the server at {self._address} broke off during {name}; see what it printed, and "
+                "connect again"
+            ) from error
+        kind = ANSWERS.get(answer[:1], DeviceError)
+        if kind is None:
+            return answer[1:]
+        raise kind(f"the server at {self._address}: {answer[1:].decode(errors='replace')}")
+
+
+class RemoteDevice:
+    """A server's device as a :class:`vta_ext.runtime.device.Device`."""
+
+    def __init__(self, session: _Session, config: Config, limit: float | None) -> None:
+        self._session, self._config = session, config
+        session.ask("open", config.hash, limit or 0.0)
+
+    @property
+    def config(self) -> Config:
+        """The machine's configuration."""
+        return self._config
+
+    def load(self, program: Program) -> LoadedProgram:
+        """See :class:`vta_ext.runtime.device.Device`."""
+        program.require(self._config)
+        return _Remote(self._session, int(self._session.ask("load", program.to_bytes())))
+
+
+class _Remote:
+    """A program on the server; it is dropped there when it is dropped here."""
+
+    def __init__(self, session: _Session, number: int) -> None:
+        self._session, self._number = session, number
+
+    def write(self, offset: int, data: bytes) -> None:
+        self._session.ask("write", self._number, offset, data)
+
+    def read(self, offset: int, size: int) -> bytes:
+        return self._session.ask("read", self._number, offset, size)
+
+    def launch(self) -> None:
+        self._session.ask("launch", self._number)
+
+    def counters(self) -> Mapping[str, int]:
+        found = json.loads(self._session.ask("counters", self._number))
+        return {str(name): int(count) for name, count in found.items()}
