@@ -30,6 +30,7 @@ class Config:
     preprocess: str | None
     terms: options.TermChoice
     dump_ir: Path | None
+    database: Path | None
 
 
 def command(
@@ -49,6 +50,10 @@ def command(
     dump_ir: Annotated[
         Path | None, typer.Option("--dump-ir", help="Write the module after each phase here.")
     ] = None,
+    database: Annotated[
+        Path | None,
+        typer.Option("--db", help="A database that tune has made; default: one that is shipped."),
+    ] = None,
     json: options.Json = False,
     debug: options.Debug = False,
 ) -> None:
@@ -62,6 +67,7 @@ def command(
         preprocess,
         options.TermChoice(options.terms_of(terms), budget, max_drop, grain, frontier),
         dump_ir,
+        database,
     )
     with output.clean_stdout(json):
         artifact = _compile(config)
@@ -105,6 +111,7 @@ def _compile(config: Config) -> Artifact:
             calibration=calibration,
             **config.terms.arguments(),
             dump_ir=config.dump_ir,
+            database=config.database,
             progress=progress,
         )
         artifact.save(config.directory)
@@ -145,5 +152,6 @@ def _summary(config: Config, artifact: Artifact) -> dict[str, Any]:
         "target": artifact.manifest.target.kind,
         "terms": config.terms.terms,
         **{key: costs.get(key) for key in keys},
+        "tuned_kernels": sum(kernel["tuned"] for kernel in artifact.report.get("kernels", [])),
         "noisy_layers": artifact.report.get("conversion", {}).get("noisy", []),
     }

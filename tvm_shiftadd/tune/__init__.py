@@ -1,0 +1,1 @@
+"""Tuning: trying the parameters of kernels, and a database of the best."""

@@ -1,0 +1,128 @@
+"""Tuning of the VNNI kernels: databases and workloads of a processor."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from tvm_shiftadd import _runtime
+from tvm_shiftadd._processor import vector_features, vector_names
+from tvm_shiftadd.bench import machine as machines
+from tvm_shiftadd.errors import InputError
+from tvm_shiftadd.manifest import SPECIFICATION_VERSION, TargetInfo, installed_tvm
+from tvm_shiftadd.target import CPUTarget, cpu, runtime
+from tvm_shiftadd.topi.schedules.cpu.vnni.parameters import VERSION
+from tvm_shiftadd.topi.schedules.cpu.vnni.workload import Choices, Workload
+from tvm_shiftadd.tune.cpu_space import CPUSpace, parameters_of
+from tvm_shiftadd.tune.database import Database, identity_of
+from tvm_shiftadd.tune.run import Tunable
+from tvm_shiftadd.tune.search import Task
+
+#: What starts a process that tries candidates.
+_FACTORY = "tvm_shiftadd.tune.cpu_worker:serve"
+#: Databases that come with the package, one for each target that was measured.
+_SHIPPED = Path(__file__).parent / "databases"
+
+
+def identity(target: CPUTarget) -> dict[str, Any]:
+    """What a database of a target must be for."""
+    features = _runtime.pinned(TargetInfo("cpu", target.as_dict())).attributes["features"]
+    return {
+        "target": "cpu",
+        "processor": str(cpu.tvm_target(target).attrs["mcpu"]),
+        "features": features,
+        "kernels": f"vnni {VERSION}",
+        "specification": SPECIFICATION_VERSION,
+        "TVM": ".".join(installed_tvm().split(".")[:2]),
+    }
+
+
+def tunable(
+    target: CPUTarget, threads: int | None = None, tracker: Mapping[str, Any] | None = None
+) -> Tunable:
+    """What to tune for a processor: this one, or those that a tracker ("host", "port", "key") has.
+
+    ``threads``: of a run; None takes the target's. Raises InputError for a target whose kernels
+    have nothing to tune, for a processor that lacks its instructions, and where the tracker or its
+    servers are missing.
+    """
+    check_target(target)
+    count, mine = threads or threads_of(target), identity(target)
+    processes, where = 1, machines.describe().processor
+    if tracker is not None:
+        from tvm_shiftadd.tune import remote
+
+        processes = remote.servers(tracker["host"], tracker["port"], tracker["key"])
+        where = f"{tracker['key']} of {tracker['host']}:{tracker['port']}"
+    elif not set(mine["features"]) <= vector_names(vector_features() or mine["features"]):
+        raise InputError(
+            f"expected a processor with {', '.join(mine['features'])} to measure on, got another; "
+            "measure on one of a --tracker"
+        )
+    config = {"target": asdict(target), "threads": count, "tracker": tracker}
+    return Tunable(mine, CPUSpace(count), _FACTORY, config, tasks, count, processes, where)
+
+
+def check_target(target: CPUTarget) -> None:
+    """Raise InputError for a target whose kernels have nothing to tune."""
+    if not cpu.use_vnni(target, cpu.tvm_target(target)):
+        raise InputError(
+            "expected a target whose kernels can be tuned, which are those for AVX-512 VNNI and "
+            f"VBMI, got {target.as_dict()}"
+        )
+
+
+def chosen(database: Path | None, target: CPUTarget) -> Choices:
+    """The parameters to compile with: of a database, or of the one shipped for such a target.
+
+    Raises InputError for a database of another target, and for a target that takes none.
+    """
+    if database is not None:
+        check_target(target)
+        return choices(Database.read(database, identity(target)), threads_of(target))
+    if not cpu.use_vnni(target, cpu.tvm_target(target)):
+        return Choices()
+    mine = identity(target)
+    for shipped in sorted(_SHIPPED.glob("*.jsonl")):
+        if identity_of(shipped) == mine:
+            return choices(Database.read(shipped, mine), threads_of(target))
+    return Choices()
+
+
+def threads_of(target: CPUTarget) -> int:
+    """The threads that a network of this target runs on, on this machine."""
+    return target.num_threads or runtime.available_cores()
+
+
+def choices(database: Database, threads: int) -> Choices:
+    """The best known parameters for runs on so many threads."""
+    tuned = {}
+    for (_, count), record in database.best().items():
+        if count == threads:
+            work = Workload.from_dict(record.workload)
+            tuned[work] = parameters_of(work, record.parameters)
+    return Choices(tuned)
+
+
+def made(found: Choices) -> list[dict[str, Any]]:
+    """What was chosen in a build, as plain values for the artifact's report."""
+    return [
+        {
+            "result": name,
+            "workload": work.to_dict(),
+            "parameters": asdict(parameters),
+            "tuned": tuned,
+        }
+        for name, work, parameters, tuned in found.made
+    ]
+
+
+def tasks(kernels: Sequence[Mapping[str, Any]]) -> list[Task]:
+    """The different workloads of an artifact's kernels, as ``made`` lists them."""
+    works = [Workload.from_dict(kernel["workload"]) for kernel in kernels]
+    return [
+        Task(work.to_dict(), work.text, count, work.work) for work, count in Counter(works).items()
+    ]

@@ -1,0 +1,83 @@
+"""Tuning a network: its workloads, a database, processes, and the search through candidates."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tvm_shiftadd.errors import ShiftAddError
+from tvm_shiftadd.tune.database import Database, Record
+from tvm_shiftadd.tune.search import Outcome, Report, Search, Space, Task
+from tvm_shiftadd.tune.workers import Workers
+
+
+@dataclass(frozen=True)
+class Tunable:
+    """A kind of target to tune for.
+
+    ``identity`` is what its database must be for, ``factory`` and ``config`` what its processes
+    are started with (see ``worker``), ``processes`` how many of them may measure at once.
+    ``tasks`` makes the different workloads of an artifact's kernels.
+    """
+
+    identity: Mapping[str, Any]
+    space: Space
+    factory: str
+    config: Mapping[str, Any]
+    tasks: Callable[[Sequence[Mapping[str, Any]]], list[Task]]
+    threads: int = 1
+    processes: int = 1
+    machine: str = ""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run of ``tune`` knows in the end; ``failures`` are those of this run."""
+
+    unit: str
+    outcomes: list[Outcome]
+    failures: list[Record] = field(default_factory=list)
+
+    def total(self, which: str) -> float:
+        """Seconds or cycles of all layers together: "rule" or "best", where both are known."""
+        known = [o for o in self.outcomes if o.rule is not None and o.best is not None]
+        return float(sum(outcome.layers * getattr(outcome, which) for outcome in known))
+
+
+def tune(
+    tunable: Tunable,
+    path: Path,
+    kernels: Callable[[], Sequence[Mapping[str, Any]]],
+    *,
+    trials: int,
+    timeout: float,
+    report: Report = lambda trial: None,
+) -> Result:
+    """Try candidates until the database at ``path`` has ``trials`` of a network.
+
+    ``kernels``: an artifact's list of them, asked for once the database is known to fit. Trials of
+    earlier runs count. A candidate that takes longer than ``timeout`` seconds has failed.
+
+    Raises InputError for a database that is damaged, in use, or of another target, and
+    ShiftAddError where nothing at all can be measured.
+    """
+    with (
+        Database.open(path, tunable.identity) as database,
+        Workers(tunable.factory, tunable.config, count=tunable.processes, timeout=timeout) as pool,
+    ):
+        search = Search(
+            tunable.space,
+            tunable.tasks(kernels()),
+            database,
+            pool,
+            threads=tunable.threads,
+            machine=tunable.machine,
+            report=report,
+        )
+        search.run(trials)
+        outcomes, failures = search.outcomes(), search.failures
+    if failures and all(outcome.best is None for outcome in outcomes):
+        raise ShiftAddError(f"no candidate could be measured: {failures[0].error}")
+    return Result(tunable.space.unit, outcomes, failures)

@@ -1,0 +1,336 @@
+"""The search: which candidate of which layer is tried next, and what is kept of it.
+
+MetaSchedule's search works on traces of schedule primitives. The kernels here are written out by
+TVM's builder from a small record of parameters, and all records that can be are listed; so the
+model ranks all of them instead of mutating a few.
+"""
+
+from __future__ import annotations
+
+import random
+import statistics
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from typing import Any, Protocol
+
+from tvm_shiftadd.tune.database import Database, Record, text_of
+from tvm_shiftadd.tune.model import CostModel
+from tvm_shiftadd.tune.workers import Workers
+
+#: Candidates that are tried before the model learns again, and the share that it does not choose.
+BATCH, RANDOM = 8, 0.25
+#: Candidates of the final beside the rule's choice, its rounds, and how much the winner must gain.
+FINALISTS, ROUNDS, GAIN = 3, 7, 1.01
+
+Parameters = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Task:
+    """A workload and its place in a network: ``count`` layers have it, of ``work`` operations."""
+
+    workload: Mapping[str, Any]
+    name: str
+    count: int
+    work: int
+
+
+class Space(Protocol):
+    """What can be tuned: candidates of a workload, as plain values."""
+
+    #: "seconds" or "cycles"; the latter are always the same, so there is no final.
+    unit: str
+
+    def candidates(self, workload: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """All parameters that can be, the rule's choice first."""
+
+    def features(self, workload: Mapping[str, Any], parameters: Parameters) -> list[float]:
+        """Numbers that a candidate's time may depend on."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A candidate that was tried: ``done`` of ``trials`` are. ``value`` is None where it failed.
+
+    ``rule`` is the value of the rule's choice, ``best`` the least so far; None before there is any.
+    """
+
+    done: int
+    trials: int
+    task: str
+    parameters: Parameters
+    value: float | None
+    error: str
+    rule: float | None
+    best: float | None
+
+
+Report = Callable[[Trial], None]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What is known of a task in the end.
+
+    ``rule`` and ``best`` are seconds or cycles of the rule's choice and of the one to be used,
+    both of the final where there was one; None where no candidate could be measured.
+    """
+
+    task: str
+    layers: int
+    work: int
+    candidates: int
+    tried: int
+    failed: int
+    rule: float | None
+    best: float | None
+    parameters: dict[str, Any] | None
+
+
+@dataclass
+class _State:
+    """A task with its candidates and what is known of them."""
+
+    task: Task
+    candidates: list[dict[str, Any]]
+    threads: int
+    tried: dict[str, Record] = field(default_factory=dict)
+    rows: dict[str, list[float]] = field(default_factory=dict)
+    #: Batches since the best was found.
+    stale: int = 0
+    changed: bool = False
+
+    @property
+    def rule(self) -> dict[str, Any]:
+        return self.candidates[0]
+
+    @property
+    def rule_value(self) -> float | None:
+        record = self.tried.get(text_of(self.rule))
+        return record.value if record and record.values else None
+
+    def verified(self) -> list[Record]:
+        """What may be best, the fastest first."""
+        good = [r for r in self.tried.values() if r.values and r.verified]
+        return sorted(good, key=lambda record: record.value)
+
+    @property
+    def best(self) -> float | None:
+        return next((record.value for record in self.verified()), None)
+
+    def left(self) -> list[dict[str, Any]]:
+        return [c for c in self.candidates if text_of(c) not in self.tried]
+
+
+class Search:
+    """Tunes tasks into a database with the processes of ``workers``.
+
+    ``machine`` is written into the records. ``report`` is told of each trial.
+    """
+
+    def __init__(
+        self,
+        space: Space,
+        tasks: Sequence[Task],
+        database: Database,
+        workers: Workers,
+        *,
+        threads: int = 1,
+        machine: str = "",
+        report: Report = lambda trial: None,
+    ) -> None:
+        self.space, self.database, self.workers = space, database, workers
+        self.threads, self.machine, self.report = threads, machine, report
+        self.model, self.random = CostModel(), random.Random(0)
+        self.states = [_State(task, space.candidates(task.workload), threads) for task in tasks]
+        self.failures: list[Record] = []
+        for state in self.states:
+            self._recall(state)
+
+    def _recall(self, state: _State) -> None:
+        """What earlier runs have tried."""
+        key = self._key(state)
+        finals = False
+        for record in self.database.records:
+            if record.key != key:
+                continue
+            finals = record.final
+            if not record.final:
+                state.tried[text_of(record.parameters)] = record
+        state.changed = bool(state.tried) and not finals
+        for record in state.tried.values():
+            self._learn(state, record)
+
+    def run(self, trials: int) -> None:
+        """Try candidates until the database has ``trials`` of these tasks, then hold the finals."""
+        done = sum(len(state.tried) for state in self.states)
+        while done < trials:
+            state = self._next()
+            if state is None:
+                break
+            before = state.best
+            for record in self._try(state, self._choose(state, min(BATCH, trials - done))):
+                done += 1
+                self._tell(state, record, done, trials)
+            improved = state.best is not None and (before is None or state.best < before / GAIN)
+            state.stale = 0 if improved else state.stale + 1
+        if self.space.unit == "seconds":
+            for state in self.states:
+                if state.changed:
+                    self._final(state)
+
+    def outcomes(self) -> list[Outcome]:
+        """What the database now has of each task."""
+        best = self.database.best()
+        return [self._outcome(state, best.get(self._key(state))) for state in self.states]
+
+    def _outcome(self, state: _State, best: Record | None) -> Outcome:
+        tried = state.tried.values()
+        rule, value = state.rule_value, best.value if best else None
+        if best and best.final:
+            rule, value = statistics.median(best.baseline), statistics.median(best.values)
+        return Outcome(
+            state.task.name,
+            state.task.count,
+            state.task.work,
+            len(state.candidates),
+            len(tried),
+            sum(bool(record.error) for record in tried),
+            rule,
+            value,
+            best.parameters if best else None,
+        )
+
+    def _key(self, state: _State) -> tuple[str, int]:
+        return text_of(state.task.workload), self.threads
+
+    def _next(self) -> _State | None:
+        """The task to go on with: a new one, or the one where most time may be gained."""
+        open_ = [state for state in self.states if state.left()]
+        fresh = [state for state in open_ if not state.tried]
+        if fresh:
+            return max(fresh, key=lambda state: state.task.work * state.task.count)
+
+        def weight(state: _State) -> float:
+            return state.task.count * (state.best or 0.0) / (1 + state.stale)
+
+        return max(open_, key=weight, default=None)
+
+    def _choose(self, state: _State, count: int) -> list[dict[str, Any]]:
+        """The rule's choice first; then what the model finds best, and some at random."""
+        left = state.left()
+        if left[0] is state.rule:
+            # So that all that follows can be compared with it.
+            return left[:1]
+        chosen: list[dict[str, Any]] = []
+        if self.model.ready:
+            costs = self.model.predict([self._row(state, candidate) for candidate in left])
+            order = sorted(range(len(left)), key=lambda index: float(costs[index]))
+            chosen = [left[index] for index in order[: count - int(count * RANDOM)]]
+            left = [candidate for candidate in left if candidate not in chosen]
+        return chosen + self.random.sample(left, min(count - len(chosen), len(left)))
+
+    def _row(self, state: _State, candidate: Parameters) -> list[float]:
+        text = text_of(candidate)
+        if text not in state.rows:
+            state.rows[text] = self.space.features(state.task.workload, candidate)
+        return state.rows[text]
+
+    def _learn(self, state: _State, record: Record) -> None:
+        rule = state.rule_value
+        if rule is not None:
+            relative = record.value / rule if record.values else None
+            self.model.add(self._row(state, record.parameters), relative)
+
+    # One candidate.
+
+    def _try(self, state: _State, chosen: Sequence[dict[str, Any]]) -> Iterator[Record]:
+        requests = [self._request(state, "measure", parameters) for parameters in chosen]
+        for index, answer in self.workers.ask_all(requests):
+            record = self._judged(state, chosen[index], answer)
+            self.database.append(record)
+            state.tried[text_of(record.parameters)] = record
+            state.changed = True
+            if record.error:
+                self.failures.append(record)
+            self._learn(state, record)
+            yield record
+
+    def _request(self, state: _State, job: str, parameters: Parameters) -> dict[str, Any]:
+        return {"job": job, "workload": state.task.workload, "parameters": parameters}
+
+    def _judged(
+        self, state: _State, parameters: dict[str, Any], answer: Mapping[str, Any]
+    ) -> Record:
+        """The record of a candidate; one that would be best is first compared with the reference.
+
+        That may come out wrong as well: then it is a failure.
+        """
+        error = str(answer.get("error", ""))
+        values = tuple(float(value) for value in answer.get("values", ()))
+        verified = False
+        if values and (state.best is None or min(values) < state.best):
+            error = self._verify(state, parameters)
+            values, verified = (() if error else values), not error
+        return self._record(state, parameters, values=values, error=error, verified=verified)
+
+    def _verify(self, state: _State, parameters: Parameters) -> str:
+        answer = self.workers.ask(self._request(state, "verify", parameters))
+        return "" if answer.get("equal") else str(answer.get("error", "wrong results"))
+
+    def _record(self, state: _State, parameters: Mapping[str, Any], **known: Any) -> Record:
+        return Record(
+            workload=dict(state.task.workload),
+            parameters=dict(parameters),
+            threads=self.threads,
+            machine=self.machine,
+            date=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            **known,
+        )
+
+    def _tell(self, state: _State, record: Record, done: int, trials: int) -> None:
+        value = record.value if record.values else None
+        told = (state.task.name, record.parameters, value, record.error)
+        self.report(Trial(done, trials, *told, state.rule_value, state.best))
+
+    # The final.
+
+    def _final(self, state: _State) -> None:
+        """Measure the fastest and the rule's choice in turns; what does not gain is not used.
+
+        In single measurements the least of many may be so by luck, or because others slept.
+        """
+        contenders = [state.rule]
+        ranked = sorted((r for r in state.tried.values() if r.values), key=lambda r: r.value)
+        for record in ranked:
+            if len(contenders) > FINALISTS:
+                break
+            known = record.verified or not self._verify(state, record.parameters)
+            if known and record.parameters != state.rule:
+                contenders.append(record.parameters)
+        samples = self._in_turns(state, contenders)
+        if state.rule_value is None or not samples[0]:
+            return
+        medians = [statistics.median(s) if s else float("inf") for s in samples]
+        best = min(range(len(medians)), key=medians.__getitem__)
+        if medians[best] * GAIN > medians[0]:
+            best = 0
+        won: dict[str, Any] = {"values": samples[best], "baseline": samples[0]}
+        record = self._record(state, contenders[best], verified=True, final=True, **won)
+        self.database.append(record)
+        state.changed = False
+
+    def _in_turns(self, state: _State, contenders: Sequence[Parameters]) -> list[tuple[float, ...]]:
+        samples: list[list[float]] = [[] for _ in contenders]
+        if len(contenders) == 1:
+            return [state.tried[text_of(state.rule)].values]
+        order = list(range(len(contenders)))
+        for _ in range(ROUNDS):
+            self.random.shuffle(order)
+            for index in order:
+                answer = self.workers.ask(self._request(state, "measure", contenders[index]))
+                values = answer.get("values", ())
+                if values:
+                    samples[index].append(min(map(float, values)))
+        return [tuple(values) for values in samples]
