@@ -20,6 +20,8 @@ from tvm_shiftadd.tune.workers import Workers
 
 #: Candidates that are tried before the model learns again, and the share that it does not choose.
 BATCH, RANDOM = 8, 0.25
+#: Differences of logarithms that mean nothing, in predictions as in measurements.
+SCATTER = 0.05
 #: Candidates of the final beside the rule's choice, its rounds, and how much the winner must gain.
 FINALISTS, ROUNDS, GAIN = 3, 7, 1.01
 
@@ -226,7 +228,8 @@ class Search:
         chosen: list[dict[str, Any]] = []
         if self.model.ready:
             costs = self.model.predict([self._row(state, candidate) for candidate in left])
-            order = sorted(range(len(left)), key=lambda index: float(costs[index]))
+            guesses = [float(cost) + self.random.gauss(0, SCATTER) for cost in costs]
+            order = sorted(range(len(left)), key=guesses.__getitem__)
             chosen = [left[index] for index in order[: count - int(count * RANDOM)]]
             left = [candidate for candidate in left if candidate not in chosen]
         return chosen + self.random.sample(left, min(count - len(chosen), len(left)))
