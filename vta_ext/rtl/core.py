@@ -1,0 +1,304 @@
+"""The compute core: sequencer, matrix unit and ALU around the accumulator's one read port.
+
+Cycles of a vector, counted from its read of the accumulators at 0: the word is there at 1 and in
+a register at 2. A GEMM adds its sum then and writes at 3, so that an accumulator can be read
+again after 4 cycles. An ALU operation takes three more cycles; where an index comes again before
+that, the next micro-op waits.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from amaranth.hdl import Cat, Module, Mux, Signal, Value
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
+
+from tvm_shiftadd.errors import InputError
+from vta_ext.config import Config
+from vta_ext.rtl import alu, decode
+from vta_ext.rtl.decode import GEMM, Decoded
+from vta_ext.rtl.elements import INPUT_BITS
+from vta_ext.rtl.matrix import Matrix
+from vta_ext.rtl.sequencer import Sequencer
+
+#: Cycles from the read of an accumulator to the next read that sees what GEMM wrote to it.
+GEMM_LOOP: Final = 4
+#: Cycles from the read of an ALU's destination to the next read that sees the result.
+ALU_LOOP: Final = 3 + alu.LATENCY
+
+#: The store module's reads of accumulators get a turn every so many cycles at least.
+_TURNS: Final = 8
+
+
+class Core(wiring.Component):
+    """Runs one GEMM or ALU instruction at a time.
+
+    ``start`` takes ``word``; ``busy`` is 1 from the next cycle on until the last write is under
+    way. The other signals are ports of buffers: read addresses with the words a cycle later, and
+    the write port that accumulators and outputs share. ``store_*``: the store module's read of an
+    accumulator, granted when the port is free; its word is valid with ``store_valid``.
+    gemm_step, alu_step: 1 for each micro-op, for the counters.
+    """
+
+    def __init__(self, config: Config) -> None:
+        if config.acc_latency < GEMM_LOOP:
+            raise InputError(
+                f"the hardware needs ACC_LATENCY of {GEMM_LOOP} or more, not {config.acc_latency}"
+            )
+        self.config = config
+        vector = 8 * config.acc_bytes
+        super().__init__(
+            {
+                "word": In(128),
+                "start": In(1),
+                "busy": Out(1),
+                "uop_address": Out(config.log_uop_depth),
+                "uop_enable": Out(1),
+                "uop_word": In(32),
+                "inp_address": Out(config.log_inp_depth),
+                "inp_word": In(INPUT_BITS * config.inp_bytes),
+                "wgt_address": Out(config.log_wgt_depth),
+                "wgt_word": In(8 * config.wgt_slot_bytes),
+                "acc_address": Out(config.log_acc_depth),
+                "acc_word": In(vector),
+                "write": Out(1),
+                "write_address": Out(config.log_acc_depth),
+                "write_word": Out(vector),
+                "store_request": In(1),
+                "store_address": In(config.log_acc_depth),
+                "store_grant": Out(1),
+                "store_valid": Out(1),
+                "store_word": Out(vector),
+                "gemm_step": Out(1),
+                "alu_step": Out(1),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        held = Signal(128)
+        is_alu = Signal()
+        with m.If(self.start):
+            m.d.sync += held.eq(self.word)
+        m.d.comb += is_alu.eq(decode.is_kind(held, decode.ALU, self.config))
+        m.submodules.sequencer = sequencer = Sequencer(self.config)
+        turn = Signal(range(_TURNS))
+        yields = Signal()
+        m.d.sync += turn.eq(turn + 1)
+        m.d.comb += [
+            yields.eq(self.store_request & (turn == 0)),
+            # The loops begin a cycle after the start, from the word that is held by then.
+            sequencer.word.eq(Mux(self.start, self.word, held)),
+            sequencer.start.eq(self.start),
+            sequencer.hold.eq(yields & ~is_alu),
+            sequencer.uop_word.eq(self.uop_word),
+            self.uop_address.eq(sequencer.uop_address),
+            self.uop_enable.eq(sequencer.uop_enable),
+            self.inp_address.eq(sequencer.src),
+        ]
+        gemm = _Gemm(m, self, held, sequencer, ~is_alu)
+        vectors = _Vectors(m, self, held, sequencer, is_alu, yields)
+
+        # The accumulator's read port: GEMM, ALU, and what they leave, to the store module.
+        m.d.comb += [
+            self.acc_address.eq(self.store_address),
+            self.store_grant.eq(self.store_request & ~gemm.slot & ~vectors.slot),
+            sequencer.ready.eq(~is_alu | vectors.taken),
+        ]
+        with m.If(gemm.slot):
+            m.d.comb += self.acc_address.eq(gemm.slot_dst)
+        with m.Elif(vectors.slot):
+            m.d.comb += self.acc_address.eq(vectors.address)
+        acc = Signal(8 * self.config.acc_bytes, reset_less=True)
+        m.d.sync += acc.eq(self.acc_word)
+        granted = Signal()
+        m.d.sync += [granted.eq(self.store_grant), self.store_valid.eq(granted)]
+        m.d.comb += self.store_word.eq(acc)
+        gemm.add(acc)
+        vectors.compute(acc)
+
+        m.d.sync += [
+            self.write.eq(gemm.done | vectors.done),
+            self.write_address.eq(Mux(gemm.done, gemm.dst, vectors.dst)),
+        ]
+        # The ALU's last stage is a register already, the matrix unit's sums are not.
+        sums = Signal.like(acc)
+        from_gemm = Signal()
+        m.d.sync += [sums.eq(gemm.result), from_gemm.eq(gemm.done)]
+        m.d.comb += [
+            self.write_word.eq(Mux(from_gemm, sums, vectors.result)),
+            self.busy.eq(sequencer.running | gemm.busy | vectors.busy),
+            self.gemm_step.eq(gemm.slot & ~gemm.clears),
+            self.alu_step.eq(vectors.taken),
+        ]
+        return m
+
+
+class _Gemm:
+    """The matrix unit's way: from the sequencer's index to the sum of products and accumulator."""
+
+    def __init__(
+        self, m: Module, core: Core, held: Value, sequencer: Sequencer, mine: Value
+    ) -> None:
+        self.m, self.config = m, core.config
+        m.submodules.matrix = self.matrix = matrix = Matrix(core.config)
+        fields = Decoded(held, GEMM, core.config)
+        for number, kind in enumerate(decode.modes(core.config)):
+            with m.If(decode.is_kind(held, kind, core.config)):
+                m.d.comb += matrix.select.eq(number)
+        m.d.comb += [matrix.inputs.eq(core.inp_word), matrix.weights.eq(core.wgt_word)]
+        self.clears = fields.reset & ~fields.fresh
+        replaces = Signal()
+        m.d.comb += replaces.eq(fields.fresh & (~fields.reset | sequencer.first))
+
+        # The sum is there a cycle after the buffers' words and the matrix unit's latency; the
+        # accumulator is in a register two cycles after its address.
+        delay = 1 + matrix.latency - 2
+        valid, dst, replace = _delayed(
+            m, "gemm", delay, sequencer.valid & mine, sequencer.dst, replaces
+        )
+        self.slot, self.slot_dst = valid[-1], dst[-1]
+        after, self._dst, self._replace = _delayed(m, "sum", 2, valid[-1], dst[-1], replace[-1])
+        self.done, self.dst = after[-1], self._dst[-1]
+        self.busy = Cat(*valid, *after).any()
+        self.result = Signal(8 * core.config.acc_bytes)
+
+    def add(self, acc: Value) -> None:
+        """Sums and accumulators of all lanes."""
+        matrix, m = self.matrix, self.m
+        for lane in range(len(acc) // 32):
+            total = matrix.totals.word_select(lane, matrix.sum_bits).as_signed()
+            old = Mux(self._replace[-1], 0, acc.word_select(lane, 32).as_signed())
+            with m.If(~self.clears):
+                m.d.comb += self.result.word_select(lane, 32).eq(old + total + matrix.carries[lane])
+
+
+class _Vectors:
+    """The ALU's way: reads its operands, a vector a cycle, and waits for what it still writes."""
+
+    def __init__(
+        self,
+        m: Module,
+        core: Core,
+        held: Value,
+        sequencer: Sequencer,
+        mine: Value,
+        yields: Value,
+    ) -> None:
+        self.m, self.core, self.config = m, core, core.config
+        self.held = held
+        self.controls = c = alu.Controls(m, held, core.config)
+        self.rows = c.any("req", "requ")
+        from_acc = Signal()
+        m.d.comb += from_acc.eq(~c.use_imm & ~c.from_inp)
+
+        # What is read next: the vector at src, the one after it, or the destination.
+        src_depth = core.config.log_acc_depth
+        src, known = Signal(src_depth), Signal()
+        step = Signal()
+        current = from_acc & ((step == 0) & (~known | (src != sequencer.src)) | (step == 1))
+        self.address = Signal(src_depth)
+        reads_dst = ~current
+        m.d.comb += self.address.eq(Mux(reads_dst, sequencer.dst, sequencer.src + (step == 1)))
+
+        # Destinations on their way; one that is read here must be through.
+        self.under_way = [Signal(name=f"alu_valid{n}") for n in range(ALU_LOOP - 1)]
+        self.targets = [
+            Signal(src_depth, name=f"alu_dst{n}", reset_less=True) for n in range(ALU_LOOP - 1)
+        ]
+        waits = Signal()
+        clashes = [
+            valid & (target == self.address)
+            for valid, target in zip(self.under_way, self.targets, strict=True)
+        ]
+        m.d.comb += waits.eq(Cat(*clashes).any() & ~(reads_dst & c.replace))
+        self.slot = Signal()
+        m.d.comb += self.slot.eq(sequencer.valid & mine & ~waits & ~yields)
+        self.taken = self.slot & reads_dst
+        with m.If(core.start):
+            m.d.sync += [known.eq(0), step.eq(0)]
+        with m.Elif(self.slot):
+            m.d.sync += step.eq(0)
+            with m.If(current & (step == 0)):
+                m.d.sync += [known.eq(1), src.eq(sequencer.src), step.eq(self.rows)]
+        m.d.sync += [self.under_way[0].eq(self.taken), self.targets[0].eq(sequencer.dst)]
+        for n in range(1, ALU_LOOP - 1):
+            m.d.sync += [
+                self.under_way[n].eq(self.under_way[n - 1]),
+                self.targets[n].eq(self.targets[n - 1]),
+            ]
+        # A read of cycle 0 gives operands at 2 and a result at 2 + LATENCY, which is written.
+        self.done, self.dst = self.under_way[alu.LATENCY], self.targets[alu.LATENCY]
+        self.busy = Cat(*self.under_way[: alu.LATENCY + 1]).any()
+
+        (first, second) = _delayed(
+            m, "operand", 2, self.slot & current & (step == 0), self.slot & current & (step == 1)
+        )
+        self._arrives = (first[-1], second[-1])
+        self._codes(c, sequencer)
+
+    def _codes(self, c: alu.Controls, sequencer: Sequencer) -> None:
+        """The row of term codes of lsa: the entry it is in, and later its place there."""
+        m, config = self.m, self.config
+        self.codes = Signal(4 * config.block, reset_less=True)
+        if not c.known("lsa"):
+            m.d.comb += self.core.wgt_address.eq(sequencer.wgt)
+            return
+        row, place = Signal(16), Signal(range(config.block), reset_less=True)
+        codes = c.any("lsa")
+        m.d.comb += [
+            row.eq(sequencer.wgt + c.parameter("lsa", "row")),
+            self.core.wgt_address.eq(
+                Mux(
+                    codes & decode.is_kind(self.held, decode.ALU, config),
+                    row >> config.log_block,
+                    sequencer.wgt,
+                )
+            ),
+        ]
+        m.d.sync += [
+            place.eq(row),
+            self.codes.eq(self.core.wgt_word.word_select(place, 4 * config.block)),
+        ]
+
+    def compute(self, acc: Value) -> None:
+        """Operands in registers, and the ALU."""
+        m, c, core = self.m, self.controls, self.core
+        m.submodules.alu = unit = alu.Alu(self.config)
+        second, third = (
+            Signal.like(acc, name="second", reset_less=True),
+            Signal.like(acc, name="third", reset_less=True),
+        )
+        for arrives, register in zip(self._arrives, (second, third), strict=True):
+            with m.If(arrives):
+                m.d.sync += register.eq(acc)
+        inputs = Signal.like(core.inp_word, reset_less=True)
+        m.d.sync += inputs.eq(core.inp_word)
+        m.d.comb += [
+            unit.word.eq(self.held),
+            unit.x.eq(acc),
+            unit.z.eq(third),
+            unit.codes.eq(self.codes),
+        ]
+        for lane in range(unit.lanes):
+            y = unit.y.word_select(lane, 32)
+            m.d.comb += y.eq(second.word_select(lane, 32))
+            with m.If(c.use_imm):
+                m.d.comb += y.eq(c.imm)
+            with m.Elif(c.from_inp):
+                m.d.comb += y.eq(inputs.word_select(lane, INPUT_BITS).as_signed())
+        self.result = unit.result
+
+
+def _delayed(m: Module, name: str, cycles: int, *values: Value) -> list[list[Value]]:
+    """Each value now and after 1 to ``cycles`` cycles."""
+    found = []
+    for number, value in enumerate(values):
+        stages: list[Value] = [value]
+        for cycle in range(cycles):
+            register = Signal(len(value), name=f"{name}{number}_{cycle}")
+            m.d.sync += register.eq(stages[-1])
+            stages.append(register)
+        found.append(stages)
+    return found

@@ -1,0 +1,306 @@
+"""Runs LOADs: asks for their rows, and writes what comes, with its padding, into buffers.
+
+Requests of an instruction go out while beats of earlier ones still come in.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import gcd
+from typing import Final
+
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
+from amaranth.lib import wiring
+from amaranth.lib.fifo import SyncFIFOBuffered
+from amaranth.lib.wiring import In, Out
+
+from vta_ext.config import Config
+from vta_ext.isa.schema import Memory
+from vta_ext.rtl.decode import LOAD, Decoded
+from vta_ext.rtl.elements import INPUT_BITS
+from vta_ext.rtl.port import Beats, Requests, taken
+from vta_ext.rtl.requests import Splitter
+from vta_ext.rtl.transfer import PLACE_BITS, Shape, geometry, shape
+
+#: Bytes and requests that one loader may have in flight, and instructions.
+FLYING_BYTES: Final = 2048
+FLYING_REQUESTS: Final = 32
+_INSTRUCTIONS: Final = 8
+
+#: The buffer that holds a memory's entries.
+_BUFFERS: Final = {"code": "wgt", "acc8": "acc"}
+_LANE_BITS: Final = {"uop": 32, "wgt": 8, "code": 8, "inp": INPUT_BITS, "acc": 8, "acc8": 32}
+
+
+@dataclass(frozen=True)
+class Buffer:
+    """A buffer as loaders write it: entries of ``width`` bits, an enable for each ``grain``."""
+
+    name: str
+    address_bits: int
+    width: int
+    grain: int
+
+    @property
+    def grains(self) -> int:
+        """Enables of a write port."""
+        return self.width // self.grain
+
+
+def buffer_of(memory: Memory) -> str:
+    """The name of the buffer that ``memory`` loads into."""
+    return _BUFFERS.get(memory.name, memory.name)
+
+
+def _bits(entry: Shape) -> int:
+    """Bits of a buffer's entry that a chunk fills: bytes may become wider."""
+    if entry.memory.name == "uop":
+        return 32
+    return entry.chunk * _LANE_BITS[entry.memory.name]
+
+
+def buffers(memories: tuple[Memory, ...], config: Config, beat: int) -> dict[str, Buffer]:
+    """The buffers of ``memories``, with grains that every kind of load can fill."""
+    widths = {
+        "uop": (config.log_uop_depth, 32),
+        "inp": (config.log_inp_depth, INPUT_BITS * config.inp_bytes),
+        "wgt": (config.log_wgt_depth, 8 * config.wgt_slot_bytes),
+        "acc": (config.log_acc_depth, 8 * config.acc_bytes),
+    }
+    found: dict[str, Buffer] = {}
+    for memory in memories:
+        name = buffer_of(memory)
+        bits = _bits(shape(memory, config, beat))
+        before = found[name].grain if name in found else bits
+        found[name] = Buffer(name, *widths[name], gcd(bits, before))
+    return found
+
+
+class Loader(wiring.Component):
+    """Loads of some ``memories``. ``start`` takes ``word``, allowed with ``ready``.
+
+    ``done`` is 1 when the instruction that was first is through; it stays until ``done_ready``.
+    ``<buffer>_write``, ``_address``, ``_word``, ``_enables``: the write port of each buffer,
+    which must be ``_ready``.
+    """
+
+    def __init__(self, memories: tuple[Memory, ...], config: Config, beat_bytes: int) -> None:
+        self.config, self.beat = config, beat_bytes
+        self.shapes = tuple(shape(memory, config, beat_bytes) for memory in memories)
+        self.buffers = buffers(memories, config, beat_bytes)
+        ports: dict[str, wiring.Member] = {}
+        for name, buffer in self.buffers.items():
+            ports |= {
+                f"{name}_write": Out(1),
+                f"{name}_ready": In(1),
+                f"{name}_address": Out(buffer.address_bits),
+                f"{name}_word": Out(buffer.width),
+                f"{name}_enables": Out(buffer.grains),
+            }
+        super().__init__(
+            {
+                "word": In(128),
+                "start": In(1),
+                "ready": Out(1),
+                "idle": Out(1),
+                "done": Out(1),
+                "done_word": Out(128),
+                "done_ready": In(1),
+                "requests": Out(Requests(beat_bytes)),
+                "beats": In(Beats(beat_bytes)),
+                **ports,
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        m.submodules.splitter = splitter = Splitter(self.beat)
+        m.submodules.under_way = under_way = SyncFIFOBuffered(width=128, depth=_INSTRUCTIONS)
+        fields = Decoded(self.word, LOAD, self.config)
+        place = geometry(m, fields, self.shapes, self.config)
+        wiring.connect(m, wiring.flipped(self.requests), splitter.requests)
+        m.d.comb += [
+            self.ready.eq(~splitter.busy & under_way.w_rdy),
+            splitter.start.eq(self.start),
+            splitter.address.eq(place.address),
+            splitter.stride.eq(place.stride),
+            splitter.row_bytes.eq(place.row_bytes),
+            splitter.rows.eq(fields.y_size),
+            under_way.w_en.eq(self.start),
+            under_way.w_data.eq(self.word),
+        ]
+        self._limit(m, splitter)
+        self._write(m, under_way)
+        return m
+
+    def _limit(self, m: Module, splitter: Splitter) -> None:
+        """Requests and beats in flight; new ones wait until there is room."""
+        most = FLYING_BYTES // self.beat
+        beats, requests = Signal(range(most + 1)), Signal(range(FLYING_REQUESTS + 1))
+        asked = Mux(taken(self.requests), self.requests.beats, 0)
+        came = taken(self.beats)
+        m.d.sync += [
+            beats.eq(beats + asked - came),
+            requests.eq(requests + taken(self.requests) - (came & self.beats.last)),
+        ]
+        m.d.comb += splitter.open.eq(
+            (beats + self.requests.beats <= most) & (requests != FLYING_REQUESTS)
+        )
+
+    def _write(self, m: Module, under_way: SyncFIFOBuffered) -> None:
+        """Entries of the first instruction, one chunk or one padding a cycle."""
+        config = self.config
+        word = Signal(128)
+        fields = Decoded(word, LOAD, config)
+        active = Signal()
+        x, y, entry = Signal(17), Signal(17), Signal(16)
+        chunk = Signal(range(max(s.chunks for s in self.shapes)))
+        # Place of an element in its beat, and that of the first element of its row.
+        spot, row_spot = Signal(PLACE_BITS), Signal(PLACE_BITS)
+        columns, rows = Signal(17), Signal(17)
+        right, bottom = Signal(17), Signal(17)
+
+        last_chunk, last_share = Signal(), Signal()
+        for s in self.shapes:
+            with m.If(fields.memory == s.memory.id):
+                m.d.comb += [
+                    last_chunk.eq(chunk == s.chunks - 1),
+                    last_share.eq((spot & (s.share - 1)) == s.share - 1),
+                ]
+        inside, piece_ends, moves, full = Signal(), Signal(), Signal(), Signal()
+        ready = Signal()
+        m.d.comb += [
+            inside.eq((x >= fields.x_pad_0) & (x < right) & (y >= fields.y_pad_0) & (y < bottom)),
+            piece_ends.eq(
+                (x + 1 == right) & ((fields.x_stride != fields.x_size) | (y + 1 == bottom))
+            ),
+            moves.eq(active & ready & (~inside | self.beats.valid)),
+            full.eq(moves & (~inside | last_chunk)),
+            self.beats.ready.eq(
+                active & ready & inside & ((last_share & last_chunk) | ~last_chunk | piece_ends)
+            ),
+        ]
+        m.d.comb += ready.eq(1)
+        for name in self.buffers:
+            with m.If(self._into(fields, name)):
+                m.d.comb += ready.eq(getattr(self, f"{name}_ready"))
+
+        with m.If(moves & inside):
+            m.d.sync += chunk.eq(Mux(last_chunk, 0, chunk + 1))
+            with m.If(last_chunk):
+                m.d.sync += spot.eq(spot + 1)
+        with m.If(full):
+            m.d.sync += [entry.eq(entry + 1), x.eq(x + 1)]
+            with m.If(x + 1 == columns):
+                m.d.sync += [x.eq(0), y.eq(y + 1)]
+                with m.If((y >= fields.y_pad_0) & (y < bottom)):
+                    m.d.sync += [
+                        spot.eq(row_spot + fields.x_stride),
+                        row_spot.eq(row_spot + fields.x_stride),
+                    ]
+                with m.If(y + 1 == rows):
+                    m.d.sync += active.eq(0)
+        finished = Signal()
+        with m.If(finished & ~active & self.done_ready):
+            m.d.sync += finished.eq(0)
+        m.d.comb += [
+            self.done.eq(finished & ~active),
+            self.done_word.eq(word),
+            self.idle.eq(~finished & ~under_way.r_rdy),
+            under_way.r_en.eq(~finished | (~active & self.done_ready)),
+        ]
+        new = Decoded(under_way.r_data, LOAD, config)
+        place = geometry(m, new, self.shapes, config)
+        with m.If(under_way.r_en & under_way.r_rdy):
+            width = new.x_pad_0 + new.x_size + new.x_pad_1
+            height = new.y_pad_0 + new.y_size + new.y_pad_1
+            m.d.sync += [
+                word.eq(under_way.r_data),
+                finished.eq(1),
+                active.eq((new.x_size != 0) & (height != 0)),
+                columns.eq(width),
+                rows.eq(height),
+                right.eq(new.x_pad_0 + new.x_size),
+                bottom.eq(new.y_pad_0 + new.y_size),
+                x.eq(0),
+                y.eq(0),
+                chunk.eq(0),
+                spot.eq(place.place),
+                row_spot.eq(place.place),
+                entry.eq(new.sram_base),
+            ]
+        self._drive(m, fields, moves, inside, entry, chunk, spot)
+
+    def _into(self, fields: Decoded, buffer: str) -> Value:
+        """1 where the instruction loads into ``buffer``."""
+        found: Value = Const(0, 1)
+        for s in self.shapes:
+            if buffer_of(s.memory) == buffer:
+                found = found | (fields.memory == s.memory.id)
+        return found
+
+    def _drive(
+        self,
+        m: Module,
+        fields: Decoded,
+        moves: Value,
+        inside: Value,
+        entry: Value,
+        chunk: Value,
+        spot: Value,
+    ) -> None:
+        """The write ports: a chunk where it belongs, or padding everywhere in an entry."""
+        for name, buffer in self.buffers.items():
+            word, enables = getattr(self, f"{name}_word"), getattr(self, f"{name}_enables")
+            m.d.comb += [
+                getattr(self, f"{name}_write").eq(moves & self._into(fields, name)),
+                getattr(self, f"{name}_address").eq(entry),
+                enables.eq((1 << buffer.grains) - 1),
+            ]
+            for s in self.shapes:
+                if buffer_of(s.memory) != name:
+                    continue
+                with m.If(fields.memory == s.memory.id):
+                    with m.If(inside):
+                        m.d.comb += word.eq(self._spread(m, s, buffer, fields, spot))
+                        m.d.comb += enables.eq(_enables(m, s, buffer, chunk))
+                    with m.Elif(fields.pad_least):
+                        m.d.comb += word.eq(_least(s.memory, buffer))
+
+    def _spread(self, m: Module, s: Shape, buffer: Buffer, fields: Decoded, spot: Value) -> Value:
+        """The chunk of a beat, made as wide as the buffer has it, at all places of the entry."""
+        bits = Signal(8 * s.chunk, name=f"{s.memory.name}_chunk")
+        m.d.comb += bits.eq(self.beats.data.word_select(spot & (s.share - 1), 8 * s.chunk))
+        wide: Value = bits
+        if s.memory.byte_lanes:
+            lane = 32 if buffer.name == "acc" else INPUT_BITS
+            wide = Cat(*(_extended(bits.word_select(n, 8), fields, lane) for n in range(s.chunk)))
+        return Cat(*(wide for _ in range(s.chunks)))
+
+
+def _extended(byte: Value, fields: Decoded, width: int) -> Value:
+    """A byte as a number of ``width`` bits, signed unless the instruction says otherwise."""
+    return Cat(byte, (byte[7] & ~fields.unsigned).replicate(width - 8))
+
+
+def _enables(m: Module, s: Shape, buffer: Buffer, chunk: Value) -> Value:
+    """The grains of a chunk; with the first one those that the element leaves, to become 0."""
+    each = _bits(s) // buffer.grain
+    found = Signal(buffer.grains, name=f"{s.memory.name}_grains")
+    used = each * s.chunks
+    rest = ((1 << buffer.grains) - 1) >> used << used
+    with m.Switch(chunk):
+        for number in range(s.chunks):
+            with m.Case(number):
+                m.d.comb += found.eq(
+                    ((1 << each) - 1) << (each * number) | (rest if not number else 0)
+                )
+    return found
+
+
+def _least(memory: Memory, buffer: Buffer) -> Value:
+    """-128 in every lane."""
+    width = 32 if buffer.name == "acc" else INPUT_BITS
+    if not memory.signed_lanes:
+        return Const(0, buffer.width)
+    return Cat(*(Const(-128, width) for _ in range(buffer.width // width)))

@@ -1,0 +1,74 @@
+"""What LOAD and STORE have in common: sizes of elements in beats, and an instruction's geometry."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from amaranth.hdl import Const, Module, Signal, Value
+
+from vta_ext.config import Config
+from vta_ext.isa.schema import Memory
+from vta_ext.rtl.decode import Decoded
+from vta_ext.rtl.port import ADDRESS_BITS
+from vta_ext.rtl.requests import ROW_BITS
+
+#: Enough for the place of an element in a beat.
+PLACE_BITS = 4
+
+
+@dataclass(frozen=True)
+class Shape:
+    """An element of a memory, in pieces of at most a beat: ``chunks`` of ``chunk`` bytes each.
+
+    ``share``: elements in a beat, 1 where an element is as large or larger.
+    """
+
+    memory: Memory
+    element: int
+    chunk: int
+    beat: int
+
+    @property
+    def chunks(self) -> int:
+        """Beats of an element, or 1."""
+        return self.element // self.chunk
+
+    @property
+    def share(self) -> int:
+        """Elements of a beat, or 1."""
+        return self.beat // self.chunk
+
+
+def shape(memory: Memory, config: Config, beat: int) -> Shape:
+    """The shape of an element of ``memory`` on a port of ``beat`` bytes."""
+    element: int = getattr(config, memory.element)
+    return Shape(memory, element, min(element, beat), beat)
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Bytes of a transfer in DRAM, and where in a beat it begins, counted in elements."""
+
+    address: Signal
+    stride: Signal
+    row_bytes: Signal
+    place: Signal
+
+
+def geometry(m: Module, fields: Decoded, shapes: tuple[Shape, ...], config: Config) -> Geometry:
+    """Shifts by the size of the element that the instruction names: all sizes are powers of two."""
+    found = Geometry(Signal(ADDRESS_BITS), Signal(ROW_BITS), Signal(ROW_BITS), Signal(PLACE_BITS))
+    for entry in shapes:
+        shift = entry.element.bit_length() - 1
+        with m.If(fields.memory == entry.memory.id):
+            m.d.comb += [
+                found.address.eq(fields.dram_base << shift),
+                found.stride.eq(fields.x_stride << shift),
+                found.row_bytes.eq(fields.x_size << shift),
+                found.place.eq(_low(fields.dram_base, entry.share)),
+            ]
+    return found
+
+
+def _low(value: Value, count: int) -> Value:
+    return value[: count.bit_length() - 1] if count > 1 else Const(0, 1)

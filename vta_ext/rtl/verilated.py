@@ -1,0 +1,294 @@
+"""The Verilated machine as a :class:`vta_ext.runtime.device.Device`.
+
+The library is built once (:mod:`vta_ext.rtl.build`); registers and memory are then used as a
+driver of real hardware would.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tvm_shiftadd.errors import DeviceError, InputError, ProgramError
+from vta_ext.config import Config
+from vta_ext.isa.codec import codec
+from vta_ext.isa.schema import Module
+from vta_ext.program import Program
+from vta_ext.rtl.build import build
+from vta_ext.rtl.map import COUNTERS, IDENTITY, Register
+from vta_ext.runtime.device import LoadedProgram
+from vta_ext.sim.report import Step, TimingReport
+
+#: Instructions and arenas begin at multiples of this many bytes.
+ALIGNMENT: Final = 4096
+_UNITS: Final = (Module.LOAD, Module.COMPUTE, Module.STORE)
+_BUFFERS: Final = ("uop", "inp", "wgt", "acc", "out")
+
+
+@dataclass(frozen=True)
+class Memory:
+    """How the memory behaves. Raises InputError for a chance that is not below 1.
+
+    latency: cycles from a request to its first beat. stalls: the chance that a handshake is
+    refused in a cycle, of requests, beats of reads and beats of writes, drawn from ``seed``.
+    """
+
+    latency: int = 100
+    stalls: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not all(0 <= chance < 1 for chance in self.stalls) or self.latency < 0:
+            raise InputError(
+                f"stalls must be chances from 0 to below 1 and latency 0 or more, not "
+                f"{self.stalls} and {self.latency}"
+            )
+
+
+class _Event(ctypes.Structure):
+    _fields_ = (("cycle", ctypes.c_uint64), ("unit", ctypes.c_uint32), ("ends", ctypes.c_uint32))
+
+
+class _View(ctypes.Structure):
+    _fields_ = (("data", ctypes.c_void_p), ("bytes", ctypes.c_uint64))
+
+
+def _library(config: Config, memory_bits: int) -> Any:
+    library = ctypes.CDLL(str(build(config, memory_bits)))
+    handle, word, long = ctypes.c_void_p, ctypes.c_uint32, ctypes.c_uint64
+    signatures: dict[str, tuple[Any, ...]] = {
+        "new": (handle,),
+        "free": (None, handle),
+        "reset": (None, handle),
+        "memory": (None, handle, handle, long),
+        "timing": (None, handle, word, word, word, word, long),
+        "write": (None, handle, word, word),
+        "read": (word, handle, word),
+        "run": (ctypes.c_int64, handle, long, ctypes.c_int),
+        "outside": (long, handle),
+        "events": (long, handle, ctypes.POINTER(ctypes.POINTER(_Event))),
+        "buffer": (ctypes.c_int, handle, ctypes.c_int, ctypes.POINTER(_View)),
+    }
+    for name, (result, *arguments) in signatures.items():
+        function = getattr(library, f"simulation_{name}")
+        function.restype, function.argtypes = result, arguments
+    return library
+
+
+class Simulation:
+    """One Verilated machine, its registers and its memory.
+
+    Raises DependencyError where a tool to build it is missing, and DeviceError where the library
+    is not the machine of ``config``.
+    """
+
+    def __init__(self, config: Config, memory_bits: int = 64, memory: Memory | None = None) -> None:
+        self.config, self.memory_bits = config, memory_bits
+        self._library = _library(config, memory_bits)
+        self._handle: Any = self._library.simulation_new()
+        self._dram: NDArray[np.uint8] = np.zeros(0, np.uint8)
+        self.set_memory(memory or Memory())
+        self._check_identity()
+
+    def __del__(self) -> None:
+        if getattr(self, "_handle", None):
+            self._library.simulation_free(self._handle)
+            self._handle = None
+
+    def _check_identity(self) -> None:
+        found = self.read(Register.HASH_HIGH) << 32 | self.read(Register.HASH_LOW)
+        if self.read(Register.IDENTITY) != IDENTITY or found != int(self.config.hash, 16):
+            raise DeviceError(
+                f"the device says that it is configuration {found:016x}, expected "
+                f"{self.config.hash}; build it again"
+            )
+
+    def set_memory(self, memory: Memory) -> None:
+        """Let the memory behave so from now on."""
+        chances = [round(256 * chance) for chance in memory.stalls]
+        self._library.simulation_timing(self._handle, memory.latency, *chances, memory.seed)
+
+    def attach(self, dram: NDArray[np.uint8]) -> None:
+        """Use ``dram`` as memory; it is read and written in place."""
+        self._dram = dram
+        self._library.simulation_memory(self._handle, dram.ctypes.data, dram.nbytes)
+
+    def write(self, register: int, value: int) -> None:
+        """Write a register."""
+        self._library.simulation_write(self._handle, register, value)
+
+    def read(self, register: int) -> int:
+        """Read a register."""
+        return int(self._library.simulation_read(self._handle, register))
+
+    def reset(self) -> None:
+        """Reset control and queues; buffers keep what they hold."""
+        self._library.simulation_reset(self._handle)
+
+    def run(self, instructions: int, count: int, most: int, trace: bool = False) -> int:
+        """Run ``count`` instructions from byte ``instructions``; the cycles it took.
+
+        Raises DeviceError after ``most`` cycles, and for an access outside memory; the machine is
+        reset then.
+        """
+        self.write(Register.ARENA, 0)
+        self.write(Register.INSTRUCTIONS, instructions)
+        self.write(Register.COUNT, count)
+        before = self._library.simulation_outside(self._handle)
+        self.write(Register.CONTROL, 1)
+        cycles = int(self._library.simulation_run(self._handle, most, trace))
+        outside = self._library.simulation_outside(self._handle) - before
+        if cycles < 0 or outside:
+            self.reset()
+            raise DeviceError(
+                f"the machine made {outside} accesses outside its memory"
+                if outside
+                else f"the machine did not finish within {most} cycles; the checker may say why"
+            )
+        return cycles
+
+    def counters(self) -> dict[str, int]:
+        """The counter registers, by name."""
+        return {
+            name: self.read(Register.CYCLES + number) for number, (name, _) in enumerate(COUNTERS)
+        }
+
+    def events(self) -> list[tuple[int, Module, bool]]:
+        """Of a traced run: cycle, module, and whether an instruction ends there (or begins)."""
+        array = ctypes.POINTER(_Event)()
+        count = self._library.simulation_events(self._handle, ctypes.byref(array))
+        return [(e.cycle, _UNITS[e.unit], bool(e.ends)) for e in array[:count]]
+
+    def buffer(self, name: str) -> NDArray[np.uint8]:
+        """The bytes of a buffer as the simulation keeps them, ``[entries, bytes]``; a view.
+
+        name: uop, inp, wgt, acc or out. An entry's bits are in its first bytes, the lowest first.
+        """
+        view = _View()
+        self._library.simulation_buffer(self._handle, _BUFFERS.index(name), ctypes.byref(view))
+        depth = getattr(self.config, f"{'acc' if name == 'out' else name}_depth")
+        kind = ctypes.c_uint8 * view.bytes
+        assert view.data is not None
+        raw = np.ctypeslib.as_array(kind.from_address(view.data))
+        return raw.reshape(depth, -1)
+
+
+class RtlDevice:
+    """The Verilated machine as a device; each program has a machine of its own.
+
+    Raises DependencyError, which names the command that helps, where a tool is missing.
+    """
+
+    def __init__(self, config: Config, memory_bits: int = 64, memory: Memory | None = None) -> None:
+        self._config = config
+        self._simulation = Simulation(config, memory_bits, memory)
+
+    @property
+    def config(self) -> Config:
+        """The machine's configuration."""
+        return self._config
+
+    @property
+    def simulation(self) -> Simulation:
+        """The machine, for its counters."""
+        return self._simulation
+
+    def load(self, program: Program) -> LoadedProgram:
+        """See :class:`vta_ext.runtime.device.Device`."""
+        return self.place(program)
+
+    def place(self, program: Program) -> RtlProgram:
+        """The same, with what only hardware can tell."""
+        program.require(self._config)
+        return RtlProgram(program, self._simulation)
+
+
+class RtlProgram:
+    """A program and its memory: the arena, and the instructions after it."""
+
+    #: A run may take so many cycles for each instruction and micro-op it has, and bytes.
+    PATIENCE: Final = 64
+
+    def __init__(self, program: Program, simulation: Simulation) -> None:
+        self.program, self._simulation = program, simulation
+        self._instructions = -(-program.dram_bytes // ALIGNMENT) * ALIGNMENT
+        code = codec(program.config).encode_all(program.instructions)
+        # Room for the bytes that a beat reads beyond the last instruction's.
+        self.dram = np.zeros(self._instructions + len(code) + ALIGNMENT, np.uint8)
+        self.dram[self._instructions :][: len(code)] = np.frombuffer(code, np.uint8)
+        for section in program.sections:
+            if section.data is not None:
+                self.write(section.offset, section.data)
+        self._most = 0
+        self._counted: dict[str, int] = {}
+
+    def write(self, offset: int, data: bytes) -> None:
+        """Copy bytes to the arena; ProgramError outside it."""
+        self._check(offset, len(data))
+        self.dram[offset : offset + len(data)] = np.frombuffer(data, np.uint8)
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Copy bytes from the arena; ProgramError outside it."""
+        self._check(offset, size)
+        return self.dram[offset : offset + size].tobytes()
+
+    def _check(self, offset: int, size: int) -> None:
+        if offset < 0 or size < 0 or offset + size > self.program.dram_bytes:
+            raise ProgramError(
+                f"bytes {offset} to {offset + size - 1} are outside the "
+                f"{self.program.dram_bytes} bytes of DRAM"
+            )
+
+    def counters(self) -> dict[str, int]:
+        """What the registers counted in the last launch; see COUNTERS."""
+        return self._counted
+
+    def launch(self, trace: bool = False) -> None:
+        """Run the program; DeviceError if it does not end. ``trace``: note when it does what."""
+        if not self._most:
+            self._most = _patience(self.program)
+        self._simulation.attach(self.dram)
+        count = len(self.program.instructions)
+        self._simulation.run(self._instructions, count, self._most, trace)
+        self._counted = self._simulation.counters()
+
+    def timing(self) -> TimingReport:
+        """The last run, which must have been traced, as the timing model reports one."""
+        steps = _steps(self.program, self._simulation.events())
+        counters = self._counted
+        return TimingReport(
+            program=self.program,
+            cycles=counters["cycles"],
+            steps=steps,
+            bytes={},
+            bus_busy=counters["read_beats"] + counters["write_beats"],
+            memory_bits=self._simulation.memory_bits,
+        )
+
+
+def _patience(program: Program) -> int:
+    """Cycles after which a program has surely stopped to move: many times what it may need."""
+    from vta_ext.sim.timing import simulate
+
+    return 100_000 + 64 * simulate(program).cycles
+
+
+def _steps(program: Program, events: list[tuple[int, Module, bool]]) -> tuple[Step, ...]:
+    """Instructions by module: the n-th start and the n-th end of a module are its n-th one's."""
+    first = events[0][0] if events else 0
+    times: dict[tuple[Module, bool], list[int]] = {}
+    for cycle, module, ends in events:
+        times.setdefault((module, ends), []).append(cycle - first)
+    places = dict.fromkeys(_UNITS, 0)
+    steps = []
+    for position, instruction in enumerate(program.instructions):
+        module = instruction.module
+        number = places[module]
+        places[module] += 1
+        start, end = times[module, False][number], times[module, True][number]
+        steps.append(Step(position, module, start, end))
+    return tuple(sorted(steps, key=lambda step: (step.start, step.position)))
