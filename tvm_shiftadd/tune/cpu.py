@@ -15,6 +15,7 @@ from tvm_shiftadd.errors import InputError
 from tvm_shiftadd.manifest import SPECIFICATION_VERSION, TargetInfo, installed_tvm
 from tvm_shiftadd.target import CPUTarget, cpu, runtime
 from tvm_shiftadd.topi.schedules.cpu.vnni.parameters import VERSION
+from tvm_shiftadd.topi.schedules.cpu.vnni.space import problem_of
 from tvm_shiftadd.topi.schedules.cpu.vnni.workload import Choices, Workload
 from tvm_shiftadd.tune.cpu_space import CPUSpace, parameters_of
 from tvm_shiftadd.tune.database import Database, identity_of
@@ -98,13 +99,20 @@ def threads_of(target: CPUTarget) -> int:
 
 
 def choices(database: Database, threads: int) -> Choices:
-    """The best known parameters for runs on so many threads."""
-    tuned = {}
+    """The best known parameters for runs on so many threads.
+
+    Of a layer that was tuned for one thread alone, several share the work as the rules have it.
+    """
+    alone, exact = {}, {}
     for (_, count), record in database.best().items():
-        if count == threads:
+        if count in (1, threads):
             work = Workload.from_dict(record.workload)
-            tuned[work] = parameters_of(work, record.parameters)
-    return Choices(tuned)
+            parameters = parameters_of(work, record.parameters)
+            if count == threads:
+                exact[work] = parameters
+            elif not problem_of(work.plan(parameters)):
+                alone[work] = work.shared(parameters)
+    return Choices({**alone, **exact})
 
 
 def made(found: Choices) -> list[dict[str, Any]]:

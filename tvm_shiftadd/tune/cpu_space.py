@@ -50,6 +50,8 @@ class CPUSpace:
             runs = -(-shape.out_width // (plan.parameters.groups * plan.together))
             return [*layer, groups, parts, _log(runs), *([0.0] * 11)]
         p = plan.parameters
+        if work.kind == "dense":
+            return [*layer, float(p.vectors), float(p.parallel), *([0.0] * 12)]
         sums = p.rows * p.columns * p.vectors
         return [
             *layer,

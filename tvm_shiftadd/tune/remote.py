@@ -6,6 +6,7 @@ one machine or on a network of one's own.
 
 from __future__ import annotations
 
+import socket
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -16,14 +17,16 @@ from tvm import rpc
 
 from tvm_shiftadd.errors import DependencyError, InputError
 
-#: Seconds that a server may be held, and attempts to get one.
-_SESSION, _ATTEMPTS = 60, 3
+#: Seconds in which a tracker must answer, that a server may be held, and attempts to get one.
+_ANSWER, _SESSION, _ATTEMPTS = 5.0, 60, 3
 _LIBRARY = "candidate.so"
 
 
 def servers(host: str, port: int, key: str) -> int:
     """How many servers a tracker has for a key. Raises InputError where there is no tracker."""
     try:
+        # TVM's own attempts go on for a minute.
+        socket.create_connection((host, port), timeout=_ANSWER).close()
         summary = rpc.connect_tracker(host, port).summary()
     except (RuntimeError, OSError) as error:
         raise InputError(

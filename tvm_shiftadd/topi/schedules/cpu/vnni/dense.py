@@ -6,7 +6,7 @@ that of the memory, half a byte a weight of one term.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tvm.script import tirx as T
@@ -35,9 +35,15 @@ def dense_plan(
     """A dense layer as a convolution of maps of one pixel; without parameters by rule."""
     if parameters is None:
         vectors = min(_VECTORS, -(-shape.outputs // LANES))
-        parallel = shape.outputs * shape.reduction >= _SERIAL and shape.outputs > vectors * LANES
-        parameters = ConvParameters(rows=_ROWS, vectors=vectors, parallel=parallel)
+        plan = ConvPlan(shape, source, ConvParameters(rows=_ROWS, vectors=vectors))
+        return shared_by_rule(plan)
     return ConvPlan(shape, source, parameters)
+
+
+def shared_by_rule(plan: ConvPlan) -> ConvPlan:
+    """The plan with its work given to threads as the rule has it."""
+    parallel = plan.work >= _SERIAL and plan.panels > 1
+    return replace(plan, parameters=replace(plan.parameters, parallel=parallel))
 
 
 @dataclass(frozen=True)

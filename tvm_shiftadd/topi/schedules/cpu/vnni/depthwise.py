@@ -105,10 +105,16 @@ def depthwise_plan(
     plan = DepthwisePlan(shape, source, parameters or DepthwiseParameters())
     if parameters is not None:
         return plan
+    groups = min(_GROUPS, shape.out_width // plan.together)
+    return parted_by_rule(replace(plan, parameters=DepthwiseParameters(groups)))
+
+
+def parted_by_rule(plan: DepthwisePlan) -> DepthwisePlan:
+    """The plan with as many parts for threads as the rule has it."""
+    shape = plan.shape
     work = shape.out_height * shape.out_width * shape.channels * shape.reduction
     parts = 2 if work >= _SERIAL and shape.out_height >= 4 else 1
-    groups = min(_GROUPS, shape.out_width // plan.together)
-    return replace(plan, parameters=DepthwiseParameters(groups, parts))
+    return replace(plan, parameters=replace(plan.parameters, parts=parts))
 
 
 def pack_depthwise(codes: Any, plan: DepthwisePlan) -> Any:

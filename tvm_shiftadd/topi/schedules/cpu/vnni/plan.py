@@ -185,11 +185,15 @@ def tiles_of(plan: ConvPlan) -> Iterator[tuple[int, int, int]]:
 def by_rule(plan: ConvPlan, tile: tuple[int, int, int]) -> ConvPlan:
     """The plan with a tile, and with everything else as the rules have it for that tile."""
     rows, columns, vectors = tile
-    plan = replace(plan, parameters=ConvParameters(rows, columns, vectors))
-    plan = _with(plan, parts=_parts(plan))
-    plan = _with(plan, parallel=plan.work >= SERIAL and plan.tasks > 1)
+    plan = shared_by_rule(replace(plan, parameters=ConvParameters(rows, columns, vectors)))
     plan = _with(plan, segment=_segment(plan))
     return _with(plan, fetch=_fetches(plan), unroll=_unroll(plan))
+
+
+def shared_by_rule(plan: ConvPlan) -> ConvPlan:
+    """The plan with its work given to threads as the rules have it for its tile."""
+    plan = _with(plan, parts=_parts(plan))
+    return _with(plan, parallel=plan.work >= SERIAL and plan.tasks > 1)
 
 
 def _with(plan: ConvPlan, **changes: Any) -> ConvPlan:

@@ -19,11 +19,12 @@ from tvm_shiftadd.topi.schedules.cpu.geometry import ConvShape, round_up
 
 from .conv import conv
 from .dense import dense, dense_plan
-from .depthwise import DepthwisePlan, depthwise, depthwise_plan
+from .dense import shared_by_rule as shared_dense
+from .depthwise import DepthwisePlan, depthwise, depthwise_plan, parted_by_rule
 from .epilogue import Epilogue
 from .instructions import LANES
 from .parameters import ConvParameters, DepthwiseParameters, Parameters
-from .plan import ConvPlan, choose_plan, reach_of
+from .plan import ConvPlan, choose_plan, reach_of, shared_by_rule
 from .space import problem_of
 from .stored import Stored, Wide
 
@@ -80,6 +81,13 @@ class Workload:
     def plan(self, parameters: Parameters | None = None) -> ConvPlan | DepthwisePlan:
         """The plan of the kernel; without parameters by rule."""
         return plan_of(self, self.source, parameters)
+
+    def shared(self, parameters: Parameters) -> Parameters:
+        """The parameters with the work given to threads as the rules have it."""
+        plan = self.plan(parameters)
+        if isinstance(plan, DepthwisePlan):
+            return parted_by_rule(plan).parameters
+        return (shared_dense if self.kind == "dense" else shared_by_rule)(plan).parameters
 
     def kernel(self, parameters: Parameters) -> tirx.PrimFunc:
         """The kernel for one image, its parameters as those of ``conv``."""

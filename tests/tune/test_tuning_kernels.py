@@ -1,0 +1,155 @@
+"""Every candidate computes the reference's integers, and tuned parameters reach the kernels."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+import tvm
+
+from tvm_shiftadd.errors import InputError
+from tvm_shiftadd.target import cpu, parse
+from tvm_shiftadd.topi.schedules.cpu.geometry import conv_shape
+from tvm_shiftadd.topi.schedules.cpu.vnni.parameters import ConvParameters, Parameters
+from tvm_shiftadd.topi.schedules.cpu.vnni.space import candidates, problem_of
+from tvm_shiftadd.topi.schedules.cpu.vnni.workload import Choices, Workload
+from tvm_shiftadd.tune import check, cpu_space
+
+pytestmark = pytest.mark.skipif(
+    not cpu.use_vnni(parse("cpu"), cpu.tvm_target(parse("cpu"))),  # type: ignore[arg-type]
+    reason="needs AVX-512 VNNI and VBMI",
+)
+
+
+def workload(
+    kind: Any, size: tuple[int, int, int], outputs: int, terms: int, window: int, **known: Any
+) -> Workload:
+    stride, groups = known.pop("stride", 1), known.pop("groups", 1)
+    pad = (window // 2,) * 4
+    shape = conv_shape(
+        size,
+        outputs,
+        terms,
+        (window,) * 2,
+        (stride,) * 2,
+        pad,
+        (1, 1),
+        groups,  # type: ignore[arg-type]
+    )
+    return Workload(kind, shape, -(-size[2] // 16) * 16, **known)
+
+
+SMALL = [
+    workload("conv", (6, 7, 20), 40, 1, 3),
+    workload("conv", (5, 5, 16), 33, 2, 3, residual="bytes", stride=2, signed=True),
+    workload("conv", (4, 6, 32), 32, 2, 1, residual="wide", scaled=True),
+    workload("conv", (4, 6, 32), 64, 3, 3, result="wide", groups=2, signed=True),
+    workload("adder", (5, 6, 16), 20, 2, 3, scaled=True),
+    workload("adder", (5, 6, 16), 20, 2, 3, scaled=True, signed=True),
+    workload("dense", (1, 1, 50), 70, 1, 1, result="wide"),
+    workload("depthwise", (6, 9, 24), 24, 2, 3, stride=2, groups=24),
+]
+#: Large enough that a panel is cut and weights are fetched ahead.
+LARGE = workload("conv", (7, 7, 256), 48, 2, 3)
+
+
+def build(mod: Any) -> Any:
+    return tvm.compile(mod, target=cpu.tvm_target(parse("cpu")))  # type: ignore[arg-type]
+
+
+def wrong(work: Workload, parameters: Parameters) -> str:
+    """What is wrong with a candidate's results."""
+    arrays = check.arguments(work, parameters, build)
+    tensors = [tvm.runtime.tensor(array) for array in arrays]
+    function = work.kernel(parameters).with_attr("global_symbol", "main")
+    build(tvm.IRModule({"main": function}))["main"](*tensors)
+    return check.problem(work, tensors[-1].numpy())
+
+
+@pytest.mark.parametrize("work", [*SMALL, LARGE], ids=lambda work: work.text)
+def test_some_candidates_equal_the_reference(work: Workload) -> None:
+    found = candidates(work.plan(), 2)
+    chosen = np.random.default_rng(len(work.text)).permutation(len(found))[:2]
+    for parameters in [found[0], *(found[index] for index in chosen)]:
+        assert problem_of(work.plan(parameters)) == ""
+        assert wrong(work, parameters) == "", parameters
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("work", SMALL, ids=lambda work: work.text)
+def test_all_candidates_equal_the_reference(work: Workload) -> None:
+    for parameters in candidates(work.plan(), 2):
+        assert wrong(work, parameters) == "", parameters
+
+
+def test_wrong_results_are_noticed() -> None:
+    work = SMALL[1]
+    arrays = check.arguments(work, work.plan().parameters, build)
+    result = check.stored(work.epilogue.out, check.Layer(work).expected)
+    assert check.problem(work, result) == ""
+    result[0, 4] ^= 1
+    assert check.problem(work, result).startswith("1 of 297 results are wrong: at (0, 0, 4)")
+    assert "297 of 297" in check.problem(work, np.full_like(arrays[-1], 255) ^ result)
+
+
+@pytest.mark.parametrize("work", [*SMALL, LARGE], ids=lambda work: work.text)
+def test_candidates_can_be_and_differ(work: Workload) -> None:
+    for threads in (1, 2):
+        found = candidates(work.plan(), threads)
+        assert found[0] == work.plan().parameters
+        assert len(found) == len(set(found))
+        assert all(problem_of(work.plan(parameters)) == "" for parameters in found)
+    space = cpu_space.CPUSpace(1)
+    listed = space.candidates(work.to_dict())
+    lengths = {len(space.features(work.to_dict(), parameters)) for parameters in listed}
+    assert lengths == {len(space.features(SMALL[0].to_dict(), {}))}, "one model learns from all"
+
+
+def test_workloads_come_back_from_json() -> None:
+    for work in SMALL:
+        again = msgspec.json.decode(msgspec.json.encode(work.to_dict()))
+        assert Workload.from_dict(again) == work
+        for change in ({"kind": "pool"}, {"pitch": 0}, {"more": 1}, {"pitch": "16"}):
+            with pytest.raises(InputError, match="expected a layer's workload"):
+                Workload.from_dict({**again, **change})
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"rows": 4, "columns": 7, "vectors": 2}, "does not fit the registers"),
+        ({"rows": 9}, "does not fit 6x7"),
+        ({"vectors": 4}, "the layer has 3"),
+        ({"unroll": 5}, "in turns of 5"),
+        ({"fetch": True}, "not fetched"),
+        ({"parts": 9}, "9 parts"),
+        ({"columns": 0}, "less than 1"),
+    ],
+)
+def test_parameters_that_cannot_be_are_refused(change: dict[str, int], says: str) -> None:
+    work = SMALL[0]
+    parameters = replace(ConvParameters(), **change)  # type: ignore[arg-type]
+    assert says in problem_of(work.plan(parameters))
+    choices = Choices({work: parameters})
+    with pytest.raises(InputError, match=says):
+        choices.plan("layer", work, work.source)
+
+
+def test_tuned_parameters_are_used_where_the_workload_is_equal() -> None:
+    work, other = SMALL[0], SMALL[1]
+    tuned = candidates(work.plan(), 1)[-1]
+    choices = Choices({work: tuned})
+    assert choices.plan("a", work, work.source).parameters == tuned
+    assert choices.plan("b", other, other.source).parameters == other.plan().parameters
+    assert [(name, used) for name, _, _, used in choices.made] == [("a", True), ("b", False)]
+
+
+def test_parameters_of_another_kind_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="expected parameters for depthwise"):
+        cpu_space.parameters_of(SMALL[-1], {"groups": "many"})
+    with pytest.raises(InputError, match="kind depthwise"):
+        SMALL[-1].plan(ConvParameters())
