@@ -27,12 +27,16 @@ _TYPES: Final = {
 
 @dataclass
 class Allocated:
-    """A buffer of an operator: its memory, its first entry there, and how deep it is declared."""
+    """A buffer of an operator: its memory, how deep it is declared, and its first entry.
 
+    It gets its place when it is first used; until then it may take that of another.
+    """
+
+    name: str
     memory: str
-    first: int
     size: int
     level: int
+    place: int | None = None
 
 
 class Buffers:
@@ -46,6 +50,8 @@ class Buffers:
             "acc": Space("acc", config.acc_depth),
         }
         self._known: dict[int, Allocated] = {}
+        #: How many sequences of statements are around the one at hand.
+        self.level = 0
         self._temporaries: list[int] = []
 
     def lanes(self, memory: str) -> int:
@@ -56,8 +62,8 @@ class Buffers:
         """Where a buffer is; None for one in DRAM."""
         return self._known.get(handle(buffer))
 
-    def allocate(self, buffer: Any, level: int) -> None:
-        """Give a buffer room. Raises CompileError where it has no place on this machine."""
+    def declare(self, buffer: Any) -> None:
+        """Begin the life of a buffer. Raises CompileError for one that no machine can have."""
         scope, name = str(buffer.scope()), str(buffer.name)
         size = int(np.prod([int(n) for n in buffer.shape]))
         if scope not in SCOPES:
@@ -77,14 +83,20 @@ class Buffers:
                 f"elements of {lanes} lanes; let its last axes be those of an element"
             )
         memory = "acc" if memory == "out" else memory
-        first = self._spaces[memory].allocate(size // lanes, f"buffer {name}")
-        self._known[handle(buffer)] = Allocated(memory, first, size // lanes, level)
+        self._known[handle(buffer)] = Allocated(name, memory, size // lanes, self.level)
+
+    def first(self, found: Allocated) -> int:
+        """The first entry of a buffer. Raises CompileError where there is no room for it."""
+        if found.place is None:
+            space = self._spaces[found.memory]
+            found.place = space.allocate(found.size, f"buffer {found.name}")
+        return found.place
 
     def free(self, buffer: Any) -> None:
         """End the life of a buffer; its place is free when no other shares it."""
         gone = self._known.pop(handle(buffer))
-        if not any(other.first == gone.first for other in self._of(gone.memory)):
-            self._spaces[gone.memory].free(gone.first)
+        if gone.place is not None and all(o.place != gone.place for o in self._of(gone.memory)):
+            self._spaces[gone.memory].free(gone.place)
 
     def _of(self, memory: str) -> Iterator[Allocated]:
         return (buffer for buffer in self._known.values() if buffer.memory == memory)
@@ -102,24 +114,24 @@ class Buffers:
         self._temporaries.clear()
 
     def share(
-        self, target: Allocated, entries: Index, node: Node, readers: Callable[[int], int]
+        self, target: Allocated, entries: Index, node: Node, ends: Callable[[int], bool]
     ) -> None:
-        """Compute in place where the first operand's buffer is read here for the last time.
+        """Compute in place where the first operand's buffer is used here for the last time.
 
-        ``entries`` are those of ``target`` that are written, counted from its first; ``readers``
-        tells how many statements read a buffer.
+        ``entries`` are those of ``target`` that are written, counted from its first; ``ends``
+        tells whether the statement is the last one that touches a buffer.
         """
         while isinstance(node, Operation):
             node = node.operands[0]
         whole = entries.size == target.size == np.unique(entries).size
-        if not isinstance(node, Vector) or node.memory != "acc" or not whole:
+        if not isinstance(node, Vector) or node.memory != "acc" or target.place is not None:
             return
         for key, other in self._known.items():
-            if other.first == target.first or other.memory != "acc" or other.level != target.level:
+            # In a loop inside of its declaration it may be needed again.
+            alike = whole and (other.memory, other.size) == ("acc", target.size)
+            here = other.level == target.level == self.level and ends(key)
+            if not alike or not here or other.place is None:
                 continue
-            last = other.size == target.size and readers(key) == 1
-            if last and node.same("acc", other.first + entries):
-                if not any(o is not target and o.first == target.first for o in self._of("acc")):
-                    self._spaces["acc"].free(target.first)
-                target.first = other.first
+            if node.same("acc", other.place + entries):
+                target.place = other.place
                 return

@@ -129,7 +129,7 @@ def _arguments(function: Any) -> list[Argument]:
     for buffer in function.params:
         shape = tuple(int(n) for n in buffer.shape)
         role = "output" if handle(buffer) in written else "input"
-        if role == "output" and Uses.of(function.body).readers(handle(buffer)):
+        if role == "output" and Uses.of(function.body).reads(buffer):
             raise CompileError(f"argument {buffer.name} is read and written; use two")
         found.append(
             Argument(str(buffer.name), shape, str(buffer.dtype), role, handle(buffer) in codes)

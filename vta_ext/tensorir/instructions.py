@@ -83,7 +83,7 @@ class Instructions:
             offsets = nest.offsets(access.source, access.indices)
             if (offsets % self._lanes(name)).any():
                 raise CompileError(f"the intrinsic GEMM does not begin at an element of {name}")
-            grid.append(place.first + offsets // self._lanes(name))
+            grid.append(self._buffers.first(place) + offsets // self._lanes(name))
         rows = np.stack(grid, axis=-1)
         rows = rows if mask.all() else rows[mask]
         self.recorder.gemm(str(mode.value), rows)
@@ -114,7 +114,7 @@ class Instructions:
         order = Order.of(written, lanes, target.memory)
         inside = mask if copy.condition is None else mask & nest.array(copy.condition)
         read = nest.offsets(source, copy.source.indices)
-        sram = target.first + order.elements(written, lanes, target.memory)
+        sram = self._buffers.first(target) + order.elements(written, lanes, target.memory)
         dram = order.elements(read, lanes, str(source.name))
         kept = order.arranged(inside)
         if (kept != kept[..., :1]).any():
@@ -168,7 +168,7 @@ class Instructions:
         order = Order.of(written, lanes, name)
         dram = order.elements(written, lanes, name)
         read = nest.offsets(access.source, access.indices)
-        sram = place.first + order.elements(read, lanes, "acc")
+        sram = self._buffers.first(place) + order.elements(read, lanes, "acc")
         stored = order.arranged(mask)[..., 0]
         if not wide:
             self._fill_out(sram[stored])
@@ -208,12 +208,10 @@ class Instructions:
                     f"with scope {self.env.acc_scope}"
                 )
             offsets = nest.offsets(access.source, access.indices)
-            if place.memory == "wgt":
-                # Rows of codes.
-                rows = order.elements(offsets, self.config.block, str(access.source.name))
-                found = place.first * self.config.block + rows
-            else:
-                found = place.first + order.elements(offsets, lanes, str(access.source.name))
+            # Of weights, the ALU reads rows of codes.
+            lanes = self.config.block if place.memory == "wgt" else self._lanes("acc")
+            begin = self._buffers.first(place) * (self._lanes(place.memory) // lanes)
+            found = begin + order.elements(offsets, lanes, str(access.source.name))
             return Vector(
                 place.memory, found if mask.all() else found[order.arranged(mask)[..., 0]]
             )
@@ -224,8 +222,8 @@ class Instructions:
         node = Parser(self.config, vector).parse(value)
         entries = order.elements(written, lanes, "acc")
         if mask.all():
-            self._buffers.share(target, entries, node, self._uses.readers)
-        found = target.first + entries
+            self._buffers.share(target, entries, node, lambda key: self._uses.ends(key, stmt))
+        found = self._buffers.first(target) + entries
         found = found if mask.all() else found[order.arranged(mask)[..., 0]]
         AluWriter(self.recorder, self.config, self._buffers.temporary).write(found, node)
         if not (isinstance(node, Vector) and node.same("acc", found)):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -46,9 +45,10 @@ class Copy:
 
 @dataclass
 class Uses:
-    """Of a whole operator: statements that read each buffer, and buffers that it makes itself."""
+    """Of a whole operator: what is read, who touches what last, and what it makes itself."""
 
-    _reads: Counter[int] = field(default_factory=Counter)
+    _read: set[int] = field(default_factory=set)
+    _last: dict[int, int] = field(default_factory=dict)
     _made: set[int] = field(default_factory=set)
 
     @classmethod
@@ -62,8 +62,11 @@ class Uses:
         kind = type(stmt).__name__
         if kind == "AllocBuffer":
             self._made.add(handle(stmt.buffer))
-        elif kind == "BufferStore" or kind == "Evaluate":
-            self._reads.update({handle(access.source) for access in accesses(stmt.value)})
+        elif kind in ("BufferStore", "Evaluate"):
+            touched = {handle(access.source) for access in accesses(stmt.value)}
+            self._read |= touched
+            touched |= {handle(stmt.buffer)} if kind == "BufferStore" else set()
+            self._last |= dict.fromkeys(touched, handle(stmt))
         elif kind == "SeqStmt":
             for part in stmt.seq:
                 self._look(part)
@@ -73,9 +76,13 @@ class Uses:
                 if part is not None:
                     self._look(part)
 
-    def readers(self, buffer: int) -> int:
-        """How many statements read a buffer."""
-        return self._reads[buffer]
+    def reads(self, buffer: Any) -> bool:
+        """Whether any statement reads a buffer."""
+        return handle(buffer) in self._read
+
+    def ends(self, buffer: int, stmt: Any) -> bool:
+        """Whether a statement is the last one, in the order of the text, that touches a buffer."""
+        return self._last.get(buffer) == handle(stmt)
 
     def loads(self, stmt: Any) -> Copy | None:
         """What an assignment copies from DRAM, if that is all it does."""

@@ -31,7 +31,6 @@ class Visitor:
         self._body = body
         self._buffers = Buffers(env.config)
         self._instructions = Instructions(env, recorder, sections, self._buffers, Uses.of(body))
-        self._level = 0
 
     def record(self) -> None:
         """Record everything. Raises CompileError that quotes the statement at fault."""
@@ -72,17 +71,17 @@ class Visitor:
             self._visit(stmt.else_case, values)
 
     def _sequence(self, stmt: Any, values: Values) -> None:
-        self._level += 1
+        self._buffers.level += 1
         mine = []
         for part in stmt.seq:
             if type(part).__name__ == "AllocBuffer":
                 mine.append(part.buffer)
-                self._buffers.allocate(part.buffer, self._level)
+                self._buffers.declare(part.buffer)
             else:
                 self._visit(part, values)
         for buffer in mine:
             self._buffers.free(buffer)
-        self._level -= 1
+        self._buffers.level -= 1
 
 
 def _loop(loop: Any, values: Values) -> Loop:
