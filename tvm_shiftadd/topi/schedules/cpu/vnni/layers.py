@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from tvm_shiftadd._compat import tirx
@@ -44,6 +44,8 @@ def is_depthwise(chain: Chain) -> bool:
 def workload(chain: Chain, source: Stored, epilogue: Epilogue) -> Workload:
     """What the kernel of a chain has to do."""
     shape = layer_shape(chain.layer)
+    # Of two terms or more the kernels are given the sums.
+    shape = replace(shape, terms=min(shape.terms, 2))
     pixel = (shape.height, shape.width, *shape.kernel, shape.groups) == (1, 1, 1, 1, 1)
     kind: Literal["conv", "adder", "dense", "depthwise"] = "dense" if pixel else "conv"
     if is_adder(chain.layer) or is_depthwise(chain):

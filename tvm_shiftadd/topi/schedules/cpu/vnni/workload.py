@@ -44,6 +44,7 @@ class Workload:
     ``pitch`` is the bytes of a pixel of its input, which holds negative values if ``signed``.
     ``result``: "bytes" where sums are requantised, "wide" where they stay int32. ``residual``:
     what is added, "" for nothing. ``scaled``: a factor for each channel comes before that.
+    ``shape.terms`` is 2 for all layers whose weights have more than one.
     """
 
     kind: Literal["conv", "adder", "dense", "depthwise"]
@@ -101,7 +102,7 @@ class Workload:
 
     @property
     def text(self) -> str:
-        """For people: ``conv 3x3/1 14x14x256 -> 256, K=1``."""
+        """For people: ``conv 3x3/1 14x14x256 -> 256, K=1``; K=2 stands for more, too."""
         s = self.shape
         window = f"{s.kernel[0]}x{s.kernel[1]}/{s.strides[0]}"
         terms = "" if self.kind == "adder" else f", K={s.terms}"
