@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -11,12 +11,13 @@ from tvm_shiftadd.errors import CompileError
 from vta_ext.compiler import memory
 from vta_ext.compiler.builder import Builder, Counters
 from vta_ext.compiler.constants import ALIGNMENT, Constants
-from vta_ext.compiler.layers import Patches, Region, Tensor
+from vta_ext.compiler.layers import Layer, Patches, Region, Tensor
 from vta_ext.compiler.layout import map_bytes
 from vta_ext.compiler.lower import lower
 from vta_ext.compiler.operators import Network
 from vta_ext.compiler.schedule import Memory, schedule
 from vta_ext.compiler.tiles import Step
+from vta_ext.compiler.tiling import Tiling
 from vta_ext.config import Config
 from vta_ext.isa.instruction import finish
 from vta_ext.jit.tokens import Entry, assign_tokens
@@ -60,16 +61,26 @@ class CompiledRegion:
     counters: Counters
 
 
-def compile_network(network: Network, config: Config) -> CompiledRegion:
+#: The tiling that a layer is to have; None for the compiler's own choice.
+Choose = Callable[[Layer], Tiling | None]
+
+
+def _estimated(_layer: Layer) -> None:
+    pass
+
+
+def compile_network(
+    network: Network, config: Config, tiling: Choose = _estimated
+) -> CompiledRegion:
     """Compile the operators of one region for one machine.
 
     Raises RefusedError, a CompileError that names the layer, for an operator that the machine
     cannot run or that does not fit its buffers.
     """
-    return compile_region(lower(network, config), config)
+    return compile_region(lower(network, config), config, tiling)
 
 
-def compile_region(region: Region, config: Config) -> CompiledRegion:
+def compile_region(region: Region, config: Config, tiling: Choose = _estimated) -> CompiledRegion:
     """Compile layers; see :func:`compile_network`."""
     if config.batch != 1:
         raise CompileError(
@@ -82,7 +93,7 @@ def compile_region(region: Region, config: Config) -> CompiledRegion:
     made = frozenset(layer.output.name for layer in region.layers)
     steps: list[Step] = []
     for layer in region.layers:
-        steps += schedule(layer, constants, Memory(tensors, made), config)
+        steps += schedule(layer, constants, Memory(tensors, made), config, tiling(layer))
     if constants.data:
         data = bytes(constants.data)
         sections.append(Section("constants", "constant", constants.base, len(data), data))

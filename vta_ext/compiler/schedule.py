@@ -33,31 +33,54 @@ class Memory:
     made: frozenset[str]
 
 
-def schedule(layer: Layer, constants: Constants, memory: Memory, config: Config) -> list[Step]:
-    """The steps of one layer.
+def schedule(
+    layer: Layer,
+    constants: Constants,
+    memory: Memory,
+    config: Config,
+    tiling: Tiling | None = None,
+) -> list[Step]:
+    """The steps of one layer, with a tiling that fits; None takes the one of the least estimate.
 
     Raises RefusedError, naming the layer, where it does not fit.
     """
-    return list(_Schedule(layer, constants, memory, config).steps())
+    return list(_Schedule(layer, constants, memory, config, tiling).steps())
+
+
+def ordered(layer: Layer) -> Layer:
+    """The layer as it is scheduled, and tilings are chosen for.
+
+    Terms whose sums are changed come first: the first one needs no area of its own.
+    """
+    terms = tuple(
+        without_skipped_rows(term, layer.output.height) if isinstance(term, MatrixTerm) else term
+        for term in sorted(layer.terms, key=lambda term: not is_apart(term))
+    )
+    return Layer(layer.name, layer.output, terms, layer.finish, layer.clip)
+
+
+def vectors_of(layer: Layer, config: Config) -> int:
+    """Vectors of constants of a block of output channels, at least one."""
+    return max(len(term_vectors(ordered(layer), config.block)[1]), 1)
 
 
 class _Schedule:
-    def __init__(self, layer: Layer, constants: Constants, memory: Memory, config: Config) -> None:
-        # Terms whose sums are changed come first: the first one needs no area of its own.
-        terms = tuple(
-            without_skipped_rows(term, layer.output.height)
-            if isinstance(term, MatrixTerm)
-            else term
-            for term in sorted(layer.terms, key=lambda term: not is_apart(term))
-        )
-        self.layer = Layer(layer.name, layer.output, terms, layer.finish, layer.clip)
+    def __init__(
+        self,
+        layer: Layer,
+        constants: Constants,
+        memory: Memory,
+        config: Config,
+        tiling: Tiling | None,
+    ) -> None:
+        self.layer = ordered(layer)
         self.constants, self.memory, self.config = constants, memory, config
         self.vectors, self.rows = term_vectors(self.layer, config.block)
         self.second = needs_second_area(self.layer)
-        self.tiling: Tiling = choose(self.layer, max(len(self.rows), 1), config)
+        self.tiling = tiling or choose(self.layer, max(len(self.rows), 1), config)
         self.matrices = {
             number: matrix.prepare(layer.name, number, term, config)
-            for number, term in enumerate(terms)
+            for number, term in enumerate(self.layer.terms)
             if isinstance(term, MatrixTerm)
         }
         #: Whether the vectors of all output channels are loaded at once.

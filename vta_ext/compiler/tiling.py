@@ -80,8 +80,7 @@ def choose(layer: Layer, vectors: int, config: Config) -> Tiling:
 
     Raises RefusedError where no tile fits this machine.
     """
-    search = _Search(layer, vectors, config)
-    best = min(search.candidates(), default=None, key=lambda pair: pair[0])
+    best = min(tilings_of(layer, vectors, config), default=None, key=lambda pair: pair[0])
     if best is None:
         raise RefusedError(
             layer.name,
@@ -89,6 +88,11 @@ def choose(layer: Layer, vectors: int, config: Config) -> Tiling:
             "ones",
         )
     return best[1]
+
+
+def tilings_of(layer: Layer, vectors: int, config: Config) -> Iterator[tuple[float, Tiling]]:
+    """All tilings that fit the machine, each behind its estimated cycles; see :func:`choose`."""
+    return _Search(layer, vectors, config).candidates()
 
 
 class _Search:
