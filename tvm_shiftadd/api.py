@@ -18,7 +18,14 @@ from tvm_shiftadd.data import Dataset
 from tvm_shiftadd.errors import InputError
 from tvm_shiftadd.evaluation import feeds
 from tvm_shiftadd.manifest import IntegerSpecification, Source, TargetInfo, TensorInfo
-from tvm_shiftadd.target import AcceleratorTarget, CPUTarget, accelerator, host, parse
+from tvm_shiftadd.target import (
+    AcceleratorTarget,
+    CPUTarget,
+    DeviceChoice,
+    accelerator,
+    host,
+    parse,
+)
 
 if TYPE_CHECKING:
     import tvm
@@ -244,13 +251,15 @@ def evaluate(
     grain: str | None = None,
     frontier: bool = False,
     options: ConvertOptions | None = None,
+    device: DeviceChoice | str | None = None,
     progress: Progress | None = None,
 ) -> Evaluation:
     """Measure a model in float and in shift-add form, or an artifact, on the same images.
 
     A model is compiled first and needs ``calibration``; an artifact has no float network left, so
-    its float figures are None. Raises what :func:`compile` does, and DataError where the network's
-    output is no row of scores an image.
+    its float figures are None. ``device``: as for :meth:`Artifact.connect`, None for the usual one.
+    Raises what :func:`compile` and that do, and DataError where the network's output is no row of
+    scores an image.
     """
     from tvm_shiftadd.artifact import Artifact
     from tvm_shiftadd.evaluation import compare
@@ -258,6 +267,8 @@ def evaluate(
     if isinstance(model, (str, os.PathLike)):
         model = Artifact.load(model) if Path(model).is_dir() else load(model)
     if isinstance(model, Artifact):
+        if device is not None:
+            model.connect(device)
         return compare(model, None, data, progress or silent)
     if calibration is None:
         raise InputError(
@@ -276,19 +287,28 @@ def evaluate(
         options=options,
         progress=progress,
     )
+    if device is not None:
+        artifact.connect(device)
     return compare(artifact, model.graph, data, progress or silent)
 
 
-def explain(model: Model | str | os.PathLike[str], *, target: Any = "cpu") -> Explanation:
-    """What becomes of every operator of a model, and why.
+def explain(
+    model: Model | Artifact | str | os.PathLike[str], *, target: Any = "cpu"
+) -> Explanation:
+    """What becomes of every operator of a model, or became of an artifact's, and why.
 
     For an accelerator also where it runs: the model is converted for that, with random inputs, and
-    its programs are made. Raises ModelError, and InputError for an unknown target.
+    its programs are made. An artifact has its target. Raises ModelError, ArtifactError, and
+    InputError for an unknown target.
     """
-    from tvm_shiftadd.explanation import explain_model
+    from tvm_shiftadd.artifact import Artifact
+    from tvm_shiftadd.explanation import explain_model, explain_report
 
     resolved = parse(target)
-    model = model if isinstance(model, Model) else load(model)
+    if isinstance(model, (str, os.PathLike)):
+        model = Artifact.load(model) if Path(model).is_dir() else load(model)
+    if isinstance(model, Artifact):
+        return explain_report(model.report)
     if not isinstance(resolved, AcceleratorTarget):
         return explain_model(model)
     package = accelerator.backend(resolved.kind)

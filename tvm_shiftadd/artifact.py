@@ -225,7 +225,7 @@ class Artifact:
 
     @property
     def counted(self) -> Mapping[str, int]:
-        """What the device has counted since it was connected, such as cycles; often nothing."""
+        """Launches on the device since it was connected, and what it counts in them: cycles."""
         return {} if self._connected is None else self._connected.counted
 
     def run(self, x: Array | Mapping[str, Array]) -> Array | dict[str, Array]:

@@ -27,7 +27,8 @@ class Evaluation:
     n: images. float_top1, shiftadd_top1, agreement: percent, the last the share of images for
     which both networks name the same class. float_seconds, shiftadd_seconds: wall time of the
     networks alone. costs: as ``costs.CostReport.to_dict`` gives them. allocation: as
-    ``convert.AllocationReport``, None where every layer has the same terms.
+    ``convert.AllocationReport``, None where every layer has the same terms. counted: launches on
+    an accelerator's device, some for images that only warm up, and what it counted in them.
     """
 
     n: int
@@ -38,6 +39,7 @@ class Evaluation:
     shiftadd_seconds: float
     costs: Mapping[str, Any] = field(default_factory=dict)
     allocation: Mapping[str, Any] | None = None
+    counted: Mapping[str, int] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as ``eval --json`` prints them."""
@@ -51,6 +53,7 @@ class Evaluation:
             "multiplications": self.costs.get("multiplications"),
             "shift_add_share": self.costs.get("shift_add_share"),
             "allocation": self.allocation,
+            **({"device": dict(self.counted)} if self.counted else {}),
         }
 
 
@@ -83,6 +86,7 @@ def compare(
         shiftadd_seconds=scores.seconds,
         costs=artifact.report.get("costs", {}),
         allocation=artifact.report.get("conversion", {}).get("allocation"),
+        counted=artifact.counted,
     )
 
 

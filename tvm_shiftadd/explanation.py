@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from tvm_shiftadd.convert.graph import ADDER_OPS, WEIGHT_OPS, Graph, Node
 from tvm_shiftadd.costs.operations import multiply_accumulates
+from tvm_shiftadd.errors import ArtifactError
 
 if TYPE_CHECKING:
     from tvm_shiftadd.api import Model
@@ -102,6 +104,16 @@ def explain_model(model: Model, split: Partition | None = None) -> Explanation:
             operators.append(OperatorExplanation(str(name), kind, "folded", str(became), 0))
     notes = tuple(str(note) for note in model.attrs.get("shiftadd.notes", ()))
     return Explanation(tuple(operators), notes)
+
+
+def explain_report(report: Mapping[str, Any]) -> Explanation:
+    """What an artifact's report says. Raises ArtifactError where it says nothing of operators."""
+    try:
+        return Explanation(tuple(OperatorExplanation(**row) for row in report["operators"]))
+    except (KeyError, TypeError) as error:
+        raise ArtifactError(
+            f"the artifact's report does not list its operators ({error}); compile the model again"
+        ) from error
 
 
 def _explain(graph: Graph, node: Node) -> OperatorExplanation:

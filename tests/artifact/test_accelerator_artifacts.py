@@ -91,13 +91,14 @@ def test_compilation_is_deterministic(model: api.Model, saved: Path, images: Any
 def test_devices_count(saved: Path, images: Any) -> None:
     loaded = Artifact.load(saved)
     assert loaded.run(images[:1]) is not None
-    assert loaded.counted == {}
+    assert loaded.counted == {"launches": 1}
     loaded.connect("timing")
-    assert loaded.counted == {}
+    assert loaded.counted == {"launches": 0}
     loaded.run(images[:1])
     once = loaded.counted["cycles"]
     loaded.run(images)
     assert loaded.counted["cycles"] == 4 * once > 0
+    assert loaded.counted["launches"] == 4
 
 
 def test_wrong_devices(saved: Path, made: tuple[Artifact, Artifact], images: Any) -> None:

@@ -70,8 +70,8 @@ class FakeApi(types.ModuleType):
         }
         return types.SimpleNamespace(to_dict=lambda: result)
 
-    def explain(self, model: str) -> Any:
-        self._do("explain", model)
+    def explain(self, model: str, **arguments: Any) -> Any:
+        self._do("explain", {"model": model, **arguments})
         operator = {"name": "[conv]1", "operator": "conv2d", "placement": "host", "reason": "why"}
         result = {
             "operators": [{**operator, "macs": None}],

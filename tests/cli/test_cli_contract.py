@@ -14,7 +14,10 @@ import pytest
 from tvm_shiftadd.cli import main
 from tvm_shiftadd.errors import ConversionError, DataError, DependencyError
 
-COMMANDS = ["compile", "run", "eval", "tune", "bench", "profile", "explain", "report", "doctor", "demo"]
+COMMANDS = [
+    *("compile", "run", "eval", "tune", "bench", "profile", "explain", "report", "serve"),
+    *("doctor", "demo"),
+]
 
 
 def raising(error: BaseException) -> Any:

@@ -139,6 +139,9 @@ def test_a_double_buffered_gemm_hides_its_loads() -> None:
     assert report.waits["compute"]["token from load"] < 300
     assert requantise.alu_micro_ops == 128 * 8
     assert requantise.bytes == report.bytes["out"] == 128 * 8 * 16
+    assert requantise.bytes_by_memory == {"out": 128 * 8 * 16}
+    assert gemm.bytes_by_memory["code"] == report.bytes["code"]
+    assert sum(gemm.bytes_by_memory.values()) == gemm.bytes
     assert report.cycles == gemm.cycles + requantise.cycles
     assert gemm.of_bound == gemm.utilisation
     assert gemm.memory_cycles == gemm.bytes // 8

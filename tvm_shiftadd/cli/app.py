@@ -28,6 +28,7 @@ from tvm_shiftadd.cli import (
     profile,
     report,
     run,
+    serve,
     tune,
 )
 from tvm_shiftadd.errors import InputError, ShiftAddError
@@ -64,7 +65,7 @@ def _root(
     pass
 
 
-for _module in (compile, run, eval, tune, bench, profile, explain, report, doctor, demo):
+for _module in (compile, run, eval, tune, bench, profile, explain, report, serve, doctor, demo):
     app.command(_module.__name__.rpartition(".")[2], help=_module.HELP)(_module.command)
 app.add_typer(isa.app, name="isa")
 

@@ -27,6 +27,7 @@ class Config:
     terms: options.TermChoice
     skip: int
     limit: int | None
+    device: options.DeviceOptions
 
 
 def command(
@@ -47,6 +48,10 @@ def command(
     limit: Annotated[
         int | None, typer.Option("--limit", help="Measure N images only, in file order.")
     ] = None,
+    device: options.Device = None,
+    time_limit: options.TimeLimit = None,
+    rpc: options.Rpc = None,
+    key: options.Key = None,
     json: options.Json = False,
     debug: options.Debug = False,
 ) -> None:
@@ -61,6 +66,7 @@ def command(
         options.TermChoice(options.terms_of(terms), budget, max_drop, grain, frontier),
         skip,
         limit,
+        options.DeviceOptions(device, time_limit, rpc, key),
     )
     with output.clean_stdout(json):
         result = _evaluate(config)
@@ -82,6 +88,7 @@ def _evaluate(config: Config) -> dict[str, Any]:
     if path.is_dir():
         config.model.refuse_for_artifact()
     config.terms.check()
+    device = config.device.choice()
     preprocess = Preprocess.parse(config.preprocess)
     data = open_dataset(config.data, preprocess).subset(config.skip, config.limit)
     calibration = None
@@ -96,6 +103,7 @@ def _evaluate(config: Config) -> dict[str, Any]:
             calibration=calibration,
             target=config.target,
             **config.terms.arguments(),
+            device=device,
             progress=progress,
         )
     return evaluation.to_dict()
@@ -120,5 +128,7 @@ def _print(config: Config, result: dict[str, Any]) -> None:
     ]
     title = f"{config.model.path.name} on {result['n']:,} images"
     output.print_table(title, ["", "value", "unit"], rows)
+    if result.get("device"):
+        output.print_table("On the device", ["", ""], list(result["device"].items()))
     if result.get("allocation") is not None:
         allocation.show(result["allocation"])

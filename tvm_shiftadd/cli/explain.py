@@ -18,33 +18,51 @@ class Config:
     """One call of ``explain``."""
 
     model: options.ModelChoice
+    target: str
 
 
 def command(
-    model: Annotated[Path, typer.Argument(help="An ONNX file or a checkpoint.")],
+    model: Annotated[Path, typer.Argument(help="An ONNX file, a checkpoint or an artifact.")],
+    target: options.Target = "cpu",
     shape: options.Shape = None,
     weights: options.Weights = None,
     json: options.Json = False,
     debug: options.Debug = False,
 ) -> None:
     """Load, explain, print."""
-    config = Config(options.ModelChoice(model, tuple(shape or ()), weights))
+    config = Config(options.ModelChoice(model, tuple(shape or ()), weights), target)
     with output.clean_stdout(json):
         explanation = _explain(config)
     if json:
         output.print_json(explanation)
         return
-    columns = ("name", "operator", "placement", "reason", "macs")
-    rows = [[operator[column] for column in columns] for operator in explanation["operators"]]
-    titles = ("name", "operator", "becomes", "reason", "MACs")
-    output.print_table(config.model.path.name, titles, rows, right=4)
-    share = 100 * explanation["shift_add_share"]
-    output.print_lines(
-        f"{share:.2f} % of the multiply-accumulates become shift-add.", *explanation["notes"]
-    )
+    columns = _COLUMNS if "accelerator_share" in explanation else _COLUMNS[:5]
+    rows = [[operator.get(key) for key, _ in columns] for operator in explanation["operators"]]
+    output.print_table(config.model.path.name, [title for _, title in columns], rows, right=4)
+    lines = [f"{100 * explanation['shift_add_share']:.2f} % of the multiply-accumulates become "]
+    lines[0] += "shift-add."
+    if "accelerator_share" in explanation:
+        lines.append(f"{100 * explanation['accelerator_share']:.2f} % run on the accelerator.")
+    output.print_lines(*lines, *explanation["notes"])
+
+
+#: Keys and titles of the table; the last ones where there is an accelerator.
+_COLUMNS = (
+    ("name", "name"),
+    ("operator", "operator"),
+    ("placement", "becomes"),
+    ("reason", "reason"),
+    ("macs", "MACs"),
+    ("device", "runs on"),
+    ("device_reason", "because"),
+)
 
 
 def _explain(config: Config) -> dict[str, Any]:
     from tvm_shiftadd import api
 
-    return api.explain(config.model.load()).to_dict()
+    path = config.model.path
+    if not path.is_dir():
+        return api.explain(config.model.load(), target=config.target).to_dict()
+    config.model.refuse_for_artifact()
+    return api.explain(path).to_dict()

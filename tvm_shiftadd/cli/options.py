@@ -81,6 +81,26 @@ class ModelChoice:
             )
 
 
+@dataclass(frozen=True)
+class DeviceOptions:
+    """What a call says about the device of an accelerator's artifact."""
+
+    device: str | None = None
+    time_limit: float | None = None
+    rpc: str | None = None
+    key: str | None = None
+
+    def choice(self) -> Any:
+        """A ``DeviceChoice``, or None where nothing was said. Raises InputError."""
+        if self.key is not None and self.rpc is None:
+            raise InputError("--key is for --rpc HOST:PORT, the server it belongs to")
+        if self == DeviceOptions():
+            return None
+        from tvm_shiftadd.target import DeviceChoice
+
+        return DeviceChoice(self.device or "", self.time_limit, self.rpc, self.key)
+
+
 def shape_of(texts: Sequence[str]) -> tuple[int, ...] | dict[str, tuple[int, ...]] | None:
     """Shapes of ``--shape 1,3,224,224`` or of several ``--shape NAME=...``; InputError."""
     found: dict[str, tuple[int, ...]] = {}
@@ -131,7 +151,36 @@ Weights = Annotated[
         "deepshift-q, apot-2 to apot-5.",
     ),
 ]
-Target = Annotated[str, typer.Option("--target", help="cpu, cpu:generic or a target's JSON file.")]
+Target = Annotated[
+    str,
+    typer.Option(
+        "--target",
+        help="cpu, cpu:generic, vta (the accelerator), vta:MACHINE with a preset's name or a JSON "
+        "file of parameters, or a target's JSON file.",
+    ),
+]
+Device = Annotated[
+    str | None,
+    typer.Option(
+        "--device",
+        help="Where the accelerator's part runs: sim (the functional simulator, the default), "
+        "timing (the same, and counts cycles).",
+    ),
+]
+TimeLimit = Annotated[
+    float | None,
+    typer.Option("--time-limit", help="Seconds that the device may take for one program."),
+]
+Rpc = Annotated[
+    str | None,
+    typer.Option("--rpc", help="HOST:PORT of tvm-shiftadd serve, whose device runs it instead."),
+]
+Key = Annotated[
+    str | None,
+    typer.Option(
+        "--key", envvar="TVM_SHIFTADD_KEY", help="The key that the server of --rpc printed."
+    ),
+]
 Terms = Annotated[
     str,
     typer.Option("--terms", help="Most terms of a weight: 1, 2, 3, or auto: where they count."),

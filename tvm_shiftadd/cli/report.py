@@ -55,6 +55,7 @@ def _print_layers(conversion: dict[str, Any]) -> None:
         "output_snr_db": "output SNR dB",
         "saturation": "saturated",
         "exact": "kept",
+        "copies": "copies",
         "cause": "noise from",
     }
     rows = [[layer.get(key) for key in columns] for layer in conversion["layers"]]

@@ -20,6 +20,7 @@ class Config:
     artifact: Path
     inputs: Path
     outputs: Path
+    device: options.DeviceOptions
 
 
 def command(
@@ -28,27 +29,37 @@ def command(
         Path, typer.Option("--input", help=".npz with an array for each input, by its name.")
     ],
     outputs: Annotated[Path, typer.Option("--output", help="The .npz that is written.")],
+    device: options.Device = None,
+    time_limit: options.TimeLimit = None,
+    rpc: options.Rpc = None,
+    key: options.Key = None,
     json: options.Json = False,
     debug: options.Debug = False,
 ) -> None:
     """Load, run, write, print."""
-    config = Config(artifact, inputs, outputs)
+    config = Config(artifact, inputs, outputs, options.DeviceOptions(device, time_limit, rpc, key))
     with output.clean_stdout(json):
-        shapes = _run(config)
+        shapes, counted = _run(config)
     if json:
-        output.print_json({"output": str(config.outputs), "shapes": shapes})
+        told = {"device": counted} if counted else {}
+        output.print_json({"output": str(config.outputs), "shapes": shapes, **told})
         return
     output.print_table(f"Wrote {config.outputs}", ["output", "shape"], list(shapes.items()))
+    if counted:
+        output.print_table("On the device", ["", ""], list(counted.items()))
 
 
-def _run(config: Config) -> dict[str, list[int]]:
+def _run(config: Config) -> tuple[dict[str, list[int]], dict[str, int]]:
     import numpy as np
 
     from tvm_shiftadd.artifact import Artifact
     from tvm_shiftadd.data import read_arrays
     from tvm_shiftadd.data.writers import write_arrays
 
+    choice = config.device.choice()
     artifact = Artifact.load(config.artifact)
+    if choice is not None:
+        artifact.connect(choice)
     feeds: Any = read_arrays(config.inputs)
     if len(feeds) == 1 and len(artifact.inputs) == 1:
         # A single array needs no name.
@@ -57,4 +68,5 @@ def _run(config: Config) -> dict[str, list[int]]:
     if isinstance(result, np.ndarray):
         result = {artifact.outputs[0].name: result}
     write_arrays(config.outputs, result)
-    return {name: list(array.shape) for name, array in result.items()}
+    shapes = {name: list(array.shape) for name, array in result.items()}
+    return shapes, dict(artifact.counted)

@@ -43,8 +43,8 @@ class RegionExecutor:
     def __init__(self, region: Executable, device: Device) -> None:
         self.region, self._config = region, device.config
         self._loaded = device.load(region.program)
-        #: Sums, over all launches, of what the device counts.
-        self.counted: dict[str, int] = {}
+        #: Launches, and sums over them of what the device counts.
+        self.counted = {"launches": 0}
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Results of a batch by name: ``[N, H, W, C]`` of int8, uint8 or int32.
@@ -61,6 +61,7 @@ class RegionExecutor:
             for binding in self.region.inputs:
                 self._write(binding, given[binding.feed.name][image])
             self._loaded.launch()
+            self.counted["launches"] += 1
             for name, number in self._loaded.counters().items():
                 self.counted[name] = self.counted.get(name, 0) + number
             for binding in self.region.outputs:

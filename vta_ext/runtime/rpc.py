@@ -70,7 +70,8 @@ def connect(address: str, key: str, config: Config, limit: float | None = None) 
     try:
         session = rpc.connect(host, port, key)
     except Exception as error:
-        reason = "it has another key" if "matches key" in str(error) else "it speaks no TVM RPC"
+        other = "it speaks no TVM RPC, or has too many clients"
+        reason = "it has another key" if "matches key" in str(error) else other
         raise DeviceError(f"the server at {address} refused: {reason}") from error
     return RemoteDevice(_Session(session, address), config, limit)
 

@@ -1,8 +1,8 @@
 """A device for other processes and machines, over TVM's RPC: the server's side.
 
-Each connection is served by a process of its own, one after another. That process has none of TVM's
-functions but those of the device, so a client can ask for no others by name. Programs are proved
-safe before they are loaded.
+Each connection is served by a process of its own. That process has none of TVM's functions but
+those of the device, so a client can ask for no others by name. Programs are proved safe before they
+are loaded.
 
 TVM's protocol itself trusts its client with the memory of that process. So the key is a secret,
 connections are taken from this machine only unless an address is named, and a server is for people
@@ -15,14 +15,18 @@ import hmac
 import json
 import multiprocessing
 import os
+import signal
 import socket
 import struct
 import sys
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
 from typing import Any, Final
 
 import tvm_ffi
+from tvm import rpc
 
 from tvm_shiftadd.errors import DependencyError, DeviceError, InputError, ProgramError
 from vta_ext import checker
@@ -36,6 +40,8 @@ Log = Callable[[str], None]
 #: Programs that one connection may have loaded, and the bytes of their arenas together.
 MAX_PROGRAMS: Final = 256
 MAX_BYTES: Final = 1 << 31
+#: Connections at a time; further ones are refused.
+MAX_CLIENTS: Final = 16
 #: The longest key that TVM's handshake may bring, and seconds for the handshake.
 _MAX_KEY: Final = 1024
 _PATIENCE: Final = 10.0
@@ -44,6 +50,12 @@ _REMOVE: Final = "ffi.FunctionRemoveGlobal"
 _KEPT: Final = "rpc.LocalSession"
 #: Seconds after its limit that a launch which does not return ends its connection.
 _GRACE: Final = 5.0
+#: A process that has what this one has; None where the system cannot fork.
+_Fork: Any = (
+    multiprocessing.get_context("fork").Process
+    if "fork" in multiprocessing.get_all_start_methods()
+    else None
+)
 
 
 class Served:
@@ -151,7 +163,7 @@ def serve(
     is the most a client may ask for. ``port`` 0 takes a free one; ``ready`` is told which. Raises
     InputError for an unusable address, DependencyError where the system cannot fork.
     """
-    if "fork" not in multiprocessing.get_all_start_methods():
+    if _Fork is None:
         raise DependencyError(f"serving a device needs a system that can fork, not {sys.platform}")
     check_key(key)
     make(limit)  # says at once if the device cannot be had
@@ -159,37 +171,52 @@ def serve(
         listening = socket.create_server((host, port))
     except (OSError, OverflowError) as error:
         raise InputError(f"cannot listen at {host}:{port}: {error}; choose another") from error
+    sessions: list[BaseProcess] = []
     with listening:
         ready(listening.getsockname()[1])
         while True:
             connection, address = listening.accept()
             with connection:
-                _serve_one(connection, address[0], key, Served(make, limit), log)
+                sessions = [session for session in sessions if session.is_alive()]
+                if len(sessions) >= MAX_CLIENTS:
+                    log(f"{address[0]}: refused, {len(sessions)} clients are connected")
+                    continue
+                client = _Client(connection, address[0], key, Served(make, limit), log)
+                sessions.append(_Fork(target=client.serve, args=(listening,), daemon=True))
+                sessions[-1].start()
 
 
-def _serve_one(connection: socket.socket, client: str, key: str, served: Served, log: Log) -> None:
-    connection.settimeout(_PATIENCE)
-    try:
-        if not _shake_hands(connection, key):
-            log(f"{client}: another key or no TVM RPC; refused")
+@dataclass(frozen=True)
+class _Client:
+    """One connection; ``serve`` runs in a process of its own."""
+
+    connection: socket.socket
+    name: str
+    key: str
+    served: Served
+    log: Log
+
+    def serve(self, listening: socket.socket) -> None:
+        """Greet, then answer until the client goes."""
+        listening.close()
+        # Ctrl-C is for the server, which then ends its processes.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        self.connection.settimeout(_PATIENCE)
+        try:
+            if not _shake_hands(self.connection, self.key):
+                self.log(f"{self.name}: refused, another key or no TVM RPC")
+                return
+        except OSError:
             return
-    except OSError:
-        return
-    connection.settimeout(None)
-    log(f"{client}: connected")
-    session = multiprocessing.get_context("fork").Process(
-        target=_session, args=(connection, served), daemon=True
-    )
-    session.start()
-    session.join()
-    log(f"{client}: done" if session.exitcode == 0 else f"{client}: broken off")
+        self.connection.settimeout(None)
+        self.log(f"{self.name}: connected")
+        _answer(self.connection, self.served)
+        self.log(f"{self.name}: done")
 
 
-def _session(connection: socket.socket, served: Served) -> None:
-    """The process of one connection."""
-    from tvm.rpc import _ffi_api
-
-    loop = _ffi_api.ServerLoop
+def _answer(connection: socket.socket, served: Served) -> None:
+    """TVM's loop, with no function left in this process but those served."""
+    loop = rpc._ffi_api.ServerLoop
     remove = tvm_ffi.get_global_func(_REMOVE)
     for name, function in served.functions().items():
         tvm_ffi.register_global_func(name, function)
@@ -201,8 +228,7 @@ def _session(connection: socket.socket, served: Served) -> None:
 
 def _shake_hands(connection: socket.socket, key: str) -> bool:
     """TVM's greeting: a number, the length of the client's key, the key and options."""
-    from tvm.rpc import base
-
+    base = rpc.base
     magic, length = struct.unpack("<ii", base.recvall(connection, 8))
     if magic != base.RPC_MAGIC or not 0 <= length <= _MAX_KEY:
         return False

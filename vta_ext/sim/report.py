@@ -36,8 +36,9 @@ class LabelReport:
     """One label, for instance a layer.
 
     ``cycles`` of compute: from the end of its work for the label before to the end of its work for
-    this one, waits included. Micro-ops of GEMM (one a cycle at best) and ALU; bytes moved, and the
-    cycles the memory port needs for them; what compute waited for in these cycles.
+    this one, waits included. Micro-ops of GEMM (one a cycle at best) and ALU; bytes moved, in all
+    and by buffer, and the cycles the memory port needs for them; what compute waited for in these
+    cycles.
     """
 
     name: str
@@ -47,6 +48,7 @@ class LabelReport:
     bytes: int
     memory_cycles: int
     waits: dict[str, int]
+    bytes_by_memory: dict[str, int]
 
     @property
     def utilisation(self) -> float:
@@ -145,12 +147,14 @@ class TimingReport:
     def _label(self, name: str, steps: list[Step], cycles: int) -> LabelReport:
         program = self.program
         instructions = [program.instructions[step.position] for step in steps]
-        moves = (
-            access.transfer(i, program.config)
-            for i in instructions
-            if i.kind.name in ("LOAD", "STORE")
-        )
-        moved = sum(move.moved_bytes for move in moves if move is not None)
+        by_memory: dict[str, int] = {}
+        for instruction in instructions:
+            if instruction.kind.name in ("LOAD", "STORE"):
+                move = access.transfer(instruction, program.config)
+                if move is not None:
+                    buffer = move.memory.name
+                    by_memory[buffer] = by_memory.get(buffer, 0) + move.moved_bytes
+        moved = sum(by_memory.values())
         return LabelReport(
             name=name,
             cycles=cycles,
@@ -161,6 +165,7 @@ class TimingReport:
             bytes=moved,
             memory_cycles=-(-8 * moved // self.memory_bits),
             waits=_sum_waits(step for step in steps if step.module is Module.COMPUTE),
+            bytes_by_memory=by_memory,
         )
 
     def to_dict(self) -> dict[str, Any]:
