@@ -90,16 +90,21 @@ def test_products_with_a_kernel_for_each_tile(config: Config, mode: str, blocks:
 
 
 @settings(max_examples=40)
-@given(st.lists(st.tuples(st.integers(0, 9), st.integers(1, 9)), max_size=60), st.integers(1, 16))
-def test_every_use_finds_its_kernel(uses: list[tuple[int, int]], batch: int) -> None:
-    """Whatever is evicted, the buffer holds each kernel at its use; the oldest goes first."""
+@given(
+    st.lists(st.tuples(st.integers(0, 9), st.integers(1, 9)), max_size=60),
+    st.integers(1, 16),
+    st.integers(0, 3),
+)
+def test_every_use_finds_its_kernel(uses: list[tuple[int, int]], batch: int, ahead: int) -> None:
+    """Whatever is evicted, and however early loads are, the buffer holds each kernel at its use."""
     cache = MicroOpCache(FEW, batch=batch)
     entries, wanted = [], []
     for name, size in uses:
         rows = np.full((size, 3), 16 * name + size, np.int32)
-        begin, load = cache.place(rows)
-        if load is not None:
-            entries.append((len(wanted), load))
+        begin, missing = cache.place(rows, ahead=ahead)
+        if missing is not None:
+            assert len(wanted) - ahead <= missing.before - 1 <= len(wanted)
+            entries.append((missing.before - 1, missing.entry))
         wanted.append((begin, rows))
     buffer = np.full((FEW.uop_depth, 3), -1)
     for number, (begin, rows) in enumerate(wanted):

@@ -75,7 +75,8 @@ def test_convolutions(name: str) -> None:
     lanes = 16 * -(-inputs * kernel**2 // 16) if inputs < 8 else inputs * kernel**2
     products = height**2 * lanes * outputs // 256
     assert report.gemm_micro_ops() == products
-    assert products / report.cycles > (0.93 if kernel == 3 else 0.7)
+    assert products / report.cycles > (0.95 if kernel == 3 else 0.74)
+    assert report.labels()[0].compute_bound > 0.9 * report.cycles
 
 
 @pytest.mark.slow
@@ -86,9 +87,12 @@ def test_the_first_convolution_and_the_others_together() -> None:
     products = sum(report.gemm_micro_ops() for report in cycles.values())
     busy = products / sum(report.cycles for report in cycles.values())
     for name, report in cycles.items():
-        print(f"{name}: {report.cycles:,} cycles, {report.utilisation:.1%} busy")
+        own = report.labels()[0].compute_bound / report.cycles
+        print(
+            f"{name}: {report.cycles:,} cycles, {report.utilisation:.1%} busy, {own:.1%} of bound"
+        )
     print(f"C2 to C11: {busy:.1%} busy")
-    assert busy > 0.92
+    assert busy > 0.96
 
 
 @pytest.mark.parametrize("name", quick(TRANSPOSED))

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -17,8 +18,8 @@ import numpy as np
 from vta_ext.compiler.residence import Residence
 from vta_ext.compiler.tiles import Fetch, Move, Out, Pass, Step
 from vta_ext.config import Config
-from vta_ext.isa.instruction import MicroOps, alu, gemm, load, store
-from vta_ext.jit.cache import CacheCounters, MicroOpCache
+from vta_ext.isa.instruction import Instruction, MicroOps, alu, gemm, load, store
+from vta_ext.jit.cache import CacheCounters, MicroOpCache, Missing
 from vta_ext.jit.tokens import Entry
 
 #: Steps whose loads may go before the passes of a step.
@@ -83,6 +84,8 @@ class Builder:
         self._acc, self._const = Residence(2 * b.acc), Residence(2 * b.const)
         self.kernels = MicroOpCache(self.config, self.kernels_at)
         self._label = ""
+        #: Where the instructions of each step that runs a kernel are, after its own loads.
+        self._starts: list[int] = []
         self._fetches = self._fetch_hits = 0
 
     @property
@@ -103,7 +106,10 @@ class Builder:
             kept: list[Step] = []
             for ahead in window:
                 kept.append(steps[ahead])
-                if not self._fetch(kept, placed[ahead], waiting):
+                fits = self._fetch(kept, placed[ahead], waiting)
+                if ahead == number and step.passes:
+                    self._starts.append(len(self.entries))
+                if not fits:
                     break
             self._compute(step, placed[number])
             for _ in step.stores:
@@ -117,66 +123,77 @@ class Builder:
         What an earlier step still has to make is left for later.
         """
         step = steps[-1]
+        weights: list[Instruction] = []
+        inputs: list[Instruction] = []
         if step.weights is not None and placed.wgt is None:
             keys = {one.weights.key for one in steps if one.weights}
-            placed.wgt = self._load(self._wgt, step.weights, keys, step.label)
+            placed.wgt, weights = self._loads(self._wgt, step.weights, keys, step.label)
         if step.inputs is not None and placed.inp is None:
             missing = (out for name in step.inputs.reads for out in waiting.get(name, ()))
             if not any(_overlap(out, move) for out in missing for move in step.inputs.moves):
                 keys = {one.inputs.key for one in steps if one.inputs}
-                placed.inp = self._load(self._inp, step.inputs, keys, step.label)
+                placed.inp, inputs = self._loads(self._inp, step.inputs, keys, step.label)
+        # In turns, so that the first passes can begin before everything is there.
+        for pair in zip_longest(weights, inputs):
+            self._add_all(filter(None, pair))
         return (step.weights is None or placed.wgt is not None) and (
             step.inputs is None or placed.inp is not None
         )
 
-    def _load(
+    def _loads(
         self, buffer: Residence, fetch: Fetch, kept: Collection[Hashable], what: str, base: int = 0
-    ) -> int | None:
-        """Where ``fetch`` is, loaded if it is not there; None where there is no room for it."""
+    ) -> tuple[int | None, list[Instruction]]:
+        """Where ``fetch`` is, and its loads if it is not there; None where there is no room."""
         found = buffer.place(fetch.key, fetch.size, kept, what)
         if found is None:
-            return None
+            return None, []
         begin, missing = found[0] + base, found[1]
         self._fetches += missing
         self._fetch_hits += not missing
-        for move in fetch.moves if missing else ():
-            self._add(
-                load(
-                    move.memory,
-                    sram_base=begin + move.place,
-                    dram_base=move.dram,
-                    x_size=move.columns,
-                    y_size=move.rows,
-                    x_stride=move.stride,
-                    y_pad=move.y_pad,
-                    x_pad=move.x_pad,
-                    unsigned=move.unsigned,
-                    pad_least=move.pad_least,
-                )
-            )
-        return begin
+        return begin, [_load(move, begin) for move in (fetch.moves if missing else ())]
 
-    def _add(self, instruction: object, rows: MicroOps | None = None) -> None:
-        self.entries.append(Entry(instruction, rows, self._label))  # type: ignore[arg-type]
+    def _add(self, instruction: Instruction, rows: MicroOps | None = None) -> None:
+        self.entries.append(Entry(instruction, rows, self._label))
+
+    def _add_all(self, instructions: Iterable[Instruction]) -> None:
+        for instruction in instructions:
+            self._add(instruction)
 
     def _compute(self, step: Step, placed: _Placed) -> None:
         bases = {"inp": placed.inp or 0, "wgt": placed.wgt or 0}
         tile = self._acc.place(step.tile, step.accumulators, (), step.label)
         assert tile is not None, "nothing is kept, so there is room"
         bases["acc"] = tile[0]
+        constants: list[Instruction] = []
         if step.constants is not None:
             base = 2 * self.budget.acc
-            bases["const"] = self._load(self._const, step.constants, (), step.label, base) or 0
+            place, constants = self._loads(self._const, step.constants, (), step.label, base)
+            bases["const"] = place or 0
         kernel = [self._lower(one, bases) for one in step.passes]
         begin = 0
         if kernel:
-            begin, missing = self.kernels.place(np.concatenate(kernel), step.label)
-            self.entries += [missing] if missing else []
-        for one, rows in zip(step.passes, kernel, strict=True):
+            begin, missing = self.kernels.place(np.concatenate(kernel), step.label, _AHEAD)
+            if missing is not None:
+                self._insert(missing)
+        for number, (one, rows) in enumerate(zip(step.passes, kernel, strict=True)):
+            if one.source == "const":
+                # Not before the products: loads of their data would make it wait longer.
+                self._add_all(constants)
+                constants = []
             self._issue(one, rows, begin, bases["wgt"])
             begin += len(rows)
-        for out in step.stores:
-            self._store(out, bases["acc"])
+            self._store(step, bases["acc"], number)
+        self._store(step, bases["acc"], None)
+
+    def _insert(self, missing: Missing) -> None:
+        """Add a load of kernels before the loads of the step that it may come before."""
+        at = self._starts[missing.before - 1] if missing.before <= len(self._starts) else None
+        if not missing.entry.instruction.prefetch or at is None:
+            self.entries.append(missing.entry)
+            return
+        self.entries.insert(at, missing.entry)
+        after = range(missing.before - 1, len(self._starts))
+        self._starts[missing.before - 1 :] = [self._starts[n] + 1 for n in after]
 
     def _lower(self, one: Pass, bases: dict[str, int]) -> MicroOps:
         """The micro-ops of a pass, in their places."""
@@ -211,8 +228,9 @@ class Builder:
             )
         self._add(instruction, rows)
 
-    def _store(self, out: Out, base: int) -> None:
-        self._add(
+    def _store(self, step: Step, base: int, after: int | None) -> None:
+        """The stores that go after a pass."""
+        self._add_all(
             store(
                 out.memory,
                 sram_base=base + out.place,
@@ -221,7 +239,25 @@ class Builder:
                 y_size=out.rows,
                 x_stride=out.stride,
             )
+            for out in step.stores
+            if out.after == after
         )
+
+
+def _load(move: Move, begin: int) -> Instruction:
+    """A move to the place of its fetch."""
+    return load(
+        move.memory,
+        sram_base=begin + move.place,
+        dram_base=move.dram,
+        x_size=move.columns,
+        y_size=move.rows,
+        x_stride=move.stride,
+        y_pad=move.y_pad,
+        x_pad=move.x_pad,
+        unsigned=move.unsigned,
+        pad_least=move.pad_least,
+    )
 
 
 def _overlap(out: Out, move: Move) -> bool:

@@ -65,13 +65,11 @@ class CompiledRegion:
 Choose = Callable[[Layer], Tiling | None]
 
 
-def _estimated(_layer: Layer) -> None:
-    pass
+def estimated(_layer: Layer) -> None:
+    """The compiler's own choice for every layer."""
 
 
-def compile_network(
-    network: Network, config: Config, tiling: Choose = _estimated
-) -> CompiledRegion:
+def compile_network(network: Network, config: Config, tiling: Choose = estimated) -> CompiledRegion:
     """Compile the operators of one region for one machine.
 
     Raises RefusedError, a CompileError that names the layer, for an operator that the machine
@@ -80,7 +78,7 @@ def compile_network(
     return compile_region(lower(network, config), config, tiling)
 
 
-def compile_region(region: Region, config: Config, tiling: Choose = _estimated) -> CompiledRegion:
+def compile_region(region: Region, config: Config, tiling: Choose = estimated) -> CompiledRegion:
     """Compile layers; see :func:`compile_network`."""
     if config.batch != 1:
         raise CompileError(
@@ -92,8 +90,9 @@ def compile_region(region: Region, config: Config, tiling: Choose = _estimated) 
     constants = Constants(base=_aligned(end))
     made = frozenset(layer.output.name for layer in region.layers)
     steps: list[Step] = []
-    for layer in region.layers:
-        steps += schedule(layer, constants, Memory(tensors, made), config, tiling(layer))
+    for number, layer in enumerate(region.layers, 1):
+        last = number == len(region.layers)
+        steps += schedule(layer, constants, Memory(tensors, made), config, tiling(layer), last)
     if constants.data:
         data = bytes(constants.data)
         sections.append(Section("constants", "constant", constants.base, len(data), data))

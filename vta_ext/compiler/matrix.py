@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -51,10 +52,13 @@ class Prepared:
         return (int(blocks[0]), int(blocks[-1]) + 1) if len(blocks) else (0, 1)
 
     def fetch(
-        self, place: Place, blocks: tuple[int, int], constants: Constants, config: Config
+        self, place: Place, blocks: tuple[int, int], constants: Constants, fine: bool
     ) -> tuple[Fetch, Slots]:
-        """The weights of a place's output channels and of input blocks (first, count)."""
-        first, count = blocks
+        """The weights of a place's output channels and of input blocks (first, count).
+
+        ``fine``: a load for each input block.
+        """
+        config, (first, count) = self.config, blocks
         taps, planes = self.tiles.shape[:2]
         order = [
             (tap, plane, i, o)
@@ -70,8 +74,10 @@ class Prepared:
         moves = []
         if order:
             chosen = self.tiles[tuple(np.array(order).T)]
-            at = constants.add(tile_bytes(chosen, self.term.mode))
-            moves.append(Move(memory, 0, at // element, len(order)))
+            at = constants.add(tile_bytes(chosen, self.term.mode)) // element
+            ends = [n for n in range(1, len(order)) if fine and order[n][2] != order[n - 1][2]]
+            for begin, end in pairwise([0, *ends, len(order)]):
+                moves.append(Move(memory, begin, at + begin, end - begin))
         rows = self._factor_rows(place)
         if len(rows):
             at = constants.add(pack_codes(rows).tobytes())
@@ -125,15 +131,20 @@ def passes(
     slots: Slots,
     area: int,
     fresh: bool,
+    fine: bool,
 ) -> list[Pass]:
     """All products of one step.
 
     box: first row and column, height and width of the inputs; area: first accumulator; fresh:
-    whether the sums begin here.
+    whether the sums begin here; fine: whether no instruction needs more than one input block.
     """
     found: list[Pass] = []
-    for phase in prepared.term.window.phases:
-        found += _phase(prepared, phase, place, blocks, box, slots, area, fresh)
+    first, count = blocks
+    parts = [range(i, i + 1) for i in range(first, first + count)]
+    for part in parts if fine else [range(first, first + count)]:
+        begins = fresh and part.start == first
+        for phase in prepared.term.window.phases:
+            found += _phase(prepared, phase, place, part, first, box, slots, area, begins)
     return found
 
 
@@ -141,12 +152,14 @@ def _phase(
     prepared: Prepared,
     phase: Phase,
     place: Place,
-    blocks: tuple[int, int],
+    blocks: range,
+    fetched: int,
     box: tuple[int, int, int, int],
     slots: Slots,
     area: int,
     fresh: bool,
 ) -> Iterator[Pass]:
+    """The products of input blocks ``blocks``; ``fetched`` is the first one in the buffer."""
     window = prepared.term.window
     grid = (
         -(-(place.rows - phase.start[0]) // window.step[0]),
@@ -167,13 +180,13 @@ def _phase(
     }
 
     def lane(o: int, i: int, dy: int, dx: int, slot: int) -> Lane:
-        src = ((i - blocks[0]) * height + origin[0] + dy) * width + origin[1] + dx
+        src = ((i - fetched) * height + origin[0] + dy) * width + origin[1] + dx
         return start + o * place.positions, src, slot
 
     lists = [
         [
             lane(o, i, dy, dx, slot)
-            for i in range(blocks[0], blocks[0] + blocks[1])
+            for i in blocks
             for dy, dx, tap in phase.taps
             for plane in range(prepared.tiles.shape[1])
             if (slot := slots.get((tap, plane, i, place.output + o))) is not None

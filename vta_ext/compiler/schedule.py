@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any
 
 from vta_ext.compiler import matrix, pool
@@ -21,6 +22,8 @@ Grid = dict[str, Any]
 
 #: The most rows or columns that a LOAD can pad with.
 MAX_PAD = 15
+#: Results of the last tile of all: nothing hides the time to store them.
+LAST_RESULTS = 256
 
 
 @dataclass(frozen=True)
@@ -39,12 +42,14 @@ def schedule(
     memory: Memory,
     config: Config,
     tiling: Tiling | None = None,
+    last: bool = False,
 ) -> list[Step]:
     """The steps of one layer, with a tiling that fits; None takes the one of the least estimate.
 
-    Raises RefusedError, naming the layer, where it does not fit.
+    Nothing comes after the ``last`` one that could hide its end. Raises RefusedError, naming the
+    layer, where it does not fit.
     """
-    return list(_Schedule(layer, constants, memory, config, tiling).steps())
+    return list(_Schedule(layer, constants, memory, config, tiling).steps(last))
 
 
 def ordered(layer: Layer) -> Layer:
@@ -88,10 +93,13 @@ class _Schedule:
         self.together = len(self.rows) * blocks <= Budget.of(config).const
         self.vectors_at = constants.vectors(self.rows, config) if len(self.rows) else 0
 
-    def steps(self) -> Iterator[Step]:
+    def steps(self, last: bool) -> Iterator[Step]:
         """All steps of the layer, tile by tile."""
-        for place in self._places():
-            yield from self._tile(place)
+        places = list(self._places())
+        if last:
+            places = [*places[:-1], *_ending(places[-1])]
+        for number, place in enumerate(places):
+            yield from self._tile(place, number == 0, number == len(places) - 1)
 
     def _places(self) -> Iterator[Place]:
         t, output = self.tiling, self.layer.output
@@ -107,27 +115,45 @@ class _Schedule:
         else:
             yield from (Place(*spot, *group) for spot in spots for group in groups)
 
-    def _tile(self, place: Place) -> Iterator[Step]:
+    def _tile(self, place: Place, fine: bool, last: bool) -> Iterator[Step]:
+        """The steps of a tile.
+
+        ``fine``: its passes begin as soon as one input block is there; ``last``: what one output
+        block has is stored while the next one is finished.
+        """
         parts: list[tuple[Fetch | None, Fetch | None, list[Pass]]] = []
         for number, term in enumerate(self.layer.terms):
-            parts += self._term(number, term, place)
-        finish = [*self._finish(place)]
+            parts += self._term(number, term, place, fine and number == 0)
+        blocks = range(place.output, place.output + place.outputs)
+        ends = [replace(place, output=o, outputs=1) for o in blocks] if last else [place]
+        finish = [[*self._finish(end, place)] for end in ends]
+        before = len(parts[-1][2]) - 1
+        stores: list[Out] = []
+        for end, own in zip(ends, finish, strict=True):
+            before += len(own)
+            at = (end.output - place.output) * place.positions
+            stores += (
+                replace(out, place=out.place + at, after=before if last else None)
+                for out in self._stores(end)
+            )
         size = place.positions * place.outputs * (2 if self.second else 1)
         for position, (inputs, weights, passes) in enumerate(parts):
-            last = position == len(parts) - 1
+            final = position == len(parts) - 1
+            chosen = tuple(chain(passes, *finish)) if final else tuple(passes)
             yield Step(
                 label=self.layer.name,
                 tile=(self.layer.name, place),
                 accumulators=size,
-                passes=tuple([*passes, *finish] if last else passes),
+                passes=chosen,
                 inputs=inputs,
                 weights=weights,
-                constants=self._vectors(place),
-                stores=tuple(self._stores(place)) if last else (),
+                constants=self._vectors(place) if _reads_constants(chosen) else None,
+                stores=tuple(stores) if final else (),
                 writes=self.layer.output.name,
             )
 
     def _vectors(self, place: Place) -> Fetch | None:
+        """The constants of all output channels, or of a tile's."""
         if not len(self.rows):
             return None
         first = place.output - self._first_vectors(place)
@@ -141,7 +167,7 @@ class _Schedule:
         return place.output if self.together else 0
 
     def _term(
-        self, number: int, term: Term, place: Place
+        self, number: int, term: Term, place: Place, fine: bool
     ) -> list[tuple[Fetch | None, Fetch | None, list[Pass]]]:
         """(inputs, weights, passes) of the steps of one term."""
         apart = summed_apart(term) or (number > 0 and is_apart(term))
@@ -153,14 +179,21 @@ class _Schedule:
             begin, end = prepared.reads(place)
             for first in range(begin, end, self.tiling.inputs[number]):
                 count = min(self.tiling.inputs[number], end - first)
-                inputs, box = self._inputs(term, place, (first, count))
-                weights, slots = prepared.fetch(place, (first, count), self.constants, self.config)
+                inputs, box = self._inputs(term, place, (first, count), fine)
+                weights, slots = prepared.fetch(place, (first, count), self.constants, fine)
                 passes = matrix.passes(
-                    prepared, place, (first, count), box, slots, area, fresh and first == begin
+                    prepared,
+                    place,
+                    (first, count),
+                    box,
+                    slots,
+                    area,
+                    fresh and first == begin,
+                    fine,
                 )
                 found.append((inputs, weights, passes))
         else:
-            inputs, box = self._inputs(term, place, (place.output, place.outputs))
+            inputs, box = self._inputs(term, place, (place.output, place.outputs), fine)
             found.append((inputs, None, pool.passes(term, place, box, area, fresh)))
         slot = len(slots) if isinstance(term, MatrixTerm) else 0
         found[-1][2].extend(self._settle(number, term, place, area, slot))
@@ -191,13 +224,18 @@ class _Schedule:
             immediate = {"shift": 0, "replace": int(number == 0)}
             yield Pass("sha", lane, immediate=immediate, **moving)
 
-    def _finish(self, place: Place) -> Iterator[Pass]:
-        """Bias, shift and limits. Output blocks are the outer loop: their vectors are read once."""
+    def _finish(self, place: Place, tile: Place) -> Iterator[Pass]:
+        """Bias, shift and limits of the output blocks of ``place`` in a tile.
+
+        Output blocks are the outer loop: their vectors are read once.
+        """
+        at = (place.output - tile.output) * place.positions
         grid: Grid = {"grid": (place.outputs, place.positions), "dst_step": (place.positions, 1)}
         finish, unsigned = self.layer.finish, self.layer.output.unsigned
         if finish is not None:
             vector = {**grid, "src_step": (len(self.rows), 0), "source": "const"}
-            lane = one_lane(0, self._first_vectors(place) * len(self.rows))
+            first = self._first_vectors(tile) + place.output - tile.output
+            lane = one_lane(at, first * len(self.rows))
             if finish.limits is None:
                 yield Pass("add", lane, **vector)
             else:
@@ -206,7 +244,7 @@ class _Schedule:
         if self.layer.clip is not None:
             immediate = dict(zip(("lo", "hi"), self.layer.clip, strict=True))
             name = "clipu" if unsigned else "clip"
-            yield Pass(name, one_lane(), source="acc", immediate=immediate, **grid)
+            yield Pass(name, one_lane(at), source="acc", immediate=immediate, **grid)
 
     def _stores(self, place: Place) -> Iterator[Out]:
         output = self.layer.output
@@ -223,17 +261,20 @@ class _Schedule:
             yield Out(memory, at, dram, place.columns, place.rows, output.width)
 
     def _inputs(
-        self, term: Term, place: Place, blocks: tuple[int, int]
+        self, term: Term, place: Place, blocks: tuple[int, int], fine: bool
     ) -> tuple[Fetch, tuple[int, int, int, int]]:
-        """The fetch of input blocks (first, count) of a tile, and its rows and columns."""
+        """The fetch of input blocks (first, count) of a tile, and its rows and columns.
+
+        ``fine``: a load for each block.
+        """
         rows, columns = span(term.window, (place.rows, place.columns), (place.y, place.x))
         source, (first, count) = term.source, blocks
         height, width = rows[1] - rows[0] + 1, columns[1] - columns[0] + 1
         least = not isinstance(term, MatrixTerm) and term.operation == "max"
-        moves = tuple(self._moves(source, rows, columns, blocks, least and not source.unsigned))
+        moves = self._moves(source, rows, columns, blocks, least and not source.unsigned, fine)
         reads = frozenset({source.name}) & self.memory.made
         key = (source.name, source.rows, rows, columns, first, count, least)
-        fetch = Fetch(key, count * height * width, moves, reads)
+        fetch = Fetch(key, count * height * width, tuple(moves), reads)
         return fetch, (rows[0], columns[0], height, width)
 
     def _moves(
@@ -243,6 +284,7 @@ class _Schedule:
         columns: tuple[int, int],
         blocks: tuple[int, int],
         least: bool,
+        fine: bool,
     ) -> Iterator[Move]:
         top, bottom = max(-rows[0], 0), max(rows[1] - source.height + 1, 0)
         left, right = max(-columns[0], 0), max(columns[1] - source.width + 1, 0)
@@ -267,7 +309,7 @@ class _Schedule:
         base = self.memory.tensors[source.name] // self.config.inp_bytes
         start = base + skipped * source.width + (rows[0] + top) * pitch + columns[0] + left
         unsigned, full = source.unsigned, inside == (height, source.width) and not (left or right)
-        if full and step == 1 and plane < 1 << 16:
+        if full and step == 1 and plane < 1 << 16 and not fine:
             at = start + first * plane
             yield Move("inp", 0, at, height * width, count, plane, unsigned=unsigned)
             return
@@ -284,3 +326,17 @@ class _Schedule:
                 unsigned,
                 least,
             )
+
+
+def _reads_constants(passes: Sequence[Pass]) -> bool:
+    return any(one.source == "const" for one in passes)
+
+
+def _ending(place: Place) -> list[Place]:
+    """The last tile in parts, the last one small: what it stores, nothing can hide."""
+    found = []
+    while place.outputs > 1 and place.outputs * place.positions > LAST_RESULTS:
+        first = place.outputs - place.outputs // 2
+        found.append(replace(place, outputs=first))
+        place = replace(place, output=place.output + first, outputs=place.outputs - first)
+    return [*found, place]

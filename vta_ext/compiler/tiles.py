@@ -71,7 +71,10 @@ class Pass:
 
 @dataclass(frozen=True)
 class Out:
-    """One STORE of ``memory`` (out or acc) from accumulator ``place`` of the tile."""
+    """One STORE of ``memory`` (out or acc) from accumulator ``place`` of the tile.
+
+    It goes after pass number ``after`` of the step, or after all of them.
+    """
 
     memory: str
     place: int
@@ -79,6 +82,7 @@ class Out:
     columns: int
     rows: int = 1
     stride: int | None = None
+    after: int | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,7 +3,8 @@
 The compute module waits for its own loads, so many small ones would cost more time than the
 micro-ops themselves. A kernel that is not there therefore joins the last load, as long as that
 one's entries go on into entries that nothing has used since: the load grows, and its kernels are
-in the buffer before their first use.
+in the buffer before their first use. Where the load module can load micro-ops, a load may be
+issued some uses earlier, so that compute does not wait at all.
 """
 
 from __future__ import annotations
@@ -18,9 +19,10 @@ from vta_ext.config import Config
 from vta_ext.isa.instruction import MicroOps, load
 from vta_ext.jit.tokens import Entry
 
-#: Micro-ops that one load brings, unless one kernel alone has more. The first kernel of a load
-#: waits for all of it.
+#: Micro-ops that one load brings, unless one kernel alone has more, and that the first one does:
+#: the first kernel of a load waits for all of it, and the first of a program with nothing to do.
 BATCH: Final = 1024
+FIRST_BATCH: Final = 64
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,15 @@ class _Load:
     base: int
     size: int
     since: int
+    limit: int
+
+
+@dataclass(frozen=True)
+class Missing:
+    """A load that must come before use number ``before``, counted from 1, and after all others."""
+
+    entry: Entry
+    before: int
 
 
 class MicroOpCache:
@@ -76,11 +87,12 @@ class MicroOpCache:
         """All that loads bring, as it is to lie in DRAM: ``[n, 3]``."""
         return np.concatenate(self._rows) if self._rows else np.zeros((0, 3), np.int32)
 
-    def place(self, rows: MicroOps, label: str = "") -> tuple[int, Entry | None]:
+    def place(self, rows: MicroOps, label: str = "", ahead: int = 0) -> tuple[int, Missing | None]:
         """The first entry of a kernel ``[n, 3]``, and the load that must come before its use.
 
-        That load may grow with kernels that are placed later. Raises ProgramError for more
-        micro-ops than the buffer holds.
+        That load may grow with kernels that are placed later. It may be issued up to ``ahead``
+        uses early, by the load module, where the machine can do that. Each call is a use. Raises
+        ProgramError for more micro-ops than the buffer holds.
         """
         depth = self._config.uop_depth
         if len(rows) > depth:
@@ -96,14 +108,14 @@ class MicroOpCache:
             return self._kernels[key].begin, None
         self._misses += 1
         self._rows.append(rows)
-        entry = None
+        missing = None
         if not self._grow(len(rows)):
-            entry = self._begin(len(rows), label)
+            missing = self._begin(len(rows), label, ahead)
         self._loaded += len(rows)
         assert self._open is not None
         begin = self._open.base + self._open.size - len(rows)
         self._kernels[key] = _Kernel(key, begin, begin + len(rows), self._uses)
-        return begin, entry
+        return begin, missing
 
     def _inside(self, begin: int, end: int) -> list[_Kernel]:
         return [k for k in self._kernels.values() if k.begin < end and begin < k.end]
@@ -116,7 +128,7 @@ class MicroOpCache:
     def _grow(self, count: int) -> bool:
         """Let the last load bring ``count`` micro-ops more, if it may."""
         last = self._open
-        if last is None or last.size + count > self._batch:
+        if last is None or last.size + count > last.limit:
             return False
         begin = last.base + last.size
         lost = self._inside(begin, begin + count)
@@ -128,7 +140,7 @@ class MicroOpCache:
         last.entry.instruction = last.entry.instruction.replace(**size)
         return True
 
-    def _begin(self, count: int, label: str) -> Entry:
+    def _begin(self, count: int, label: str, ahead: int) -> Missing:
         """A new load of ``count`` micro-ops, where the kernels were used longest ago."""
         places = [0, *(kernel.end for kernel in self._kernels.values())]
         room = (begin for begin in places if begin + count <= self._config.uop_depth)
@@ -137,8 +149,20 @@ class MicroOpCache:
             return max((k.used for k in self._inside(begin, begin + count)), default=0), begin
 
         base = min(room, key=cost)
+        free = cost(base)[0] + 1
         self._evict(self._inside(base, base + count))
-        first = load("uop", sram_base=base, dram_base=self._dram + self._loaded, x_size=count)
-        self._open = _Load(Entry(first, None, label), base, count, self._uses)
+        # Loads come in order: none before the one that it does not grow.
+        free = max(free, self._open.since if self._open else 0)
+        early = self._config.has("prefetch")
+        before = max(free, self._uses - ahead) if early else self._uses
+        first = load(
+            "uop",
+            sram_base=base,
+            dram_base=self._dram + self._loaded,
+            x_size=count,
+            prefetch=before < self._uses,
+        )
+        limit = self._batch if self._open else min(self._batch, FIRST_BATCH)
+        self._open = _Load(Entry(first, None, label), base, count, before, limit)
         self._loads += 1
-        return self._open.entry
+        return Missing(self._open.entry, before)

@@ -148,7 +148,7 @@ class Recorder:
                 continue
             for folded, instruction in fold(np.where(used, grid, 0), make, self.config, fixed):
                 begin, missing = self._cache.place(folded.rows, self._label)
-                self._entries += [missing] if missing else []
+                self._entries += [missing.entry] if missing else []
                 end = begin + len(folded.rows)
                 self._add(instruction.replace(uop_bgn=begin, uop_end=end), folded.rows)
 

@@ -69,6 +69,7 @@ class _Assignment:
             "inp": config.inp_depth,
             "wgt": config.wgt_depth,
             "acc": config.acc_depth,
+            "uop": config.uop_depth,
             "dram": grains,
         }
         # Number of the last instruction of each module that wrote or read an entry; -1: none.
@@ -146,13 +147,14 @@ class _Assignment:
         ]
         if "(rows" in getattr(found.get("wgt"), "memory", ""):
             reads[-1] = ("wgt", np.unique(reads[-1][1] // self._config.block))
+        reads.append(("uop", np.arange(instruction.uop_bgn, instruction.uop_end)))
         return writes, [(name, index) for name, index in reads if name != "acc"]
 
     def _moved(
         self, instruction: Instruction, module: int
     ) -> tuple[list[tuple[str, Index]], list[tuple[str, Index]]]:
         move = access.transfer(instruction, self._config)
-        if move is None or move.memory.name == "uop":
+        if move is None:
             return [], []
         buffer = {"code": "wgt", "acc8": "acc", "out": "acc"}.get(
             move.memory.name, move.memory.name
