@@ -135,6 +135,8 @@ def test_wrong_use(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (["profile", place / "vta", "--memory-bits", "7"], "memory_bits must be whole bytes"),
         (["profile", place / "vta", "--trace", place / "no" / "t"], "a file in an existing folder"),
         (["explain", place / "digits.onnx", "--target", "vta:big"], "there is no machine 'big'"),
+        (["bench", place / "vta"], "profile gives its cycles"),
+        (["bench", place / "digits.onnx", "--target", "vta"], "profile gives its cycles"),
         (["serve", "big"], "there is no machine 'big'"),
         (["serve", "--device", "fpga"], "there is no device 'fpga'"),
         (["serve", "--key", "two words"], "expected a key"),

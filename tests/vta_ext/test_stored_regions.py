@@ -8,10 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.vta_ext.region_cases import RegionCase
 from tvm_shiftadd.errors import ProgramError
 from vta_ext.compiler.compile import compile_network
+from vta_ext.compiler.layout import map_bytes
 from vta_ext.config import Config
 from vta_ext.presets import SHIFT, SMALL
 from vta_ext.runtime.device import SimulatorDevice
@@ -122,3 +125,24 @@ def test_missing_foreign_and_broken_files(files: dict[str, bytes]) -> None:
     for changed, words in cases:
         with pytest.raises(ProgramError, match=words):
             decode(changed)
+
+
+def test_any_table_is_read_or_refused(files: dict[str, bytes]) -> None:
+    """A few bytes of the table replaced: what is still accepted has borders that fit."""
+
+    @given(st.data())
+    def alter(data: st.DataObject) -> None:
+        table = bytearray(files[TABLE])
+        for _ in range(data.draw(st.integers(1, 3))):
+            place = data.draw(st.integers(0, len(table) - 1))
+            table[place] = data.draw(st.sampled_from(b'0123456789-,.:[]{}"ax'))
+        try:
+            _, regions = decode({**files, TABLE: bytes(table)})
+        except ProgramError:
+            return
+        for one in regions:
+            for binding in (*one.inputs, *one.outputs):
+                size = one.program.section(binding.section).size
+                assert map_bytes(binding.tensor, SHIFT) == size
+
+    alter()

@@ -17,6 +17,12 @@ if TYPE_CHECKING:
 HELP = "Time a model, or an artifact, beside other runtimes."
 
 
+_CPU_ONLY = (
+    "bench measures time on the CPU, where the accelerator is only simulated; profile gives its "
+    "cycles"
+)
+
+
 @dataclass(frozen=True)
 class Config:
     """One call of ``bench``."""
@@ -103,7 +109,7 @@ def command(
 
 def _bench(config: Config) -> Comparison:
     from tvm_shiftadd.bench import networks, peers, results
-    from tvm_shiftadd.target import runtime
+    from tvm_shiftadd.target import AcceleratorTarget, parse, runtime
 
     if not config.model.path.exists():
         raise ModelError(
@@ -111,6 +117,8 @@ def _bench(config: Config) -> Comparison:
         )
     if config.rounds < 1:
         raise InputError(f"expected --rounds to be at least 1, got {config.rounds}")
+    if isinstance(parse(config.target), AcceleratorTarget):
+        raise InputError(_CPU_ONLY)
     if config.written is not None:
         results.check(config.written)
     names, asked = peers.choose(config.peers)
@@ -143,6 +151,8 @@ def _task(config: Config, progress: Any) -> Task:
         config.model.refuse_for_artifact()
         model = None if config.onnx is None else api.load(config.onnx)
         artifact, onnx = Artifact.load(path), config.onnx
+        if artifact.regions is not None:
+            raise InputError(_CPU_ONLY)
     else:
         config.terms.check()
         model = config.model.load()

@@ -1,0 +1,135 @@
+"""What a server does with what clients send, and with drivers that hang."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.vta_ext import kernels
+from tvm_shiftadd.errors import DeviceError, InputError
+from vta_ext.isa import instruction as isa
+from vta_ext.presets import SHIFT, SMALL
+from vta_ext.program import Program
+from vta_ext.runtime import rpc, server
+from vta_ext.runtime.device import SimulatorDevice
+from vta_ext.runtime.server import Served
+
+
+@pytest.fixture
+def functions() -> dict[str, Any]:
+    """A connection's functions, without the connection."""
+    served = Served(lambda limit: SimulatorDevice(SHIFT, limit), 10.0)
+    return {name.removeprefix(rpc.PREFIX): call for name, call in served.functions().items()}
+
+
+def test_a_program_from_load_to_result(functions: dict[str, Any]) -> None:
+    case = kernels.residual_pool(SHIFT)
+    assert functions["open"](SHIFT.hash, 0.0) == b"+"
+    assert functions["load"](case.program.to_bytes()) == b"+0"
+    for name, values in case.inputs.items():
+        assert functions["write"](0, case.program.section(name).offset, values.tobytes()) == b"+"
+    assert functions["launch"](0) == b"+"
+    for name, values in case.expected.items():
+        section = case.program.section(name)
+        answer = functions["read"](0, section.offset, section.size)
+        assert answer[:1] == b"+"
+        np.testing.assert_array_equal(np.frombuffer(answer[1:], values.dtype), values.ravel())
+    assert functions["counters"](0) == b"+{}"
+
+
+def test_what_is_refused(functions: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    program = kernels.residual_pool(SHIFT).program
+    data = program.to_bytes()
+    assert functions["load"](data).startswith(b"Inothing was opened")
+    assert functions["open"](SMALL.hash, 0.0).startswith(b"Pits machine has configuration")
+    assert functions["load"](data).startswith(b"Inothing was opened")
+    assert functions["open"](SHIFT.hash, 0.0) == b"+"
+    for wrong in (b"", data[:-1], data[:-1] + b"x"):
+        assert functions["load"](wrong)[:1] == b"P"
+    unsafe = Program(SHIFT, (isa.store(sram_base=0, dram_base=0, x_size=1), isa.finish()))
+    assert functions["load"](unsafe.to_bytes()).startswith(b"Pthe program is not safe to run")
+    assert functions["load"](kernels.residual_pool(SMALL).program.to_bytes())[:1] == b"P"
+    assert functions["load"](data) == b"+0"
+    assert functions["read"](0, 0, 1 << 60).startswith(b"Pbytes 0 to")
+    assert functions["launch"](1).startswith(b"Ithere is no program 1")
+    monkeypatch.setattr(server, "MAX_PROGRAMS", 1)
+    assert functions["load"](data).startswith(b"D1 programs of")
+    monkeypatch.setattr(server, "MAX_PROGRAMS", 9)
+    monkeypatch.setattr(server, "MAX_BYTES", program.dram_bytes)
+    assert functions["load"](data).startswith(b"D1 programs of")
+
+
+@given(
+    name=st.sampled_from(["open", "load", "write", "read", "launch", "counters"]),
+    arguments=st.lists(
+        st.one_of(st.integers(), st.floats(), st.text(), st.binary(), st.none()), max_size=4
+    ),
+)
+def test_nonsense_gets_an_answer(name: str, arguments: list[Any]) -> None:
+    served = Served(lambda limit: SimulatorDevice(SHIFT, limit), 10.0)
+    functions = served.functions()
+    assert functions[rpc.PREFIX + "open"](SHIFT.hash, 0.0) == b"+"
+    assert functions[rpc.PREFIX + name](*arguments)[:1] in (b"P", b"D", b"I", b"+")
+
+
+def test_addresses_and_keys() -> None:
+    assert rpc.address_of("localhost:80") == ("localhost", 80)
+    assert rpc.address_of("[::1]:80") == ("::1", 80)
+    for text in ("", "host", "host:", ":80", "host:0", "host:65536", "host:x", "host:²"):
+        with pytest.raises(InputError, match="expected HOST:PORT"):
+            rpc.address_of(text)
+    for key in ("", "a b", "a\n", "x" * 129):
+        with pytest.raises(InputError, match="expected a key"):
+            rpc.check_key(key)
+
+
+class Hanging(SimulatorDevice):
+    """Its driver never comes back."""
+
+    def load(self, program: Program) -> Any:
+        return self
+
+    def write(self, offset: int, data: bytes) -> None:
+        """Take it."""
+
+    def counters(self) -> Mapping[str, int]:
+        return {}
+
+    def launch(self) -> None:
+        time.sleep(60)
+
+
+def serve_hanging() -> None:
+    server._GRACE = 0.2  # type: ignore[misc]
+    server.serve(
+        lambda limit: Hanging(SHIFT, limit),
+        key="secret",
+        limit=0.2,
+        ready=lambda port: print(port, flush=True),
+    )
+
+
+def test_a_driver_that_hangs_ends_its_connection_only() -> None:
+    code = "from tests.vta_ext.test_device_server import serve_hanging as s; s()"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
+    try:
+        assert process.stdout is not None
+        address = f"127.0.0.1:{int(process.stdout.readline())}"
+        program = kernels.residual_pool(SHIFT).program
+        for _ in range(2):
+            loaded = rpc.connect(address, "secret", SHIFT).load(program)
+            with pytest.raises(DeviceError, match="broke off during launch"):
+                loaded.launch()
+    finally:
+        process.kill()
+        process.communicate()
