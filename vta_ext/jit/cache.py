@@ -19,9 +19,9 @@ from vta_ext.config import Config
 from vta_ext.isa.instruction import MicroOps, load
 from vta_ext.jit.tokens import Entry
 
-#: Micro-ops that one load brings, unless one kernel alone has more, and that the first one does:
-#: the first kernel of a load waits for all of it, and the first of a program with nothing to do.
+#: Micro-ops that one load brings, unless one kernel alone has more: compute waits for all of it.
 BATCH: Final = 1024
+#: Those of the first load, where others come ahead of their use.
 FIRST_BATCH: Final = 64
 
 
@@ -162,7 +162,8 @@ class MicroOpCache:
             x_size=count,
             prefetch=before < self._uses,
         )
-        limit = self._batch if self._open else min(self._batch, FIRST_BATCH)
+        short = self._open is None and ahead and early
+        limit = min(self._batch, FIRST_BATCH) if short else self._batch
         self._open = _Load(Entry(first, None, label), base, count, before, limit)
         self._loads += 1
         return Missing(self._open.entry, before)
