@@ -22,6 +22,7 @@ from tvm_shiftadd.target import (
     AcceleratorTarget,
     CPUTarget,
     DeviceChoice,
+    Target,
     accelerator,
     host,
     parse,
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from tvm_shiftadd.convert.plan import Plan
     from tvm_shiftadd.evaluation import Evaluation
     from tvm_shiftadd.explanation import Explanation
+    from tvm_shiftadd.topi.schedules.cpu.vnni.workload import Choices
 
 Array = NDArray[Any]
 
@@ -127,12 +129,11 @@ def compile(
     cannot be proved safe or a largest drop cannot be held, CompileError.
     """
     from tvm_shiftadd.target import cpu
-    from tvm_shiftadd.tune import cpu as tuning
 
     resolved = parse(target)
     # They may refuse; the conversion takes long.
     cpu.tvm_target(host(resolved))
-    tuning.chosen(_path(database), host(resolved))
+    _tuned(database, resolved)
     if isinstance(resolved, AcceleratorTarget):
         accelerator.backend(resolved.kind).check(resolved.machine)
     options = options or ConvertOptions.choose(
@@ -204,17 +205,20 @@ def build(
         pipeline.write_dump(dump, "Imported", model.module)
         pipeline.run(model.module, pipeline.FLOAT_PASSES, dump=dump)
     mod = _integers(model, plan, dump)
+    choices, tilings = _tuned(database, resolved)
     split = None
     if isinstance(resolved, AcceleratorTarget):
         package = accelerator.backend(resolved.kind)
-        split = package.partition(mod, resolved.machine, lambda *done: report("programs", *done))
+        split = package.partition(
+            mod, resolved.machine, lambda *done: report("programs", *done), tilings
+        )
         mod = split.module
         if dump is not None:
             pipeline.write_dump(dump, "Partition", split.marked)
     parameters = constants(mod)
     given = pipeline.ensured((*pipeline.FLOAT_PASSES, *pipeline.integer_passes(plan)))
     mod = pipeline.run(mod, pipeline.FINAL_PASSES, given=given, dump=dump)
-    record, choices = CallRecord(), tuning.chosen(_path(database), host(resolved))
+    record = CallRecord()
     executable = cpu.build(
         mod, host(resolved), data_inputs=len(graph.inputs), record=record, choices=choices
     )
@@ -234,6 +238,7 @@ def build(
             "operators": [op.to_dict() for op in explain_model(model, split).operators],
             "calls": record.calls,
             "kernels": tuning.made(choices),
+            "accelerator_kernels": split.kernels if split else [],
         },
         programs=split.files if split else None,
     )
@@ -316,7 +321,7 @@ def explain(
     # Where operators run does not depend on what the integers are.
     conversion = convert(model, _random_inputs(model.graph), ConvertOptions(compensation=False))
     mod = _integers(model, conversion.plan)
-    return explain_model(model, package.partition(mod, resolved.machine, lambda *_: None))
+    return explain_model(model, package.partition(mod, resolved.machine, lambda *_: None, {}))
 
 
 def _random_inputs(graph: Graph) -> dict[str, Array]:
@@ -333,8 +338,17 @@ def _integers(model: Model, plan: Plan, dump: Path | None = None) -> tvm.IRModul
     return pipeline.run(model.selected, pipeline.integer_passes(plan), given=given, dump=dump)
 
 
-def _path(path: str | os.PathLike[str] | None) -> Path | None:
-    return None if path is None else Path(path)
+def _tuned(
+    database: str | os.PathLike[str] | None, target: Target
+) -> tuple[Choices, dict[str, Mapping[str, Any]]]:
+    """Tuned parameters: of the processor's kernels, and of the accelerator's by workload."""
+    from tvm_shiftadd.tune import accelerator as accelerated
+    from tvm_shiftadd.tune import cpu as tuning
+
+    path = None if database is None else Path(database)
+    if isinstance(target, AcceleratorTarget):
+        return tuning.chosen(None, target.host), accelerated.tuned(path, target)
+    return tuning.chosen(path, target), {}
 
 
 def _source(model: Model) -> Source:

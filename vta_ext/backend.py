@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from tvm_shiftadd.errors import ProgramError, VerificationError
-from vta_ext import checker, presets
+from vta_ext import checker, presets, tuning
 from vta_ext.presets import Preset
 from vta_ext.runtime import stored
 from vta_ext.runtime.regions import Regions
+from vta_ext.tuning.space import Space
 
 if TYPE_CHECKING:
     from vta_ext.external import Told
@@ -26,6 +27,7 @@ class Partition:
 
     machine: Preset
     found: Offloaded
+    tilings: tuning.Tilings
 
     @property
     def module(self) -> Any:
@@ -53,6 +55,11 @@ class Partition:
         return self.found.reasons
 
     @property
+    def kernels(self) -> list[dict[str, Any]]:
+        """What can be tuned, and what it was compiled with, as plain values."""
+        return [chosen.plain() for chosen in self.tilings.made.values()]
+
+    @property
     def attributes(self) -> dict[str, str | int | bool | list[str]]:
         """What the manifest says: the machine's name, its hash, and its memory port."""
         return {
@@ -67,16 +74,31 @@ def check(machine: str) -> None:
     presets.machine(machine or DEFAULT)
 
 
-def partition(module: Any, machine: str, tell: Told) -> Partition:
+def identity(machine: str) -> dict[str, Any]:
+    """What a tuning database of a machine must be for."""
+    return tuning.identity(presets.machine(machine or DEFAULT))
+
+
+def trials(machine: str) -> tuple[Space, str, dict[str, Any]]:
+    """What there is to try on a machine, and what processes for it are started with."""
+    chosen = presets.machine(machine or DEFAULT)
+    return Space(chosen.config), tuning.FACTORY, {"machine": machine or DEFAULT}
+
+
+def partition(
+    module: Any, machine: str, tell: Told, tuned: Mapping[str, Mapping[str, Any]]
+) -> Partition:
     """Compile what the machine can run, and prove each program safe for any input.
 
-    Raises InputError where there is no such machine, and VerificationError for a program that the
+    ``tuned``: parameters by workload as text. Raises InputError where there is no such machine, or
+    for parameters that do not fit it, and VerificationError for a program that the
     checker finds wrong.
     """
     from vta_ext.offload import offload
 
     chosen = presets.machine(machine or DEFAULT)
-    found = offload(module, chosen.config, tell)
+    tilings = tuning.Tilings(chosen.config, tuned)
+    found = offload(module, chosen.config, tell, tilings)
     for region in found.regions:
         try:
             checker.require(region.compiled.program, ranges={})
@@ -85,7 +107,7 @@ def partition(module: Any, machine: str, tell: Told) -> Partition:
                 f"the compiler made a program that may not run, {region.function}: {error}; "
                 "report it, and compile for the CPU meanwhile"
             ) from error
-    return Partition(chosen, found)
+    return Partition(chosen, found, tilings)
 
 
 def read(files: Mapping[str, bytes]) -> Regions:

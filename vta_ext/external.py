@@ -19,7 +19,7 @@ import tvm_ffi
 from tvm_shiftadd._compat import register_error, relax
 from tvm_shiftadd.errors import CompileError, DataError, DeviceError, InputError, ProgramError
 from vta_ext.compiler import frontend
-from vta_ext.compiler.compile import CompiledRegion, compile_network
+from vta_ext.compiler.compile import Choose, CompiledRegion, compile_network, estimated
 from vta_ext.compiler.operators import Network
 from vta_ext.config import Config
 
@@ -36,6 +36,7 @@ class Compilation:
 
     config: Config
     tell: Told
+    tiling: Choose
     compiled: dict[str, tuple[Network, CompiledRegion]] = field(default_factory=dict)
     #: What a function raised; TVM would hand it on as another exception.
     error: Exception | None = None
@@ -44,13 +45,15 @@ class Compilation:
 _current: ContextVar[Compilation | None] = ContextVar("vta_compilation", default=None)
 
 
-def generate(module: Any, config: Config, tell: Told) -> tuple[Any, Compilation]:
+def generate(
+    module: Any, config: Config, tell: Told, tiling: Choose = estimated
+) -> tuple[Any, Compilation]:
     """Compile all functions of ``module`` that are marked for the accelerator.
 
     Returns the module with calls of packed functions, and the compilation. Raises what
     :func:`vta_ext.compiler.compile.compile_network` raises.
     """
-    compilation = Compilation(config, tell)
+    compilation = Compilation(config, tell, tiling)
     token = _current.set(compilation)
     try:
         return relax.transform.RunCodegen()(module), compilation
@@ -73,7 +76,8 @@ def _compile(functions: Sequence[Any], _options: Any, _constants: Any) -> list[A
             compilation.tell(number, len(functions))
             network = _network(function)
             symbol = str(function.attrs["global_symbol"])
-            compilation.compiled[symbol] = network, compile_network(network, compilation.config)
+            region = compile_network(network, compilation.config, compilation.tiling)
+            compilation.compiled[symbol] = network, region
         compilation.tell(len(functions), len(functions))
     except Exception as error:
         compilation.error = error

@@ -17,7 +17,7 @@ import tvm_ffi
 from tvm_shiftadd._compat import handle, ir, make_attrs, relax
 from vta_ext import external
 from vta_ext.compiler import frontend
-from vta_ext.compiler.compile import CompiledRegion
+from vta_ext.compiler.compile import Choose, CompiledRegion, estimated
 from vta_ext.compiler.operators import Network
 from vta_ext.compiler.refusal import RefusedError
 from vta_ext.config import Config
@@ -65,11 +65,13 @@ def _silent(_done: int, _total: int) -> None:
     pass
 
 
-def offload(module: Any, config: Config, tell: Told = _silent) -> Offloaded:
+def offload(
+    module: Any, config: Config, tell: Told = _silent, tiling: Choose = estimated
+) -> Offloaded:
     """Compile every region of ``main`` that the machine can run.
 
     The module returned calls the regions; :meth:`Offloaded.bind` says on which device. ``tell`` is
-    told how many regions are done, of how many.
+    told how many regions are done, of how many; ``tiling`` says which tile sizes layers have.
     """
     function = module["main"]
     steps = frontend.read(function)
@@ -77,7 +79,7 @@ def offload(module: Any, config: Config, tell: Told = _silent) -> Offloaded:
     while True:
         marked = _Plan(module, function, steps, reasons).marked()
         try:
-            changed, compilation = external.generate(marked, config, tell)
+            changed, compilation = external.generate(marked, config, tell, tiling)
             break
         except RefusedError as refused:
             reasons[refused.operator] = str(refused)

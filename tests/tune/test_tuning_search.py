@@ -29,6 +29,9 @@ class Numbers:
         numbers = [5, *(n for n in range(self.count) if n != 5)]
         return [{"n": number} for number in numbers]
 
+    def describe(self, workload: Mapping[str, Any]) -> tuple[str, int]:
+        return str(workload), 1
+
     def features(self, workload: Mapping[str, Any], parameters: Mapping[str, Any]) -> list[float]:
         return [float(parameters["n"]), float(len(workload["layer"]))]
 

@@ -16,7 +16,7 @@ from tvm_shiftadd.errors import InputError, ModelError
 
 if TYPE_CHECKING:
     from tvm_shiftadd.artifact import Artifact
-    from tvm_shiftadd.target import CPUTarget
+    from tvm_shiftadd.target import Target
     from tvm_shiftadd.tune.run import Result
     from tvm_shiftadd.tune.search import Report, Trial
 
@@ -96,27 +96,29 @@ def _tracker(text: str, key: str) -> dict[str, Any]:
 
 def _tune(config: Config) -> Result:
     from tvm_shiftadd.target import CPUTarget, parse
-    from tvm_shiftadd.tune import cpu, model
+    from tvm_shiftadd.tune import accelerator, cpu, model
     from tvm_shiftadd.tune.run import tune
 
     path = config.model.path
     if not path.exists():
         raise ModelError(f"{path} does not exist; give an artifact, an ONNX file or a checkpoint")
     artifact = _artifact(config.model) if path.is_dir() else None
-    target = parse(_attributes(artifact) if artifact else config.target)
-    if not isinstance(target, CPUTarget):
-        raise InputError(f"expected a processor as the target to tune for, got {config.target}")
-    tunable = cpu.tunable(target, config.threads, config.tracker)
+    target = _target_of(artifact) if artifact else parse(config.target)
+    if isinstance(target, CPUTarget):
+        tunable, listed = cpu.tunable(target, config.threads, config.tracker), "kernels"
+    else:
+        _refuse_for_accelerators(config)
+        tunable, listed = accelerator.tunable(target), "accelerator_kernels"
     if not model.available():
         _say(
             "xgboost is not installed: candidates are tried at random; pip install "
             "'tvm-shiftadd[tune]'"
         )
-    with _shown(config.trials) as report:
+    with _shown(config.trials, tunable.space.unit) as report:
         return tune(
             tunable,
             config.database,
-            lambda: _kernels(artifact or _compiled(config, target), path),
+            lambda: _kernels(artifact or _compiled(config, target), listed, path),
             trials=config.trials,
             timeout=config.timeout,
             report=report,
@@ -130,13 +132,27 @@ def _artifact(model: options.ModelChoice) -> Artifact:
     return Artifact.load(model.path)
 
 
-def _attributes(artifact: Artifact) -> dict[str, Any]:
-    """The target of an artifact, as ``parse`` reads it."""
-    attributes = artifact.manifest.target.attributes
-    return {name: value for name, value in attributes.items() if name != "features"}
+def _target_of(artifact: Artifact) -> Target:
+    """What an artifact was compiled for."""
+    from tvm_shiftadd.target import AcceleratorTarget, parse
+    from tvm_shiftadd.target.accelerator import BACKENDS
+
+    described = artifact.manifest.target
+    attributes = {name: value for name, value in described.attributes.items() if name != "features"}
+    if described.kind in BACKENDS:
+        return AcceleratorTarget(described.kind, str(attributes.get("machine", "")))
+    return parse(attributes or "cpu")
 
 
-def _compiled(config: Config, target: CPUTarget) -> Artifact:
+def _refuse_for_accelerators(config: Config) -> None:
+    if config.threads or config.tracker:
+        raise InputError(
+            "expected no --threads and no --tracker for an accelerator, whose cycles are counted "
+            "by its timing model"
+        )
+
+
+def _compiled(config: Config, target: Target) -> Artifact:
     """A model's artifact for random inputs: what its kernels have to do is the same for others."""
     from tvm_shiftadd import api
     from tvm_shiftadd.bench import inputs
@@ -149,8 +165,8 @@ def _compiled(config: Config, target: CPUTarget) -> Artifact:
     return api.compile(model, target=target, calibration=calibration, **said)
 
 
-def _kernels(artifact: Artifact, path: Path) -> Sequence[Mapping[str, Any]]:
-    kernels = artifact.report.get("kernels")
+def _kernels(artifact: Artifact, listed: str, path: Path) -> Sequence[Mapping[str, Any]]:
+    kernels = artifact.report.get(listed)
     if not kernels:
         raise InputError(
             f"expected an artifact whose report lists kernels to tune, got {path}; compile the "
@@ -163,7 +179,7 @@ def _kernels(artifact: Artifact, path: Path) -> Sequence[Mapping[str, Any]]:
 
 
 @contextmanager
-def _shown(trials: int) -> Iterator[Report]:
+def _shown(trials: int, unit: str) -> Iterator[Report]:
     """Progress with the best so far on standard error: a bar, or a line now and then."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -179,7 +195,7 @@ def _shown(trials: int) -> Iterator[Report]:
         bar = bars.add_task("", total=trials)
 
         def tell(trial: Trial) -> None:
-            text = _so_far(trial)
+            text = _so_far(trial, unit)
             bars.update(bar, completed=trial.done, total=trial.trials, description=text)
             if trial.error:
                 _say(f"failed: {trial.task} {_brief(trial.parameters)}: {trial.error}")
@@ -191,15 +207,19 @@ def _shown(trials: int) -> Iterator[Report]:
         yield tell
 
 
-def _so_far(trial: Trial) -> str:
+def _so_far(trial: Trial, unit: str) -> str:
     if trial.best is None:
         return f"{trial.task}: nothing yet"
     times = "" if trial.rule is None else f", {trial.rule / trial.best:.2f} times the rule's speed"
-    return f"{trial.task}: best {_duration(trial.best)}{times}"
+    return f"{trial.task}: best {_amount(trial.best, unit)}{times}"
 
 
-def _duration(seconds: float) -> str:
-    return f"{seconds * 1e6:.1f} us" if seconds < 1e-3 else f"{seconds * 1e3:.2f} ms"
+def _amount(value: float | None, unit: str) -> str | None:
+    if value is None:
+        return None
+    if unit == "cycles":
+        return f"{value:,.0f} cycles"
+    return f"{value * 1e6:.1f} us" if value < 1e-3 else f"{value * 1e3:.2f} ms"
 
 
 def _brief(parameters: Mapping[str, Any]) -> str:
@@ -236,8 +256,8 @@ def _print(config: Config, result: Result) -> None:
             outcome.layers,
             f"{outcome.tried} of {outcome.candidates}",
             outcome.failed,
-            None if outcome.rule is None else _duration(outcome.rule),
-            None if outcome.best is None else _duration(outcome.best),
+            _amount(outcome.rule, result.unit),
+            _amount(outcome.best, result.unit),
             outcome.rule / outcome.best if outcome.rule and outcome.best else None,
         ]
         for outcome in result.outcomes
@@ -246,7 +266,6 @@ def _print(config: Config, result: Result) -> None:
     output.print_table("Tuned", head, rows)
     rule, best = result.total("rule"), result.total("best")
     if best:
-        output.print_lines(
-            f"All kernels together: {_duration(rule)} by rule, {_duration(best)} tuned."
-        )
+        by_rule, tuned = _amount(rule, result.unit), _amount(best, result.unit)
+        output.print_lines(f"All kernels together: {by_rule} by rule, {tuned} tuned.")
     output.print_lines(f"Next: tvm-shiftadd compile ... --db {config.database}")

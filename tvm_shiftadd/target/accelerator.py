@@ -77,6 +77,10 @@ class Partition(Protocol):
         """Why operators of integers are not on the accelerator, by their names."""
 
     @property
+    def kernels(self) -> list[dict[str, Any]]:
+        """What can be tuned: "result", "workload", "parameters" and whether they were "tuned"."""
+
+    @property
     def attributes(self) -> dict[str, str | int | bool | list[str]]:
         """What a manifest says about the machine."""
 
@@ -105,8 +109,19 @@ class Backend(Protocol):
     def check(self, machine: str) -> None:
         """Raise InputError where there is no such machine."""
 
-    def partition(self, module: Any, machine: str, tell: Told) -> Partition:
-        """Split a module of the dialect and compile the accelerator's part of it."""
+    def partition(
+        self, module: Any, machine: str, tell: Told, tuned: Mapping[str, Mapping[str, Any]]
+    ) -> Partition:
+        """Split a module of the dialect and compile the accelerator's part of it.
+
+        ``tuned``: parameters by workload, as text of compact JSON with its keys in order.
+        """
+
+    def identity(self, machine: str) -> dict[str, Any]:
+        """What a tuning database of a machine must be for."""
+
+    def trials(self, machine: str) -> tuple[Any, str, dict[str, Any]]:
+        """A ``tune.search.Space``, and what ``tune.worker`` is started with for trials."""
 
     def read(self, files: Mapping[str, bytes]) -> Regions:
         """The programs in an artifact's files; ProgramError for damaged or foreign ones."""

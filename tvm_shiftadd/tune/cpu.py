@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,6 @@ from tvm_shiftadd.topi.schedules.cpu.vnni.workload import Choices, Workload
 from tvm_shiftadd.tune.cpu_space import CPUSpace, parameters_of
 from tvm_shiftadd.tune.database import Database, identity_of
 from tvm_shiftadd.tune.run import Tunable
-from tvm_shiftadd.tune.search import Task
 
 #: What starts a process that tries candidates.
 _FACTORY = "tvm_shiftadd.tune.cpu_worker:serve"
@@ -64,7 +62,7 @@ def tunable(
             "measure on one of a --tracker"
         )
     config = {"target": asdict(target), "threads": count, "tracker": tracker}
-    return Tunable(mine, CPUSpace(count), _FACTORY, config, tasks, count, processes, where)
+    return Tunable(mine, CPUSpace(count), _FACTORY, config, count, processes, where)
 
 
 def check_target(target: CPUTarget) -> None:
@@ -125,12 +123,4 @@ def made(found: Choices) -> list[dict[str, Any]]:
             "tuned": tuned,
         }
         for name, work, parameters, tuned in found.made
-    ]
-
-
-def tasks(kernels: Sequence[Mapping[str, Any]]) -> list[Task]:
-    """The different workloads of an artifact's kernels, as ``made`` lists them."""
-    works = [Workload.from_dict(kernel["workload"]) for kernel in kernels]
-    return [
-        Task(work.to_dict(), work.text, count, work.work) for work, count in Counter(works).items()
     ]

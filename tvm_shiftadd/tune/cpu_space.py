@@ -38,6 +38,11 @@ class CPUSpace:
         plan = Workload.from_dict(workload).plan()
         return [asdict(parameters) for parameters in candidates(plan, self.threads)]
 
+    def describe(self, workload: Mapping[str, Any]) -> tuple[str, int]:
+        """A workload for people, and its multiply-accumulates."""
+        work = Workload.from_dict(workload)
+        return work.text, work.work
+
     def features(self, workload: Mapping[str, Any], parameters: Mapping[str, Any]) -> list[float]:
         """The layer's sizes, the parameters, and what follows from both."""
         work = Workload.from_dict(workload)

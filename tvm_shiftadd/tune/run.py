@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from tvm_shiftadd.errors import ShiftAddError
-from tvm_shiftadd.tune.database import Database, Record
+from tvm_shiftadd.tune.database import Database, Record, text_of
 from tvm_shiftadd.tune.search import Outcome, Report, Search, Space, Task
 from tvm_shiftadd.tune.workers import Workers
 
@@ -19,14 +20,12 @@ class Tunable:
 
     ``identity`` is what its database must be for, ``factory`` and ``config`` what its processes
     are started with (see ``worker``), ``processes`` how many of them may measure at once.
-    ``tasks`` makes the different workloads of an artifact's kernels.
     """
 
     identity: Mapping[str, Any]
     space: Space
     factory: str
     config: Mapping[str, Any]
-    tasks: Callable[[Sequence[Mapping[str, Any]]], list[Task]]
     threads: int = 1
     processes: int = 1
     machine: str = ""
@@ -44,6 +43,14 @@ class Result:
         """Seconds or cycles of all layers together: "rule" or "best", where both are known."""
         known = [o for o in self.outcomes if o.rule is not None and o.best is not None]
         return float(sum(outcome.layers * getattr(outcome, which) for outcome in known))
+
+
+def tasks_of(kernels: Sequence[Mapping[str, Any]], space: Space) -> list[Task]:
+    """The different workloads of an artifact's kernels, each with the layers that have it."""
+    works = {text_of(kernel["workload"]): kernel["workload"] for kernel in kernels}
+    counts = Counter(text_of(kernel["workload"]) for kernel in kernels)
+    described = {text: space.describe(work) for text, work in works.items()}
+    return [Task(works[text], name, counts[text], work) for text, (name, work) in described.items()]
 
 
 def tune(
@@ -69,7 +76,7 @@ def tune(
     ):
         search = Search(
             tunable.space,
-            tunable.tasks(kernels()),
+            tasks_of(kernels(), tunable.space),
             database,
             pool,
             threads=tunable.threads,

@@ -50,6 +50,9 @@ class Space(Protocol):
     def features(self, workload: Mapping[str, Any], parameters: Parameters) -> list[float]:
         """Numbers that a candidate's time may depend on."""
 
+    def describe(self, workload: Mapping[str, Any]) -> tuple[str, int]:
+        """A workload for people, and its operations."""
+
 
 @dataclass(frozen=True)
 class Trial:
