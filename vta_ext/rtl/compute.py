@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Module, Mux, Signal
+from amaranth.hdl import Module, Mux, Signal, Value
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
@@ -50,8 +50,13 @@ class Compute(wiring.Component):
         m.submodules.core, m.submodules.loader = core, loader = self.core, self.loader
         held, active = Signal(128), Signal()
         done, loads = Signal(), Signal()
+
+        def moved(word: Value) -> Value:
+            return decode.Decoded(word, decode.LOAD, c).x_size
+
         m.d.comb += [
-            loads.eq(decode.is_kind(held, decode.LOAD, c)),
+            # A LOAD that moves nothing only passes tokens on.
+            loads.eq(decode.is_kind(held, decode.LOAD, c) & (moved(held) != 0)),
             done.eq(Mux(loads, loader.done, ~core.busy)),
             loader.done_ready.eq(self.room),
             self.ended.eq(held),
@@ -62,7 +67,9 @@ class Compute(wiring.Component):
             self.pop.eq(self.start),
             core.word.eq(self.word),
             loader.word.eq(self.word),
-            loader.start.eq(self.start & decode.is_kind(self.word, decode.LOAD, c)),
+            loader.start.eq(
+                self.start & decode.is_kind(self.word, decode.LOAD, c) & (moved(self.word) != 0)
+            ),
         ]
         for kind in (*decode.modes(c), decode.ALU):
             with m.If(decode.is_kind(self.word, kind, c)):

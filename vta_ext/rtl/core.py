@@ -14,11 +14,10 @@ from amaranth.hdl import Cat, Module, Mux, Signal, Value
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-from tvm_shiftadd.errors import InputError
 from vta_ext.config import Config
 from vta_ext.rtl import alu, decode
 from vta_ext.rtl.decode import GEMM, Decoded
-from vta_ext.rtl.elements import INPUT_BITS
+from vta_ext.rtl.elements import INPUT_BITS, pick
 from vta_ext.rtl.matrix import Matrix
 from vta_ext.rtl.sequencer import Sequencer
 
@@ -42,10 +41,6 @@ class Core(wiring.Component):
     """
 
     def __init__(self, config: Config) -> None:
-        if config.acc_latency < GEMM_LOOP:
-            raise InputError(
-                f"the hardware needs ACC_LATENCY of {GEMM_LOOP} or more, not {config.acc_latency}"
-            )
         self.config = config
         vector = 8 * config.acc_bytes
         super().__init__(
@@ -161,7 +156,8 @@ class _Gemm:
         self.slot, self.slot_dst = valid[-1], dst[-1]
         after, self._dst, self._replace = _delayed(m, "sum", 2, valid[-1], dst[-1], replace[-1])
         self.done, self.dst = after[-1], self._dst[-1]
-        self.busy = Cat(*valid, *after).any()
+        # The next instruction's first read, and the store module's, come after the last write.
+        self.busy = Cat(*valid, *after[:-1]).any()
         self.result = Signal(8 * core.config.acc_bytes)
 
     def add(self, acc: Value) -> None:
@@ -259,7 +255,7 @@ class _Vectors:
         ]
         m.d.sync += [
             place.eq(row),
-            self.codes.eq(self.core.wgt_word.word_select(place, 4 * config.block)),
+            self.codes.eq(pick(self.core.wgt_word, place, 4 * config.block)),
         ]
 
     def compute(self, acc: Value) -> None:

@@ -81,6 +81,12 @@ def element(m: Module, modes: tuple[str, ...], select: Value, x: Value, weight: 
     return found
 
 
+def pick(value: Value, number: Value, width: int) -> Value:
+    """Part ``number`` of ``width`` bits, a power of two: a position made by wires alone."""
+    zeros = Const(0, width.bit_length() - 1)
+    return value.bit_select(Cat(zeros, number), width)
+
+
 def weight_bits(config: Config) -> int:
     """Bits of a weight as one row of the matrix unit sees it."""
     return max(_ELEMENTS[name][1] for name in config.gemm_modes)

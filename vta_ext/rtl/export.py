@@ -1,11 +1,19 @@
-"""The machine as Verilog, for those who bring their own tools and for the Verilated device."""
+"""The machine as Verilog, for those who bring their own tools and for the Verilated device.
+
+python -m vta_ext.rtl.export --preset shift-16x16 --output machine.v
+"""
 
 from __future__ import annotations
 
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
 from amaranth.back import verilog
 
-from vta_ext.config import Config
-from vta_ext.rtl.machine import Machine
+from vta_ext.config import Config, load
+from vta_ext.presets import PRESETS, preset
+from vta_ext.rtl.machine import PORT_BITS, Machine
 
 #: The module's name.
 TOP = "vta_machine"
@@ -21,3 +29,20 @@ def to_verilog(config: Config, memory_bits: int = 64, name: str = TOP) -> str:
         Machine(config, memory_bits), name=name, strip_internal_attrs=True, emit_src=False
     )
     return str(text)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Write the Verilog of a preset or of a configuration's file."""
+    parser = argparse.ArgumentParser(description="Write the machine as Verilog.")
+    machine = parser.add_mutually_exclusive_group(required=True)
+    machine.add_argument("--preset", choices=list(PRESETS))
+    machine.add_argument("--config", type=Path, help="a JSON file")
+    parser.add_argument("--bits", type=int, choices=PORT_BITS, default=64, help="memory port")
+    parser.add_argument("--output", type=Path, required=True)
+    given = parser.parse_args(arguments)
+    config = preset(given.preset).config if given.preset else load(given.config)
+    given.output.write_text(to_verilog(config, given.bits), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

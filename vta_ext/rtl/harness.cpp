@@ -31,7 +31,8 @@ struct WriteBeat {
     uint64_t mask;
 };
 
-// An instruction of unit 0 (load), 1 (compute) or 2 (store) starts or ends.
+// An instruction of unit 0 (load), 1 (compute) or 2 (store) starts or ends, so many cycles after
+// the start of the run.
 struct Event {
     uint64_t cycle;
     uint32_t unit;
@@ -50,7 +51,7 @@ struct Simulation {
     std::deque<Transaction> bus;
     std::deque<WriteBeat> beats;
     std::vector<Event> events;
-    uint64_t now = 0, outside = 0;
+    uint64_t now = 0, origin = 0, outside = 0;
     bool written = false, trace = false;
 
     bool refuse(uint32_t chance) {
@@ -147,12 +148,13 @@ struct Simulation {
 
     void note() {
         const Vmachine& t = *top;
-        if (t.load_ends) events.push_back({now, 0, 1});
-        if (t.load_starts) events.push_back({now, 0, 0});
-        if (t.compute_ends) events.push_back({now, 1, 1});
-        if (t.compute_starts) events.push_back({now, 1, 0});
-        if (t.store_ends) events.push_back({now, 2, 1});
-        if (t.store_starts) events.push_back({now, 2, 0});
+        const uint64_t at = now - origin;
+        if (t.load_ends) events.push_back({at, 0, 1});
+        if (t.load_starts) events.push_back({at, 0, 0});
+        if (t.compute_ends) events.push_back({at, 1, 1});
+        if (t.compute_starts) events.push_back({at, 1, 0});
+        if (t.store_ends) events.push_back({at, 2, 1});
+        if (t.store_starts) events.push_back({at, 2, 0});
     }
 };
 
@@ -205,17 +207,21 @@ uint32_t simulation_read(Simulation* s, uint32_t number) {
     return s->top->read_word;
 }
 
-// Runs until the machine rests or `most` cycles are over; the cycles it took, or -1.
-int64_t simulation_run(Simulation* s, uint64_t most, int trace) {
+// A run begins in this cycle; with `trace` its events are kept.
+void simulation_begin(Simulation* s, int trace) {
     s->events.clear();
     s->trace = trace != 0;
-    const uint64_t start = s->now;
-    while (s->top->running) {
-        if (s->now - start >= most) return -1;
+    s->origin = s->now;
+}
+
+// Goes on for at most so many cycles; the cycles since the beginning, or -1 while it is running.
+int64_t simulation_run(Simulation* s, uint64_t most) {
+    for (; s->top->running; --most) {
+        if (most == 0) return -1;
         s->cycle();
     }
     s->trace = false;
-    return static_cast<int64_t>(s->now - start);
+    return static_cast<int64_t>(s->now - s->origin);
 }
 
 // Accesses outside memory since the beginning.
@@ -226,7 +232,8 @@ uint64_t simulation_events(Simulation* s, const Event** events) {
     return s->events.size();
 }
 
-// The machine's buffers, for tests that set and compare all of its state.
+// The machine's buffers, for tests that set and compare all of its state; micro-ops lie in banks,
+// as many as a beat has micro-ops.
 int simulation_buffer(Simulation* s, int number, BufferView* view) {
     auto* root = s->top->rootp;
     switch (number) {
@@ -235,11 +242,18 @@ int simulation_buffer(Simulation* s, int number, BufferView* view) {
         *view = {&root->vta_machine__DOT__##name##_buffer.m_storage[0], \
                  sizeof(root->vta_machine__DOT__##name##_buffer)};      \
         return 0;
-        BUFFER(0, uop)
-        BUFFER(1, inp)
-        BUFFER(2, wgt)
-        BUFFER(3, acc)
-        BUFFER(4, out)
+        BUFFER(0, inp)
+        BUFFER(1, wgt)
+        BUFFER(2, acc)
+        BUFFER(3, out)
+        BUFFER(4, uop0)
+#if VTA_BEAT_BYTES >= 8
+        BUFFER(5, uop1)
+#endif
+#if VTA_BEAT_BYTES >= 16
+        BUFFER(6, uop2)
+        BUFFER(7, uop3)
+#endif
 #undef BUFFER
     }
     return 1;

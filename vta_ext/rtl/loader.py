@@ -17,7 +17,7 @@ from amaranth.lib.wiring import In, Out
 from vta_ext.config import Config
 from vta_ext.isa.schema import Memory
 from vta_ext.rtl.decode import LOAD, Decoded
-from vta_ext.rtl.elements import INPUT_BITS
+from vta_ext.rtl.elements import INPUT_BITS, pick
 from vta_ext.rtl.port import Beats, Requests, taken
 from vta_ext.rtl.requests import Splitter
 from vta_ext.rtl.transfer import PLACE_BITS, Shape, geometry, shape
@@ -34,17 +34,22 @@ _LANE_BITS: Final = {"uop": 32, "wgt": 8, "code": 8, "inp": INPUT_BITS, "acc": 8
 
 @dataclass(frozen=True)
 class Buffer:
-    """A buffer as loaders write it: entries of ``width`` bits, an enable for each ``grain``."""
+    """A buffer as loaders write it: entries of ``width`` bits, an enable for each ``grain``.
+
+    One of several ``banks`` has entry e in bank ``e % banks``, so that as many can be written at
+    once, wherever they begin; each bank has its own address, and one enable.
+    """
 
     name: str
     address_bits: int
     width: int
     grain: int
+    banks: int = 1
 
     @property
     def grains(self) -> int:
         """Enables of a write port."""
-        return self.width // self.grain
+        return self.banks * self.width // self.grain
 
 
 def buffer_of(memory: Memory) -> str:
@@ -72,7 +77,9 @@ def buffers(memories: tuple[Memory, ...], config: Config, beat: int) -> dict[str
         name = buffer_of(memory)
         bits = _bits(shape(memory, config, beat))
         before = found[name].grain if name in found else bits
-        found[name] = Buffer(name, *widths[name], gcd(bits, before))
+        # Micro-ops come in long runs; two or more of them in each beat.
+        banks = shape(memory, config, beat).share if name == "uop" else 1
+        found[name] = Buffer(name, *widths[name], gcd(bits, before), banks)
     return found
 
 
@@ -93,8 +100,8 @@ class Loader(wiring.Component):
             ports |= {
                 f"{name}_write": Out(1),
                 f"{name}_ready": In(1),
-                f"{name}_address": Out(buffer.address_bits),
-                f"{name}_word": Out(buffer.width),
+                f"{name}_address": Out(buffer.address_bits * buffer.banks),
+                f"{name}_word": Out(buffer.width * buffer.banks),
                 f"{name}_enables": Out(buffer.grains),
             }
         super().__init__(
@@ -157,22 +164,29 @@ class Loader(wiring.Component):
         chunk = Signal(range(max(s.chunks for s in self.shapes)))
         # Place of an element in its beat, and that of the first element of its row.
         spot, row_spot = Signal(PLACE_BITS), Signal(PLACE_BITS)
-        columns, rows = Signal(17), Signal(17)
+        columns, rows, inside = Signal(17), Signal(17), Signal()
         right, bottom = Signal(17), Signal(17)
 
         last_chunk, last_share = Signal(), Signal()
+        # Elements that are written at once: what is left of a beat, where the buffer has banks.
+        together = Signal(PLACE_BITS, init=1)
+        m.d.comb += together.eq(1)
         for s in self.shapes:
+            at = spot & (s.share - 1)
             with m.If(fields.memory == s.memory.id):
-                m.d.comb += [
-                    last_chunk.eq(chunk == s.chunks - 1),
-                    last_share.eq((spot & (s.share - 1)) == s.share - 1),
-                ]
-        inside, piece_ends, moves, full = Signal(), Signal(), Signal(), Signal()
-        ready = Signal()
+                m.d.comb += last_chunk.eq(chunk == s.chunks - 1)
+                if self.buffers[buffer_of(s.memory)].banks > 1:
+                    left = right - x
+                    room = Signal(PLACE_BITS)
+                    m.d.comb += room.eq(s.share - at)
+                    with m.If(inside):
+                        m.d.comb += together.eq(Mux(left < room, left, room))
+                m.d.comb += last_share.eq(at + together == s.share)
+        piece_ends, moves, full, ready = Signal(), Signal(), Signal(), Signal()
         m.d.comb += [
             inside.eq((x >= fields.x_pad_0) & (x < right) & (y >= fields.y_pad_0) & (y < bottom)),
             piece_ends.eq(
-                (x + 1 == right) & ((fields.x_stride != fields.x_size) | (y + 1 == bottom))
+                (x + together == right) & ((fields.x_stride != fields.x_size) | (y + 1 == bottom))
             ),
             moves.eq(active & ready & (~inside | self.beats.valid)),
             full.eq(moves & (~inside | last_chunk)),
@@ -188,10 +202,10 @@ class Loader(wiring.Component):
         with m.If(moves & inside):
             m.d.sync += chunk.eq(Mux(last_chunk, 0, chunk + 1))
             with m.If(last_chunk):
-                m.d.sync += spot.eq(spot + 1)
+                m.d.sync += spot.eq(spot + together)
         with m.If(full):
-            m.d.sync += [entry.eq(entry + 1), x.eq(x + 1)]
-            with m.If(x + 1 == columns):
+            m.d.sync += [entry.eq(entry + together), x.eq(x + together)]
+            with m.If(x + together == columns):
                 m.d.sync += [x.eq(0), y.eq(y + 1)]
                 with m.If((y >= fields.y_pad_0) & (y < bottom)):
                     m.d.sync += [
@@ -206,7 +220,7 @@ class Loader(wiring.Component):
         m.d.comb += [
             self.done.eq(finished & ~active),
             self.done_word.eq(word),
-            self.idle.eq(~finished & ~under_way.r_rdy),
+            self.idle.eq(~finished & (under_way.level == 0)),
             under_way.r_en.eq(~finished | (~active & self.done_ready)),
         ]
         new = Decoded(under_way.r_data, LOAD, config)
@@ -229,7 +243,7 @@ class Loader(wiring.Component):
                 row_spot.eq(place.place),
                 entry.eq(new.sram_base),
             ]
-        self._drive(m, fields, moves, inside, entry, chunk, spot)
+        self._drive(m, fields, moves, inside, entry, chunk, spot, together)
 
     def _into(self, fields: Decoded, buffer: str) -> Value:
         """1 where the instruction loads into ``buffer``."""
@@ -248,10 +262,15 @@ class Loader(wiring.Component):
         entry: Value,
         chunk: Value,
         spot: Value,
+        together: Value,
     ) -> None:
         """The write ports: a chunk where it belongs, or padding everywhere in an entry."""
         for name, buffer in self.buffers.items():
             word, enables = getattr(self, f"{name}_word"), getattr(self, f"{name}_enables")
+            if buffer.banks > 1:
+                m.d.comb += getattr(self, f"{name}_write").eq(moves & self._into(fields, name))
+                self._drive_banks(m, buffer, inside, entry, spot, together)
+                continue
             m.d.comb += [
                 getattr(self, f"{name}_write").eq(moves & self._into(fields, name)),
                 getattr(self, f"{name}_address").eq(entry),
@@ -267,10 +286,35 @@ class Loader(wiring.Component):
                     with m.Elif(fields.pad_least):
                         m.d.comb += word.eq(_least(s.memory, buffer))
 
+    def _drive_banks(
+        self, m: Module, buffer: Buffer, inside: Value, entry: Value, spot: Value, together: Value
+    ) -> None:
+        """Elements of a beat from ``spot`` on go to ``entry`` and the ones after it."""
+        mask, shift = buffer.banks - 1, buffer.banks.bit_length() - 1
+        addresses = getattr(self, f"{buffer.name}_address")
+        words, enables = (
+            getattr(self, f"{buffer.name}_word"),
+            getattr(self, f"{buffer.name}_enables"),
+        )
+        for bank in range(buffer.banks):
+            # The how manieth of the elements this bank takes.
+            number = Signal(range(buffer.banks), name=f"{buffer.name}_number{bank}")
+            place = Signal(range(buffer.banks), name=f"{buffer.name}_place{bank}")
+            m.d.comb += [
+                number.eq((bank - entry) & mask),
+                place.eq(spot + number),
+                addresses.word_select(bank, buffer.address_bits).eq((entry + number) >> shift),
+                enables[bank].eq(number < together),
+            ]
+            with m.If(inside):
+                m.d.comb += words.word_select(bank, buffer.width).eq(
+                    pick(self.beats.data, place, buffer.width)
+                )
+
     def _spread(self, m: Module, s: Shape, buffer: Buffer, fields: Decoded, spot: Value) -> Value:
         """The chunk of a beat, made as wide as the buffer has it, at all places of the entry."""
         bits = Signal(8 * s.chunk, name=f"{s.memory.name}_chunk")
-        m.d.comb += bits.eq(self.beats.data.word_select(spot & (s.share - 1), 8 * s.chunk))
+        m.d.comb += bits.eq(pick(self.beats.data, (spot & (s.share - 1))[:PLACE_BITS], 8 * s.chunk))
         wide: Value = bits
         if s.memory.byte_lanes:
             lane = 32 if buffer.name == "acc" else INPUT_BITS

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, Protocol
 
-from amaranth.hdl import Module, Signal, Value, unsigned
+from amaranth.hdl import Array, Module, Signal, Value, unsigned
 from amaranth.lib import wiring
 from amaranth.lib.memory import Memory, ReadPort, WritePort
 from amaranth.lib.wiring import In, Out
@@ -15,6 +15,7 @@ from vta_ext.isa.schema import Module as Unit
 from vta_ext.isa.table import MEMORIES
 from vta_ext.rtl import loader as loading
 from vta_ext.rtl.compute import Compute
+from vta_ext.rtl.core import GEMM_LOOP, Core
 from vta_ext.rtl.decode import LOAD, Decoded
 from vta_ext.rtl.fetch import Fetch
 from vta_ext.rtl.loader import Buffer, Loader
@@ -28,6 +29,29 @@ from vta_ext.rtl.tokens import TokenQueue
 PORT_BITS: Final = (32, 64, 128)
 
 
+class _Writes(Protocol):
+    """Where a loader writes: a memory's port, or those of several banks side by side."""
+
+    addr: Signal
+    data: Signal
+    en: Signal
+
+
+class _Banks:
+    """The write ports of banks as one, with an address, a word and an enable for each."""
+
+    def __init__(self, m: Module, buffer: Buffer, ports: list[WritePort]) -> None:
+        count = len(ports)
+        self.addr = Signal(count * buffer.address_bits)
+        self.data, self.en = Signal(count * buffer.width), Signal(count)
+        for number, port in enumerate(ports):
+            m.d.comb += [
+                port.addr.eq(self.addr.word_select(number, buffer.address_bits)),
+                port.data.eq(self.data.word_select(number, buffer.width)),
+                port.en.eq(self.en[number]),
+            ]
+
+
 class Machine(wiring.Component):
     """One accelerator on a memory port of ``memory_bits``.
 
@@ -36,12 +60,17 @@ class Machine(wiring.Component):
     load_starts ... store_ends: 1 in the cycle in which an instruction of a module starts or ends;
     each module runs its instructions in order, so that a trace needs no more.
 
-    Raises InputError for a width that is none of PORT_BITS.
+    Raises InputError for a width that is none of PORT_BITS, and for a configuration whose pipeline
+    is shorter than this one's.
     """
 
     def __init__(self, config: Config, memory_bits: int = 64) -> None:
         if memory_bits not in PORT_BITS:
             raise InputError(f"the memory port can have 32, 64 or 128 bits, not {memory_bits}")
+        if config.acc_latency < GEMM_LOOP:
+            raise InputError(
+                f"the hardware needs ACC_LATENCY of {GEMM_LOOP} or more, not {config.acc_latency}"
+            )
         self.config, self.beat = config, memory_bits // 8
         events = {
             f"{unit}_{event}": Out(1)
@@ -131,13 +160,7 @@ class Machine(wiring.Component):
         shapes = loading.buffers(
             tuple(s.memory for s in (*own.shapes, *loader.shapes)), self.config, self.beat
         )
-        uop, uop_write = self._buffer(m, shapes["uop"])
-        m.d.comb += [
-            uop.addr.eq(core.uop_address),
-            uop.en.eq(core.uop_enable),
-            core.uop_word.eq(uop.data),
-        ]
-        self._loads(m, uop_write, shapes["uop"], own, loader)
+        self._micro_ops(m, shapes["uop"], core, own, loader)
         for name in ("inp", "wgt"):
             read, write = self._buffer(m, shapes[name])
             m.d.comb += [
@@ -181,8 +204,26 @@ class Machine(wiring.Component):
         granularity = buffer.grain if buffer.grains > 1 else None
         return memory.read_port(), memory.write_port(granularity=granularity)
 
+    def _micro_ops(
+        self, m: Module, buffer: Buffer, core: Core, own: Loader, loader: Loader
+    ) -> None:
+        """The micro-op buffer, whose banks take as many micro-ops at once as a beat has."""
+        shift = buffer.banks.bit_length() - 1
+        words, writes = [], []
+        for number in range(buffer.banks):
+            bank = Buffer(f"uop{number}", buffer.address_bits - shift, buffer.width, buffer.width)
+            read, write = self._buffer(m, bank)
+            m.d.comb += [read.addr.eq(core.uop_address >> shift), read.en.eq(core.uop_enable)]
+            words.append(read.data)
+            writes.append(write)
+        chosen = Signal(max(shift, 1))
+        with m.If(core.uop_enable):
+            m.d.sync += chosen.eq(core.uop_address & (buffer.banks - 1))
+        m.d.comb += core.uop_word.eq(Array(words)[chosen])
+        self._loads(m, _Banks(m, buffer, writes), buffer, own, loader)
+
     def _loads(
-        self, m: Module, port: WritePort, buffer: Buffer, first: Loader, *others: Loader
+        self, m: Module, port: _Writes, buffer: Buffer, first: Loader, *others: Loader
     ) -> None:
         """The write port of a buffer; where two loaders meet, the first one goes first."""
         name = buffer.name

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from amaranth.hdl import Cat, Module, Mux, Signal
+from amaranth.hdl import Cat, Module, Mux, Signal, Value
 from amaranth.lib import wiring
 from amaranth.lib.fifo import SyncFIFO, SyncFIFOBuffered
 from amaranth.lib.wiring import In, Out
@@ -16,6 +16,7 @@ from amaranth.lib.wiring import In, Out
 from vta_ext.config import Config
 from vta_ext.isa.table import MEMORIES, MEMORY_BY_NAME
 from vta_ext.rtl.decode import STORE, Decoded
+from vta_ext.rtl.elements import pick
 from vta_ext.rtl.port import BURST_BYTES, Requests, WriteBeats, taken
 from vta_ext.rtl.requests import Splitter
 from vta_ext.rtl.transfer import PLACE_BITS, geometry, shape
@@ -24,6 +25,10 @@ from vta_ext.rtl.transfer import PLACE_BITS, geometry, shape
 _AHEAD: Final = 4
 _REQUESTS: Final = 32
 _INSTRUCTIONS: Final = 8
+
+
+def _times(power_of_two: int, value: Value) -> Value:
+    return value << (power_of_two.bit_length() - 1)
 
 
 class Storer(wiring.Component):
@@ -138,13 +143,13 @@ class Storer(wiring.Component):
         last_chunk, last_share = Signal(), Signal()
         for s in self.shapes:
             with m.If(fields.memory == s.memory.id):
-                piece = entries.r_data[: 8 * s.element].word_select(chunk, 8 * s.chunk)
+                piece = pick(entries.r_data[: 8 * s.element], chunk, 8 * s.chunk)
                 at = spot & (s.share - 1)
                 m.d.comb += [
                     last_chunk.eq(chunk == s.chunks - 1),
                     last_share.eq(at == s.share - 1),
-                    data.eq(held_data | (piece << (8 * s.chunk * at))[: 8 * self.beat]),
-                    mask.eq(held_mask | (((1 << s.chunk) - 1) << (s.chunk * at))[: self.beat]),
+                    data.eq(held_data | (piece << _times(8 * s.chunk, at))[: 8 * self.beat]),
+                    mask.eq(held_mask | (((1 << s.chunk) - 1) << _times(s.chunk, at))[: self.beat]),
                 ]
         row_ends, piece_ends, whole, goes = Signal(), Signal(), Signal(), Signal()
         m.submodules.sizes = sizes = SyncFIFOBuffered(
@@ -220,7 +225,7 @@ class Storer(wiring.Component):
             self.done.eq(under_way.r_rdy & (written >= needed)),
             self.done_word.eq(first),
             under_way.r_en.eq(self.done & self.done_ready),
-            self.idle.eq(~waiting & ~under_way.r_rdy),
+            self.idle.eq(~waiting & (under_way.level == 0)),
         ]
         used = Mux(under_way.r_en, needed, 0)
         m.d.sync += written.eq(written + self.written - used)

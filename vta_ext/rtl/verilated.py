@@ -7,6 +7,7 @@ driver of real hardware would.
 from __future__ import annotations
 
 import ctypes
+import time
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -25,8 +26,11 @@ from vta_ext.sim.report import Step, TimingReport
 
 #: Instructions and arenas begin at multiples of this many bytes.
 ALIGNMENT: Final = 4096
+#: Cycles between two looks at the clock.
+_SLICE: Final = 1 << 16
 _UNITS: Final = (Module.LOAD, Module.COMPUTE, Module.STORE)
-_BUFFERS: Final = ("uop", "inp", "wgt", "acc", "out")
+#: Buffers but the micro-ops, as the harness numbers them.
+_BUFFERS: Final = ("inp", "wgt", "acc", "out")
 
 
 @dataclass(frozen=True)
@@ -68,7 +72,8 @@ def _library(config: Config, memory_bits: int) -> Any:
         "timing": (None, handle, word, word, word, word, long),
         "write": (None, handle, word, word),
         "read": (word, handle, word),
-        "run": (ctypes.c_int64, handle, long, ctypes.c_int),
+        "begin": (None, handle, ctypes.c_int),
+        "run": (ctypes.c_int64, handle, long),
         "outside": (long, handle),
         "events": (long, handle, ctypes.POINTER(ctypes.POINTER(_Event))),
         "buffer": (ctypes.c_int, handle, ctypes.c_int, ctypes.POINTER(_View)),
@@ -129,26 +134,41 @@ class Simulation:
         """Reset control and queues; buffers keep what they hold."""
         self._library.simulation_reset(self._handle)
 
-    def run(self, instructions: int, count: int, most: int, trace: bool = False) -> int:
+    def run(
+        self,
+        instructions: int,
+        count: int,
+        most: int,
+        limit: float | None = None,
+        trace: bool = False,
+    ) -> int:
         """Run ``count`` instructions from byte ``instructions``; the cycles it took.
 
-        Raises DeviceError after ``most`` cycles, and for an access outside memory; the machine is
-        reset then.
+        Raises DeviceError after ``most`` cycles or ``limit`` seconds, and for an access outside
+        memory; the machine is reset then. ``trace``: note when instructions start and end.
         """
         self.write(Register.ARENA, 0)
         self.write(Register.INSTRUCTIONS, instructions)
         self.write(Register.COUNT, count)
         before = self._library.simulation_outside(self._handle)
         self.write(Register.CONTROL, 1)
-        cycles = int(self._library.simulation_run(self._handle, most, trace))
+        self._library.simulation_begin(self._handle, trace)
+        problem = ""
+        deadline = None if limit is None else time.monotonic() + limit
+        while (cycles := int(self._library.simulation_run(self._handle, min(most, _SLICE)))) < 0:
+            most -= _SLICE
+            if most <= 0:
+                problem = "did not finish in many times the cycles it needs; the checker says why"
+            elif deadline is not None and time.monotonic() > deadline:
+                problem = f"did not finish within {limit:g} s; allow more time"
+            if problem:
+                break
         outside = self._library.simulation_outside(self._handle) - before
-        if cycles < 0 or outside:
+        if outside:
+            problem = f"made {outside} accesses outside its memory; the checker says which"
+        if problem:
             self.reset()
-            raise DeviceError(
-                f"the machine made {outside} accesses outside its memory"
-                if outside
-                else f"the machine did not finish within {most} cycles; the checker may say why"
-            )
+            raise DeviceError(f"the machine {problem}")
         return cycles
 
     def counters(self) -> dict[str, int]:
@@ -163,28 +183,53 @@ class Simulation:
         count = self._library.simulation_events(self._handle, ctypes.byref(array))
         return [(e.cycle, _UNITS[e.unit], bool(e.ends)) for e in array[:count]]
 
-    def buffer(self, name: str) -> NDArray[np.uint8]:
-        """The bytes of a buffer as the simulation keeps them, ``[entries, bytes]``; a view.
-
-        name: uop, inp, wgt, acc or out. An entry's bits are in its first bytes, the lowest first.
-        """
+    def _view(self, number: int, depth: int) -> NDArray[np.uint8]:
+        """A buffer's bytes as the simulation keeps them, ``[depth, bytes]``: a view."""
         view = _View()
-        self._library.simulation_buffer(self._handle, _BUFFERS.index(name), ctypes.byref(view))
-        depth = getattr(self.config, f"{'acc' if name == 'out' else name}_depth")
-        kind = ctypes.c_uint8 * view.bytes
+        self._library.simulation_buffer(self._handle, number, ctypes.byref(view))
         assert view.data is not None
-        raw = np.ctypeslib.as_array(kind.from_address(view.data))
-        return raw.reshape(depth, -1)
+        kind = ctypes.c_uint8 * view.bytes
+        return np.ctypeslib.as_array(kind.from_address(view.data)).reshape(depth, -1)
+
+    def _banks(self, name: str) -> list[NDArray[np.uint8]]:
+        """The parts of a buffer, whose entries take turns."""
+        if name != "uop":
+            depth: int = getattr(self.config, f"{'acc' if name == 'out' else name}_depth")
+            return [self._view(_BUFFERS.index(name), depth)]
+        banks = self.memory_bits // 32
+        first = len(_BUFFERS)
+        return [self._view(first + n, self.config.uop_depth // banks) for n in range(banks)]
+
+    def buffer(self, name: str) -> NDArray[np.uint8]:
+        """The contents of buffer uop, inp, wgt, acc or out: ``[entries, bytes]``, a copy.
+
+        An entry's bits are in its first bytes, the lowest first.
+        """
+        banks = self._banks(name)
+        return np.stack(banks, axis=1).reshape(-1, banks[0].shape[1])
+
+    def set_buffer(self, name: str, entries: NDArray[np.uint8]) -> None:
+        """Give a buffer contents of ``[entries, bytes]``, fewer bytes than it keeps or as many."""
+        banks = self._banks(name)
+        for number, bank in enumerate(banks):
+            bank[:, : entries.shape[1]] = entries[number :: len(banks)]
 
 
 class RtlDevice:
-    """The Verilated machine as a device; each program has a machine of its own.
+    """The Verilated machine as a device; ``limit``: seconds that a launch may take.
 
-    Raises DependencyError, which names the command that helps, where a tool is missing.
+    Programs share the machine and have memories of their own. Raises DependencyError, which names
+    the command that helps, where a tool is missing.
     """
 
-    def __init__(self, config: Config, memory_bits: int = 64, memory: Memory | None = None) -> None:
-        self._config = config
+    def __init__(
+        self,
+        config: Config,
+        limit: float | None = None,
+        memory_bits: int = 64,
+        memory: Memory | None = None,
+    ) -> None:
+        self._config, self._limit = config, limit
         self._simulation = Simulation(config, memory_bits, memory)
 
     @property
@@ -204,17 +249,16 @@ class RtlDevice:
     def place(self, program: Program) -> RtlProgram:
         """The same, with what only hardware can tell."""
         program.require(self._config)
-        return RtlProgram(program, self._simulation)
+        return RtlProgram(program, self._simulation, self._limit)
 
 
 class RtlProgram:
     """A program and its memory: the arena, and the instructions after it."""
 
-    #: A run may take so many cycles for each instruction and micro-op it has, and bytes.
-    PATIENCE: Final = 64
-
-    def __init__(self, program: Program, simulation: Simulation) -> None:
-        self.program, self._simulation = program, simulation
+    def __init__(
+        self, program: Program, simulation: Simulation, limit: float | None = None
+    ) -> None:
+        self.program, self._simulation, self._limit = program, simulation, limit
         self._instructions = -(-program.dram_bytes // ALIGNMENT) * ALIGNMENT
         code = codec(program.config).encode_all(program.instructions)
         # Room for the bytes that a beat reads beyond the last instruction's.
@@ -253,7 +297,7 @@ class RtlProgram:
             self._most = _patience(self.program)
         self._simulation.attach(self.dram)
         count = len(self.program.instructions)
-        self._simulation.run(self._instructions, count, self._most, trace)
+        self._simulation.run(self._instructions, count, self._most, self._limit, trace)
         self._counted = self._simulation.counters()
 
     def timing(self) -> TimingReport:
@@ -279,10 +323,9 @@ def _patience(program: Program) -> int:
 
 def _steps(program: Program, events: list[tuple[int, Module, bool]]) -> tuple[Step, ...]:
     """Instructions by module: the n-th start and the n-th end of a module are its n-th one's."""
-    first = events[0][0] if events else 0
     times: dict[tuple[Module, bool], list[int]] = {}
     for cycle, module, ends in events:
-        times.setdefault((module, ends), []).append(cycle - first)
+        times.setdefault((module, ends), []).append(cycle)
     places = dict.fromkeys(_UNITS, 0)
     steps = []
     for position, instruction in enumerate(program.instructions):

@@ -37,6 +37,9 @@ _DEVICE: Final = "vta_ext.runtime.device"
 _DRIVERS: Final = (
     Driver("sim", "functional simulator: results, no time", f"{_DEVICE}:SimulatorDevice"),
     Driver("timing", "results and the timing model's cycles", f"{_DEVICE}:TimingDevice"),
+    Driver(
+        "rtl", "the hardware itself, simulated cycle by cycle", "vta_ext.rtl.verilated:RtlDevice"
+    ),
 )
 
 DRIVERS: Final[Mapping[str, Driver]] = MappingProxyType({d.name: d for d in _DRIVERS})

