@@ -13,7 +13,21 @@ from hypothesis import strategies as st
 from tests.vta_ext.region_cases import RegionCase
 from tvm_shiftadd.errors import CompileError
 from tvm_shiftadd.formats import reference
-from vta_ext.presets import LARGE, SHIFT, SHIFT_ADDER, SMALL
+from vta_ext.config import Config
+from vta_ext.presets import BASE, LARGE, SHIFT, SHIFT_ADDER, SMALL
+
+#: Machines that multiply: VTA's own, one with all extensions, and one with rows of inputs.
+MULTIPLYING = {
+    "VTA": BASE,
+    "extended": replace(SHIFT, gemm_modes=("multiply",), log_wgt_buff_size=18),
+    "VTA, two rows": replace(BASE, log_batch=1),
+}
+#: Machines that take several images at a time.
+ROWS = {
+    "shift": replace(SHIFT, log_batch=1),
+    "adder": replace(SHIFT_ADDER, log_batch=2),
+    "small": replace(SMALL, log_batch=1),
+}
 
 
 def case(seed: int = 0) -> RegionCase:
@@ -253,3 +267,85 @@ def test_a_layer_beyond_the_buffers_is_named() -> None:
     y = c.conv2d(c.input(6, 6, 4), 4)
     with pytest.raises(CompileError, match=f"{y} cannot run on the accelerator: it does not fit"):
         c.verify(tiny, y)
+
+
+@pytest.fixture(params=MULTIPLYING)
+def multiplying(request: pytest.FixtureRequest) -> Config:
+    return MULTIPLYING[request.param]
+
+
+@settings(max_examples=15)
+@given(st.data())
+def test_convolutions_of_machines_that_multiply(data: st.DataObject) -> None:
+    """Terms become integers; VTA clears, adds, shifts and limits one after the other."""
+
+    def draw(low: int, high: int) -> int:
+        return data.draw(st.integers(low, high))
+
+    c = case(draw(0, 1 << 30))
+    groups = draw(1, 2)
+    x = c.requantize(c.input(draw(5, 9), draw(5, 9), groups * draw(1, 20)))
+    y = c.conv2d(
+        x,
+        groups * draw(1, 20),
+        (draw(1, 3), draw(1, 3)),
+        (draw(1, 2), draw(1, 2)),
+        (draw(0, 2), draw(0, 2), draw(0, 2), draw(0, 2)),
+        (draw(1, 2), 1),
+        groups,
+        terms=draw(1, 3),
+    )
+    region = c.verify(MULTIPLYING[data.draw(st.sampled_from(sorted(MULTIPLYING)))], c.requantize(y))
+    modes = {i.kind.mode.name for i in region.program.instructions if i.kind.mode}
+    assert modes == {"multiply"}
+
+
+def test_a_residual_network_on_machines_that_multiply(multiplying: Config) -> None:
+    c = case()
+    x = c.input(9, 8, 20)
+    y = c.requantize(c.conv2d(x, 24))
+    shortcut = c.conv2d(x, 24, (1, 1), padding=(0, 0, 0, 0))
+    total = c.requantize(c.sum(c.conv2d(y, 24), shortcut, 0, 4))
+    deep = c.requantize(c.sum(c.conv2d(total, 24, groups=24), total, 0, 9))
+    up = c.add("upsample2d", (deep,), lambda a: reference.upsample2d(a, (2, 2)), {"scale": (2, 2)})
+    small = c.add("clip", (up,), lambda a: reference.clip(a, -7, 90), {"lo": -7, "hi": 90})
+    wide = c.requantize(c.conv2d_transpose(total, 8, 4, 2, 1))
+    joined = c.add("concat", (small, wide), lambda *p: reference.concat(p, 3), {"axis": 3})
+    flat = c.add("reshape", (total,), lambda a: a.reshape(len(a), -1))
+    c.verify(multiplying, joined, c.requantize(c.dense(flat, 10)))
+
+
+@pytest.mark.parametrize(
+    ("make", "sentence"),
+    [
+        (lambda c: c.conv2d(c.input(6, 6, 4), 4), "its result has 32 bits, of which this machine"),
+        (lambda c: c.requantize(c.input(6, 6, 4, dtype="uint8")), "this machine reads no uint8"),
+        (lambda c: c.requantize(c.input(6, 6, 4), "uint8"), "this machine reads no uint8"),
+        (
+            lambda c: pool(c, c.input(6, 6, 4), "max_pool2d", pool_size=(2, 2), strides=(2, 2)),
+            "this machine's ALU has no operation sha",
+        ),
+        (lambda c: c.scale(c.conv2d(c.input(6, 6, 4), 4)), "ALU has no operation lsa"),
+    ],
+)
+def test_what_vtas_machine_does_not_have_is_named(make: Any, sentence: str) -> None:
+    c = case()
+    name = make(c)
+    with pytest.raises(CompileError, match=sentence) as caught:
+        c.verify(BASE, name)
+    assert str(caught.value).startswith("layer ")
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_several_images_at_a_time(name: str) -> None:
+    """One launch for as many images as an input has rows; the last one may be fewer."""
+    config, c = ROWS[name], case()
+    x = c.input(9, 9, 3, dtype="uint8")
+    y = c.requantize(c.conv2d(x, 20), "int8" if name == "adder" else "uint8")
+    y = pool(c, y, "max_pool2d", pool_size=(3, 3), strides=(2, 2), padding=(1, 1, 1, 1))
+    if "adder" in config.gemm_modes:
+        y = c.requantize(c.scale(c.adder_conv2d(y, 20, (1, 1), (1, 1, 1, 1))))
+    mean = c.requantize(pool(c, y, "avg_pool2d", pool_size=(5, 5), strides=(1, 1)))
+    flat = c.add("reshape", (mean,), lambda a: a.reshape(len(a), -1))
+    total = c.requantize(c.sum(c.conv2d(y, 20), y, 0, 3))
+    c.verify(config, c.dense(flat, 7), total)

@@ -271,4 +271,4 @@ def _overlap(out: Out, move: Move) -> bool:
 
 
 def _immediate_only(one: Pass) -> bool:
-    return one.operation in ("clip", "clipu")
+    return one.operation in ("clip", "clipu") or "imm" in one.immediate

@@ -80,11 +80,6 @@ def compile_network(network: Network, config: Config, tiling: Choose = estimated
 
 def compile_region(region: Region, config: Config, tiling: Choose = estimated) -> CompiledRegion:
     """Compile layers; see :func:`compile_network`."""
-    if config.batch != 1:
-        raise CompileError(
-            f"the compiler makes programs for one image at a time, so LOG_BATCH must be 0, not "
-            f"{config.log_batch}"
-        )
     sections, tensors = _activations(region, config)
     end = max((section.end for section in sections), default=0)
     constants = Constants(base=_aligned(end))

@@ -38,21 +38,25 @@ class Constants:
         return self.add(vectors(rows, config).tobytes())
 
 
-def term_vectors(layer: Layer, block: int) -> tuple[dict[int, int], NDArray[np.int64]]:
+def term_vectors(layer: Layer, config: Config) -> tuple[dict[int, int], NDArray[np.int64]]:
     """The row of each term's left shift, and the constants ``[n, C]``, C in whole blocks.
 
-    Bias and shift come first.
+    Bias and shift come first. Where the machine does not requantise in one operation, the bias
+    holds the half that makes a shift round.
 
     The lanes after the last channel are cleared by the requantisation, since adder layers read
     them as inputs.
     """
     rows: list[NDArray[np.int64]] = []
     finish = layer.finish
-    pad = -layer.output.channels % block
+    pad = -layer.output.channels % config.block
     if finish is not None:
         rows.append(np.pad(finish.bias, (0, pad)))
         if finish.limits is not None:
-            rows.append(np.pad(finish.shift, (0, pad), constant_values=_CLEARING_SHIFT))
+            shift = np.pad(finish.shift, (0, pad), constant_values=_CLEARING_SHIFT)
+            if "req" not in config.alu_ops:
+                rows[0] = rows[0] + np.where(shift > 0, 1 << np.maximum(shift - 1, 0), 0)
+            rows.append(shift)
     found: dict[int, int] = {}
     for number, term in enumerate(layer.terms):
         if term.shift.any():

@@ -18,34 +18,40 @@ def map_bytes(tensor: Tensor, config: Config) -> int:
     return tensor.blocks(config.block) * tensor.height * tensor.width * element
 
 
-def pack_map(array: NDArray[Any], config: Config) -> bytes:
-    """The bytes of a map ``[H, W, C]``, channels padded with 0."""
-    height, width, channels = array.shape
+def pack_map(images: NDArray[Any], config: Config) -> bytes:
+    """The bytes of a map ``[blocks, H, W, batch, block]`` of up to batch images ``[N, H, W, C]``.
+
+    Missing images and channels are 0.
+    """
+    count, height, width, channels = images.shape
     blocks = -(-channels // config.block)
-    padded = np.zeros((height, width, blocks * config.block), array.dtype)
-    padded[:, :, :channels] = array
-    split = padded.reshape(height, width, blocks, config.block)
-    return np.ascontiguousarray(split.transpose(2, 0, 1, 3)).tobytes()
+    padded = np.zeros((config.batch, height, width, blocks * config.block), images.dtype)
+    padded[:count, :, :, :channels] = images
+    split = padded.reshape(config.batch, height, width, blocks, config.block)
+    return np.ascontiguousarray(split.transpose(3, 1, 2, 0, 4)).tobytes()
 
 
 def gather(array: NDArray[Any], patches: Patches, height: int, width: int) -> NDArray[Any]:
-    """What a window reads at each position of ``[H, W, C]``: ``[height, width, T * C]``."""
+    """What a window reads at each position of ``[N, H, W, C]``: ``[N, height, width, T * C]``."""
     window, taps = patches.window, patches.window.phases[0].taps
-    found = np.zeros((height, width, len(taps), array.shape[2]), array.dtype)
+    count, rows, columns, channels = array.shape
+    found = np.zeros((count, height, width, len(taps), channels), array.dtype)
     for dy, dx, tap in taps:
         y = np.arange(height) * window.stride[0] + dy
         x = np.arange(width) * window.stride[1] + dx
-        down, across = (y >= 0) & (y < array.shape[0]), (x >= 0) & (x < array.shape[1])
-        found[np.ix_(down, across, [tap])] = array[np.ix_(y[down], x[across])][:, :, None]
-    return found.reshape(height, width, -1)
+        down, across = (y >= 0) & (y < rows), (x >= 0) & (x < columns)
+        every = range(count)
+        part = array[np.ix_(every, y[down], x[across])]
+        found[np.ix_(every, down, across, [tap])] = part[:, :, :, None]
+    return found.reshape(count, height, width, -1)
 
 
 def unpack_map(data: bytes, tensor: Tensor, config: Config) -> NDArray[Any]:
-    """The map ``[H, W, C]`` in ``data``."""
+    """The images ``[batch, H, W, C]`` of the map in ``data``."""
     array = np.frombuffer(data, np.dtype(tensor.dtype).newbyteorder("<"))
-    split = array.reshape(-1, tensor.height, tensor.width, config.block).transpose(1, 2, 0, 3)
-    joined = split.reshape(tensor.height, tensor.width, -1)[:, :, : tensor.channels]
-    return np.ascontiguousarray(joined).astype(tensor.dtype)
+    split = array.reshape(-1, tensor.height, tensor.width, config.batch, config.block)
+    joined = split.transpose(3, 1, 2, 0, 4).reshape(config.batch, tensor.height, tensor.width, -1)
+    return np.ascontiguousarray(joined[..., : tensor.channels]).astype(tensor.dtype)
 
 
 def weight_tiles(term: MatrixTerm, block: int) -> NDArray[Any]:

@@ -102,7 +102,15 @@ class _Lowering:
             raise RefusedError(operator.name, "it reads accumulators that the host makes")
         if len(value.shape) not in (1, 3):
             raise RefusedError(operator.name, f"it reads a tensor of shape {list(value.shape)}")
+        self._check_type(operator.name, value.dtype)
         self.views[value.name] = View.of(self._tensor(value))
+
+    def _check_type(self, name: str, dtype: str) -> None:
+        """Refuse the operator of that name where the machine does not know a type."""
+        if dtype == "uint8" and not self.config.has("unsigned-input"):
+            raise RefusedError(name, "this machine reads no uint8; quantise to int8")
+        if dtype == "int32" and not self.config.has("store-acc"):
+            raise RefusedError(name, "its result has 32 bits, of which this machine stores 8")
 
     def _needed(self, outputs: tuple[Tensor, ...]) -> tuple[Layer, ...]:
         """The layers without those that nothing reads."""
@@ -117,6 +125,7 @@ class _Lowering:
         shape = value.shape if len(value.shape) == 3 else (1, 1, *value.shape)
         if len(shape) != 3:
             raise RefusedError(value.name, f"its shape {list(value.shape)} is no map and no vector")
+        self._check_type(value.name, value.dtype)
         self.tensors[value.name] = Tensor(value.name, *shape, dtype=value.dtype)
         return self.tensors[value.name]
 
@@ -139,7 +148,7 @@ class _Lowering:
             return view.source
         if value.name not in self.tensors:
             output = self._tensor(value)
-            self.layers.append(Layer(value.name, output, (view.term(np.zeros(1, np.int64)),)))
+            self.layers.append(Layer(value.name, output, (self._copy(view, value.name),)))
         return self.tensors[value.name]
 
     def _source(self, operator: Operator, index: int = 0) -> Tensor:
@@ -158,10 +167,12 @@ class _Lowering:
 
     def _weighted(self, operator: Operator) -> None:
         adder = operator.kind.startswith("adder")
-        mode = "adder" if adder else "shift"
-        if mode not in self.config.gemm_modes:
-            raise RefusedError(operator.name, f"this machine has no GEMM mode {mode}")
+        if adder and "adder" not in self.config.gemm_modes:
+            raise RefusedError(operator.name, "this machine has no GEMM mode adder")
+        mode = "adder" if adder else self._linear(operator.name)
         raw = operator.constants["weight"][None] if adder else operator.constants["codes"]
+        if mode == "multiply":
+            raw = decode(raw)[None].astype(np.int8)
         bias = operator.constants["bias"].astype(np.int64)
         if operator.kind.endswith("dense"):
             source, window, weights = self._dense(operator, raw)
@@ -172,6 +183,23 @@ class _Lowering:
         zero = np.zeros(weights.shape[3], np.int64)
         term = MatrixTerm(source, window, mode, weights, zero)
         self.sums[operator.output.name] = Sum((term,), bias)
+
+    def _linear(self, name: str) -> str:
+        """The mode of the matrix unit in which inputs are shifted and added, or multiplied."""
+        for mode in ("shift", "multiply"):
+            if mode in self.config.gemm_modes:
+                return mode
+        raise RefusedError(name, "this machine has neither GEMM mode shift nor multiply")
+
+    def _copy(self, view: View, name: str) -> MatrixTerm:
+        """A view as it is, by the matrix unit, for the operator of that name."""
+        return view.term(np.zeros(1, np.int64), self._linear(name))
+
+    def _need(self, operator: Operator, *operations: str) -> None:
+        """Refuse an operator that needs what this machine's ALU does not have."""
+        missing = [name for name in operations if name not in self.config.alu_ops]
+        if missing:
+            raise RefusedError(operator.name, f"this machine's ALU has no operation {missing[0]}")
 
     def _patched(
         self, operator: Operator, source: Tensor, window: layers.Window, weights: NDArray[Any]
@@ -221,13 +249,14 @@ class _Lowering:
                 view = self.views[value.name]
                 if isinstance(view, Flat):
                     raise RefusedError(operator.name, "it adds a flattened map")
-                terms.append(view.term(shift))
+                terms.append(view.term(shift, self._linear(operator.name)))
                 continue
             terms += [replace(term, shift=term.shift + shift) for term in part.terms]
             bias = bias + (part.bias << shift)
         self.sums[operator.output.name] = Sum(tuple(terms), bias)
 
     def _scale(self, operator: Operator) -> None:
+        self._need(operator, "lsa")
         value, codes = operator.inputs[0], operator.constants["codes"]
         part = self.sums.get(value.name)
         channels = value.shape[-1]
@@ -240,8 +269,15 @@ class _Lowering:
         bias = part.bias * decode(codes)
         self.sums[operator.output.name] = Sum((replace(term, factor=codes),), bias)
 
+    def _pooled(self, operator: Operator) -> Tensor:
+        """The map that pooling reads, on a machine that can."""
+        self._need(operator, "sha")
+        if not self.config.has("input-source"):
+            raise RefusedError(operator.name, "this machine's ALU does not read inputs")
+        return self._source(operator)
+
     def _average(self, operator: Operator) -> None:
-        source, a = self._source(operator), operator.attrs
+        source, a = self._pooled(operator), operator.attrs
         keys = ("pool_size", "strides", "padding", "dilation", "ceil_mode", "count_include_pad")
         given: dict[str, Any] = {key: a[key] for key in keys}
         size = (source.height, source.width)
@@ -270,7 +306,7 @@ class _Lowering:
             if isinstance(view, Flat):
                 raise RefusedError(operator.name, "it requantises a flattened map")
             nothing = np.zeros(channels, np.int64)
-            total = Sum((view.term(nothing),), nothing)
+            total = Sum((self._copy(view, operator.name),), nothing)
         terms = total.terms
         if len(terms) == 1 and not total.bias.any() and (shift - terms[0].shift >= -31).all():
             # A left shift right before a rounding shift is one shift.
@@ -281,13 +317,15 @@ class _Lowering:
         self._keep(operator, Layer(operator.name, self._tensor(operator.output), terms, finish))
 
     def _maximum(self, operator: Operator) -> None:
-        source = self._source(operator)
+        source = self._pooled(operator)
+        if any(operator.attrs["padding"]) and not self.config.has("pad-least"):
+            raise RefusedError(operator.name, "this machine's loads pad with 0 only")
         shift = np.zeros(source.channels, np.int64)
         term = PoolTerm(source, _pool_window(operator.attrs), "max", shift)
         self._keep(operator, Layer(operator.name, self._tensor(operator.output), (term,)))
 
     def _clip(self, operator: Operator) -> None:
-        term = View.of(self._source(operator)).term(np.zeros(1, np.int64))
+        term = self._copy(View.of(self._source(operator)), operator.name)
         limits = (int(operator.attrs["lo"]), int(operator.attrs["hi"]))
         output = self._tensor(operator.output)
         self._keep(operator, Layer(operator.name, output, (term,), clip=limits))
@@ -304,7 +342,7 @@ class _Lowering:
             count = value.shape[-1]
             around = (start, total - start - count)
             wide = replace(view, channels=np.pad(view.channels, around, constant_values=-1))
-            terms.append(wide.term(np.zeros(1, np.int64)))
+            terms.append(self._copy(wide, operator.name))
             start += count
         output = self._tensor(operator.output)
         self._keep(operator, Layer(operator.name, output, tuple(terms)))
@@ -312,7 +350,8 @@ class _Lowering:
     def _upsample(self, operator: Operator) -> None:
         scale = operator.attrs["scale"]
         view = View.of(self._source(operator))
-        term = view.term(np.zeros(1, np.int64), (int(scale[0]), int(scale[1])))
+        repeated = (int(scale[0]), int(scale[1]))
+        term = view.term(np.zeros(1, np.int64), self._linear(operator.name), repeated)
         self._keep(operator, Layer(operator.name, self._tensor(operator.output), (term,)))
 
     # Operators that only move: views.

@@ -194,9 +194,12 @@ def _phase(
         for o in range(place.outputs)
     ]
     if fresh:
-        empty = [(start + o * place.positions, 0, 0) for o, items in enumerate(lists) if not items]
+        replaces = prepared.config.has("fresh")
+        own = [(start + o * place.positions, 0, 0) for o in range(place.outputs)]
+        empty = [lane for lane, items in zip(own, lists, strict=True) if not (items and replaces)]
         if empty:
             yield Pass("gemm", np.array(empty, np.int64), accumulate="clear", **common)
+        fresh = replaces
     common["src_step"] = (window.stride[0] * width, window.stride[1])
     latency, most = prepared.config.acc_latency, prepared.config.uop_depth // 4
     spread = _spread(lists, grid[1], latency, most)

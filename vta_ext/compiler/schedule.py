@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any
 
+import numpy as np
+
 from vta_ext.compiler import matrix, pool
 from vta_ext.compiler.builder import Budget
 from vta_ext.compiler.constants import Constants, term_vectors
@@ -66,7 +68,7 @@ def ordered(layer: Layer) -> Layer:
 
 def vectors_of(layer: Layer, config: Config) -> int:
     """Vectors of constants of a block of output channels, at least one."""
-    return max(len(term_vectors(ordered(layer), config.block)[1]), 1)
+    return max(len(term_vectors(ordered(layer), config)[1]), 1)
 
 
 class _Schedule:
@@ -80,7 +82,8 @@ class _Schedule:
     ) -> None:
         self.layer = ordered(layer)
         self.constants, self.memory, self.config = constants, memory, config
-        self.vectors, self.rows = term_vectors(self.layer, config.block)
+        self.fused = "req" in config.alu_ops
+        self.vectors, self.rows = term_vectors(self.layer, config)
         self.second = needs_second_area(self.layer)
         self.tiling = tiling or choose(self.layer, max(len(self.rows), 1), config)
         self.matrices = {
@@ -221,8 +224,9 @@ class _Schedule:
         elif not isinstance(term, MatrixTerm) and term.factors:
             yield from pool.reciprocal_passes(term, place, area, number == 0)
         else:
-            immediate = {"shift": 0, "replace": int(number == 0)}
-            yield Pass("sha", lane, immediate=immediate, **moving)
+            if "sha" in self.config.alu_ops:
+                moving["immediate"] = {"shift": 0, "replace": int(number == 0)}
+            yield Pass("sha" if "sha" in self.config.alu_ops else "add", lane, **moving)
 
     def _finish(self, place: Place, tile: Place) -> Iterator[Pass]:
         """Bias, shift and limits of the output blocks of ``place`` in a tile.
@@ -236,15 +240,26 @@ class _Schedule:
             vector = {**grid, "src_step": (len(self.rows), 0), "source": "const"}
             first = self._first_vectors(tile) + place.output - tile.output
             lane = one_lane(at, first * len(self.rows))
-            if finish.limits is None:
+            if finish.limits is None or not self.fused:
                 yield Pass("add", lane, **vector)
-            else:
+            if finish.limits is not None and not self.fused:
+                yield Pass("shr", lane + np.array([0, 1, 0]), **vector)
+                yield from self._limited(at, finish.limits, grid)
+            elif finish.limits is not None:
                 immediate = dict(zip(("lo", "hi"), finish.limits, strict=True))
                 yield Pass("requ" if unsigned else "req", lane, immediate=immediate, **vector)
         if self.layer.clip is not None:
-            immediate = dict(zip(("lo", "hi"), self.layer.clip, strict=True))
-            name = "clipu" if unsigned else "clip"
+            yield from self._limited(at, self.layer.clip, grid)
+
+    def _limited(self, at: int, limits: tuple[int, int], grid: Grid) -> Iterator[Pass]:
+        """Limits in one operation, or in VTA's two."""
+        name = "clipu" if self.layer.output.unsigned else "clip"
+        if name in self.config.alu_ops:
+            immediate = dict(zip(("lo", "hi"), limits, strict=True))
             yield Pass(name, one_lane(at), source="acc", immediate=immediate, **grid)
+            return
+        for operation, limit in zip(("max", "min"), limits, strict=True):
+            yield Pass(operation, one_lane(at), source="acc", immediate={"imm": limit}, **grid)
 
     def _stores(self, place: Place) -> Iterator[Out]:
         output = self.layer.output

@@ -82,18 +82,20 @@ class View:
             channels=channels,
         )
 
-    def term(self, shift: NDArray[np.int64], upsample: Pair = (1, 1)) -> MatrixTerm:
+    def term(self, shift: NDArray[np.int64], mode: str, upsample: Pair = (1, 1)) -> MatrixTerm:
         """A copy of the view, shifted left by ``shift`` a channel, as a product with powers of two.
 
         upsample: how often each row and column is repeated.
         """
         shift = np.broadcast_to(shift, self.channels.shape).astype(np.int64)
+        codes = mode == "shift"
         # One more than the largest term is two copies of it, and cheaper than a pass of the ALU.
-        copies = 2 if int(shift.max(initial=0)) == _MAX_SHIFT + 1 else 1
-        weights = np.zeros((1, copies, self.source.channels, len(self.channels)), np.uint8)
+        copies = 2 if codes and int(shift.max(initial=0)) == _MAX_SHIFT + 1 else 1
+        shape = (1, copies, self.source.channels, len(self.channels))
+        weights = np.zeros(shape, np.uint8 if codes else np.int8)
         here = np.flatnonzero(self.channels >= 0)
         held = np.minimum(shift, _MAX_SHIFT)
-        weights[0, 0, self.channels[here], here] = held[here] + 1
+        weights[0, 0, self.channels[here], here] = held[here] + 1 if codes else 1 << held[here]
         if copies == 2:
             double = here[shift[here] > _MAX_SHIFT]
             weights[0, 1, self.channels[double], double] = _MAX_SHIFT + 1
@@ -101,7 +103,7 @@ class View:
         taps = ((self.offset[0], self.offset[1], 0),)
         phases = tuple(Phase((y, x), taps) for y in range(upsample[0]) for x in range(upsample[1]))
         window = Window(self.step, upsample, phases)
-        return MatrixTerm(self.source, window, "shift", weights, shift - held)
+        return MatrixTerm(self.source, window, mode, weights, shift - held)
 
 
 def _with(pair: Pair, axis: int, value: int) -> Pair:
