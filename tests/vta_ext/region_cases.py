@@ -97,15 +97,20 @@ class RegionCase:
         return self.add("conv2d", (x,), compute, attrs, codes=codes, bias=bias)
 
     def adder_conv2d(
-        self, x: str, outputs: int, strides: tuple[int, int], padding: tuple[int, int, int, int]
+        self,
+        x: str,
+        outputs: int,
+        strides: tuple[int, int],
+        padding: tuple[int, int, int, int],
+        kernel: tuple[int, int] = (3, 3),
     ) -> str:
-        inputs = self.values[x].shape[3]
-        weight = self.rng.integers(-128, 128, (9 * inputs, outputs)).astype(np.int8)
+        inputs, taps = self.values[x].shape[3], kernel[0] * kernel[1]
+        weight = self.rng.integers(-128, 128, (taps * inputs, outputs)).astype(np.int8)
         bias = self.bias(outputs)
-        attrs = {"kernel_size": (3, 3), "strides": strides, "padding": padding}
+        attrs = {"kernel_size": kernel, "strides": strides, "padding": padding}
 
         def compute(data: Array) -> Array:
-            filters = weight.reshape(3, 3, inputs, outputs)
+            filters = weight.reshape(*kernel, inputs, outputs)
             return reference.adder_conv2d(data, filters, bias, strides=strides, padding=padding)
 
         return self.add("adder_conv2d", (x,), compute, attrs, weight=weight, bias=bias)

@@ -1,6 +1,7 @@
-"""The layers that VTA's own tests and papers run, in shift mode: bits, and how busy the machine is.
+"""The layers that VTA's own tests and papers run, in every mode: bits, and how busy the machine is.
 
-Sizes are H (= W), channels in, channels out, and what the family has besides.
+Sizes are H (= W), channels in, channels out, and what the family has besides. Mode multiply runs on
+VTA's base configuration, in VTA's own encoding.
 """
 
 from __future__ import annotations
@@ -12,9 +13,13 @@ import pytest
 
 from tests.vta_ext.region_cases import RegionCase
 from vta_ext.compiler.compile import CompiledRegion
-from vta_ext.presets import SHIFT
+from vta_ext.config import Config
+from vta_ext.jit.recorder import Kernel, Recorder
+from vta_ext.presets import BASE, SHIFT, SHIFT_ADDER
+from vta_ext.sim.functional import FunctionalSimulator
 from vta_ext.sim.timing import simulate
 
+MACHINES = {"shift": SHIFT, "multiply": BASE, "adder": SHIFT_ADDER}
 #: ResNet-18: kernel, padding, stride; and the least share of cycles that are products.
 CONVOLUTIONS: dict[str, tuple[int, ...]] = {
     "C1": (224, 3, 64, 7, 3, 2),
@@ -95,26 +100,110 @@ def test_the_first_convolution_and_the_others_together() -> None:
     assert busy > 0.96
 
 
-@pytest.mark.parametrize("name", quick(TRANSPOSED))
-def test_transposed_convolutions(name: str) -> None:
+def modes(names: Any, among: tuple[str, ...], *chosen: tuple[str, str]) -> list[Any]:
+    """Pairs of mode and name, all but ``chosen`` marked as slow."""
+    pairs = [(mode, name) for mode in among for name in names]
+    slow = pytest.mark.slow
+    return [pair if pair in chosen else pytest.param(*pair, marks=slow) for pair in pairs]
+
+
+@pytest.mark.parametrize(
+    ("mode", "name"),
+    modes(CONVOLUTIONS, ("multiply", "adder"), ("multiply", "C10"), ("adder", "C10")),
+)
+def test_convolutions_in_other_modes(mode: str, name: str) -> None:
+    size, inputs, outputs, kernel, pad, stride = CONVOLUTIONS[name]
+    c = RegionCase(np.random.default_rng(0))
+    x, where = c.input(size, size, inputs), ((stride,) * 2, (pad,) * 4)
+    if mode == "adder":
+        y = c.adder_conv2d(x, outputs, *where, (kernel,) * 2)  # type: ignore[arg-type]
+    else:
+        y = c.conv2d(x, outputs, (kernel,) * 2, *where)  # type: ignore[arg-type]
+    region = c.verify(MACHINES[mode], c.requantize(y))
+    assert {i.kind.mode.name for i in region.program.instructions if i.kind.mode} == {mode}
+
+
+@pytest.mark.parametrize(("mode", "name"), modes(TRANSPOSED, ("shift", "multiply")))
+def test_transposed_convolutions(mode: str, name: str) -> None:
     size, inputs, outputs = TRANSPOSED[name]
     c = RegionCase(np.random.default_rng(0))
     x = c.input(size, size, inputs)
-    c.verify(SHIFT, c.requantize(c.conv2d_transpose(x, outputs, 4, 2, 1)))
+    c.verify(MACHINES[mode], c.requantize(c.conv2d_transpose(x, outputs, 4, 2, 1)))
 
 
-@pytest.mark.parametrize("name", quick(GROUPED, "D8"))
-def test_grouped_convolutions(name: str) -> None:
+@pytest.mark.parametrize(
+    ("mode", "name"), modes(GROUPED, ("shift", "multiply"), ("shift", "D8"), ("multiply", "D8"))
+)
+def test_grouped_convolutions(mode: str, name: str) -> None:
     size, channels, groups, stride = GROUPED[name]
     c = RegionCase(np.random.default_rng(0))
     x = c.input(size, size, channels)
     y = c.conv2d(x, channels, (3, 3), (stride, stride), groups=groups, terms=1)
-    c.verify(SHIFT, c.requantize(y))
+    c.verify(MACHINES[mode], c.requantize(y))
 
 
-@pytest.mark.parametrize("name", quick(PRODUCTS, "gemm", "lstm-1", "lstm-4"))
-def test_matrix_products(name: str) -> None:
+@pytest.mark.parametrize("mode", ["shift", "multiply"])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_true_depthwise_convolutions(mode: str, stride: int) -> None:
+    """A group for each channel, which VTA's own tests do not have."""
+    c = RegionCase(np.random.default_rng(0))
+    x = c.input(14, 14, 64)
+    y = c.conv2d(x, 64, strides=(stride, stride), groups=64)
+    c.verify(MACHINES[mode], c.requantize(y))
+
+
+@pytest.mark.parametrize(
+    ("mode", "name"),
+    modes(
+        PRODUCTS,
+        tuple(MACHINES),
+        *((mode, name) for mode in MACHINES for name in ("gemm", "lstm-1", "lstm-4")),
+    ),
+)
+def test_matrix_products(mode: str, name: str) -> None:
     rows, inputs, outputs = PRODUCTS[name]
     c = RegionCase(np.random.default_rng(0))
-    x = c.input(*rows, inputs)
-    c.verify(SHIFT, c.requantize(c.conv2d(x, outputs, (1, 1), padding=(0, 0, 0, 0), terms=1)))
+    x, none = c.input(*rows, inputs), (0, 0, 0, 0)
+    if mode == "adder":
+        y = c.adder_conv2d(x, outputs, (1, 1), none, (1, 1))
+    else:
+        y = c.conv2d(x, outputs, (1, 1), padding=none, terms=1)
+    c.verify(MACHINES[mode], c.requantize(y))
+
+
+def stored(config: Config, load: dict[str, Any], entries: int, data: Any) -> Any:
+    """What a LOAD of accumulators leaves, sent back through the ALU: ``[entries, block]``."""
+    r = Recorder(config)
+    x, y = r.input("x", data.nbytes), r.output("y", entries * 16)
+    r.load("acc", x, sram=3, **load)
+    nothing = Kernel()
+    with nothing.loop(entries, dst=1):
+        nothing.push(3)
+    r.alu("add", nothing, imm=0)
+    r.store(y, sram=3, x_size=entries)
+    program = r.build()
+    simulator = FunctionalSimulator(config, program.dram_bytes)
+    simulator.place(program)
+    simulator.write(x.offset, data)
+    simulator.run(program.instructions)
+    return np.frombuffer(simulator.read(y.offset, y.size), np.int8).reshape(-1, 16)
+
+
+@pytest.mark.parametrize("config", [BASE, SHIFT], ids=["VTA", "shift"])
+@pytest.mark.parametrize(
+    ("y_pad", "x_pad"),
+    [
+        ((0, 0), (0, 0)),
+        ((3, 0), (0, 0)),
+        ((0, 4), (0, 0)),
+        ((0, 0), (5, 0)),
+        ((0, 0), (0, 15)),
+        ((1, 2), (3, 4)),
+    ],
+)
+def test_padded_loads(y_pad: Any, x_pad: Any, config: Config) -> None:
+    """Round trips through memory: padding on no side, on each side alone, and all round."""
+    data = np.random.default_rng(0).integers(-128, 128, (6, 9, 16)).astype(np.int32)
+    load = {"x_size": 5, "y_size": 6, "x_stride": 9, "y_pad": y_pad, "x_pad": x_pad, "first": 2}
+    wanted = np.pad(data[:, 2:7], (y_pad, x_pad, (0, 0))).reshape(-1, 16)
+    np.testing.assert_array_equal(stored(config, load, len(wanted), data), wanted)
