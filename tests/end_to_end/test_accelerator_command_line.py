@@ -60,6 +60,17 @@ def results(path: Path) -> dict[str, np.ndarray[Any, Any]]:
         return dict(stored)
 
 
+def test_compile_names_the_machine(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["compile", place / "digits.onnx", "-o", tmp_path / "out", "--target", "vta:pynq"]
+    arguments += ["--calib", place / "images.npz", "--calib-limit", 8]
+    found = said(capsys, *arguments, "--dump-ir", tmp_path / "ir")
+    assert (found["target"], found["machine"], found["programs"]) == ("vta", "pynq", 1)
+    (dumped,) = (tmp_path / "ir").glob("*-Partition.txt")
+    assert "func @vta_region_000(" in dumped.read_text()
+
+
 def test_run(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for target, *more in (("cpu",), ("vta",), ("vta", "--device", "timing")):
         out = place / f"{'-'.join([target, *more])}.npz"
@@ -72,6 +83,9 @@ def test_run(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert ("device" in found) == (target == "vta")
     assert found["device"]["launches"] == 5
     assert found["device"]["cycles"] > 1000
+    text = ["run", place / "vta", "--input", place / "x.npz", "--output", place / "t.npz"]
+    assert main([str(word) for word in text]) == 0
+    assert "a launch" in capsys.readouterr().out
 
 
 def test_eval(place: Path, capsys: pytest.CaptureFixture[str]) -> None:

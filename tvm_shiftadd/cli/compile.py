@@ -150,8 +150,21 @@ def _summary(config: Config, artifact: Artifact) -> dict[str, Any]:
         "artifact": str(config.directory),
         "source": artifact.manifest.source.name,
         "target": artifact.manifest.target.kind,
+        **_machine(artifact),
         "terms": config.terms.terms,
         **{key: costs.get(key) for key in keys},
         "tuned_kernels": sum(kernel["tuned"] for kernel in artifact.report.get("kernels", [])),
         "noisy_layers": artifact.report.get("conversion", {}).get("noisy", []),
+    }
+
+
+def _machine(artifact: Artifact) -> dict[str, Any]:
+    """Of an accelerator's artifact: the machine, how many programs, and what runs there."""
+    attributes = artifact.manifest.target.attributes
+    if "machine" not in attributes:
+        return {}
+    return {
+        "machine": attributes["machine"],
+        "configuration": attributes["configuration"],
+        "programs": len(artifact.regions.regions),
     }

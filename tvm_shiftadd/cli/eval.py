@@ -128,7 +128,6 @@ def _print(config: Config, result: dict[str, Any]) -> None:
     ]
     title = f"{config.model.path.name} on {result['n']:,} images"
     output.print_table(title, ["", "value", "unit"], rows)
-    if result.get("device"):
-        output.print_table("On the device", ["", ""], list(result["device"].items()))
+    output.print_counted(result.get("device", {}))
     if result.get("allocation") is not None:
         allocation.show(result["allocation"])

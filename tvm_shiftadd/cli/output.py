@@ -93,6 +93,14 @@ def print_tables(tables: Iterable[Table]) -> None:
         print_lines(*table.notes)
 
 
+def print_counted(counted: Mapping[str, int]) -> None:
+    """Print what a device counted, in all and a launch; nothing where it counted nothing."""
+    launches = counted.get("launches", 0)
+    if launches:
+        rows = [[name.replace("_", " "), n, n // launches] for name, n in counted.items()]
+        print_table("On the device", ["", "in all", "a launch"], rows)
+
+
 def print_lines(*lines: str) -> None:
     """Print text as it is: brackets in it are not rich's markup, and paths are not wrapped."""
     shown = console()

@@ -45,8 +45,7 @@ def command(
         output.print_json({"output": str(config.outputs), "shapes": shapes, **told})
         return
     output.print_table(f"Wrote {config.outputs}", ["output", "shape"], list(shapes.items()))
-    if counted:
-        output.print_table("On the device", ["", ""], list(counted.items()))
+    output.print_counted(counted)
 
 
 def _run(config: Config) -> tuple[dict[str, list[int]], dict[str, int]]:
