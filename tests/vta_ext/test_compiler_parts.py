@@ -178,3 +178,16 @@ def test_wrong_inputs_and_machines_are_refused() -> None:
     assert executor.run({x: np.zeros((0, 4, 4, 16), np.int8)})["requantize0"].shape == (0, 4, 4, 16)
     with pytest.raises(ProgramError, match="compile it for this device"):
         RegionExecutor(region, SimulatorDevice(SMALL))
+
+
+def test_loads_of_kernels_ahead_leave_layers_in_one_piece() -> None:
+    c = RegionCase(np.random.default_rng(0))
+    y = c.input(14, 14, 24)
+    for outputs in (40, 32, 24):
+        y = c.requantize(c.conv2d(y, outputs))
+    region = c.verify(SMALL, y)
+    names = [layer.name for layer in region.layers]
+    assert names == ["requantize1", "requantize3", "requantize5", "finish"]
+    loads = [i for i in region.program.instructions if i.kind.name == "LOAD"]
+    kernels = [load.prefetch for load in loads if load.memory_type.name == "uop" and load.x_size]
+    assert kernels[0] == 0 and all(kernels[1:]) and len(kernels) > 2

@@ -191,6 +191,7 @@ class Builder:
         if not missing.entry.instruction.prefetch or at is None:
             self.entries.append(missing.entry)
             return
+        missing.entry.label = self.entries[at - 1].label if at else missing.entry.label
         self.entries.insert(at, missing.entry)
         after = range(missing.before - 1, len(self._starts))
         self._starts[missing.before - 1 :] = [self._starts[n] + 1 for n in after]
