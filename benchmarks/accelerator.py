@@ -46,7 +46,8 @@ def measure(path: Path, terms: int, machine: str, layers: bool) -> str:
         products += report.gemm_micro_ops()
         for label in report.labels() if layers else ():
             lines.append(
-                f"  {label.name:40}{label.cycles:12,}{label.utilisation:8.1%}{label.of_bound:8.1%}"
+                f"  {label.name:40}{label.cycles:12,}{label.utilisation:8.1%}"
+                f"{label.of_bound:8.1%}{label.of_compute_bound:8.1%}"
             )
         loaded = SimulatorDevice(config).load(program)
         loaded.launch()  # makes its plans
@@ -64,7 +65,11 @@ def main() -> None:
     parser.add_argument("models", type=Path, nargs="+")
     parser.add_argument("--terms", type=int, default=2, choices=(1, 2, 3))
     parser.add_argument("--preset", default="shift-16x16")
-    parser.add_argument("--layers", action="store_true", help="each layer, beside its roofline")
+    parser.add_argument(
+        "--layers",
+        action="store_true",
+        help="each layer: busy, of roofline, of bound",
+    )
     arguments = parser.parse_args()
     print(f"{'network':42}{'cycles':>12}{'busy':>8}{'image, s':>10}{'compile, s':>11}")
     for path in arguments.models:

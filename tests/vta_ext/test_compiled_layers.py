@@ -15,6 +15,7 @@ from tvm_shiftadd.errors import CompileError
 from tvm_shiftadd.formats import reference
 from vta_ext.config import Config
 from vta_ext.presets import BASE, LARGE, SHIFT, SHIFT_ADDER, SMALL
+from vta_ext.sim.timing import simulate
 
 #: Machines that multiply: VTA's own, one with all extensions, and one with rows of inputs.
 MULTIPLYING = {
@@ -349,3 +350,13 @@ def test_several_images_at_a_time(name: str) -> None:
     flat = c.add("reshape", (mean,), lambda a: a.reshape(len(a), -1))
     total = c.requantize(c.sum(c.conv2d(y, 20), y, 0, 3))
     c.verify(config, c.dense(flat, 7), total)
+
+
+def test_weights_of_one_term_take_half_the_bytes_of_integers() -> None:
+    def moved(config: Config) -> int:
+        c = case()
+        region = c.verify(config, c.requantize(c.conv2d(c.input(14, 14, 64), 64, terms=1)))
+        found = simulate(region.program).bytes
+        return found.get("code", 0) + found.get("wgt", 0)
+
+    assert moved(MULTIPLYING["extended"]) == 2 * moved(SHIFT) > 0

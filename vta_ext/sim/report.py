@@ -11,7 +11,7 @@ from vta_ext.isa.schema import Module
 from vta_ext.program import Program
 
 #: Properties of a label that are shown beside its fields.
-_DERIVED = ("utilisation", "bound", "of_bound", "compute_bound")
+_DERIVED = ("utilisation", "bound", "of_bound", "compute_bound", "of_compute_bound")
 
 #: A cause and the cycles it cost: "instructions" (none had arrived) or "token from ...".
 Wait = tuple[str, int]
@@ -69,6 +69,11 @@ class LabelReport:
     def compute_bound(self) -> int:
         """Cycles that compute needs for its GEMM and ALU micro-ops, one a cycle, or memory."""
         return max(self.gemm_micro_ops + self.alu_micro_ops, self.memory_cycles)
+
+    @property
+    def of_compute_bound(self) -> float:
+        """The cycles of :attr:`compute_bound` as a share of those taken."""
+        return self.compute_bound / self.cycles if self.cycles else 0.0
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as an object that JSON can hold."""
