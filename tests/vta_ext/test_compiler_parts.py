@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -191,3 +193,13 @@ def test_loads_of_kernels_ahead_leave_layers_in_one_piece() -> None:
     loads = [i for i in region.program.instructions if i.kind.name == "LOAD"]
     kernels = [load.prefetch for load in loads if load.memory_type.name == "uop" and load.x_size]
     assert len(kernels) - sum(kernels) == 1 and len(kernels) > 2
+
+
+@pytest.mark.parametrize("depth", [0, 1, 2])
+def test_queues_may_be_short(depth: int) -> None:
+    """Tokens are given later, or by instructions that do nothing else, where a queue is full."""
+    c = RegionCase(np.random.default_rng(0))
+    y = c.requantize(c.conv2d(c.input(20, 20, 32), 48))
+    z = c.requantize(c.conv2d(y, 32, strides=(2, 2)))
+    config = replace(SHIFT, log_queue_depth=depth, log_inp_buff_size=12, log_acc_buff_size=14)
+    c.verify(config, z)

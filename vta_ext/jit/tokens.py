@@ -12,21 +12,27 @@ more than its depth, so the earliest unfinished instruction can always finish.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tvm_shiftadd.errors import CompileError
 from vta_ext.config import Config
 from vta_ext.isa import access
-from vta_ext.isa.instruction import TOKENS, Instruction, MicroOps, load
+from vta_ext.isa.instruction import TOKENS, Instruction, MicroOps, load, store
 from vta_ext.isa.schema import Module
 
 #: Bytes of DRAM that are followed as one.
 _GRAIN = 64
 _ORDER = (Module.LOAD, Module.COMPUTE, Module.STORE)
+#: What moves nothing, by module.
+_NOTHING = (
+    load("inp", sram_base=0, dram_base=0, x_size=0, y_size=0),
+    load("uop", sram_base=0, dram_base=0, x_size=0, y_size=0),
+    store(sram_base=0, dram_base=0, x_size=0, y_size=0),
+)
 Index = NDArray[np.int64]
 
 
@@ -52,8 +58,7 @@ class _Issued:
 def assign_tokens(entries: Iterable[Entry], config: Config, dram: tuple[int, int]) -> list[Entry]:
     """The same instructions with tokens, and with instructions that pass tokens on.
 
-    ``dram``: first and last byte plus one of the memory that programs both write and read. Raises
-    CompileError where a queue would have to hold more tokens than it can.
+    ``dram``: first and last byte plus one of the memory that programs both write and read.
     """
     found = _Assignment(config, dram)
     for entry in entries:
@@ -76,6 +81,9 @@ class _Assignment:
         self._wrote = {name: np.full((3, size), -1, np.int64) for name, size in sizes.items()}
         self._read = {name: np.full((3, size), -1, np.int64) for name, size in sizes.items()}
         self._issued: list[_Issued] = []
+        # By queue: tokens given so far, and the instructions that took them, in order.
+        self._given: dict[tuple[int, int], int] = {}
+        self._taken: dict[tuple[int, int], list[int]] = {}
         self._known: list[tuple[int, ...]] = [(-1, -1, -1)] * 3
 
     def add(self, entry: Entry) -> None:
@@ -107,26 +115,52 @@ class _Assignment:
         """An instruction of the compute module that comes after ``producer`` of module ``side``."""
         needed = [-1, -1, -1]
         needed[side] = producer
-        nothing = load("uop", sram_base=0, dram_base=0, x_size=0, y_size=0)
+        self._pause(1, needed)
+
+    def _pause(self, module: int, needed: Sequence[int]) -> int:
+        """An instruction that moves nothing, for its tokens."""
         label = self._issued[-1].entry.label if self._issued else ""
-        self._issue(Entry(nothing, None, label), 1, needed)
+        return self._issue(Entry(_NOTHING[module], None, label), module, needed)
 
     def _issue(self, entry: Entry, module: int, needed: Sequence[int]) -> int:
         issued = _Issued(entry, module, self._known[module])
         known = list(self._known[module])
+        taken: list[tuple[int, int]] = []
         for other in (module - 1, module + 1):
             if other not in range(3) or needed[other] <= known[other]:
                 continue
-            producer = self._issued[needed[other]]
+            giver = self._giver(needed[other], other, module)
+            producer = self._issued[giver]
             producer.tokens["push_next" if other < module else "push_prev"] = 1
             issued.tokens["pop_prev" if other < module else "pop_next"] = 1
+            taken.append((other, module))
             known = [max(pair) for pair in zip(known, producer.known, strict=True)]
-            known[other] = max(known[other], needed[other])
+            known[other] = max(known[other], giver)
         number = len(self._issued)
         known[module] = number
+        for queue in taken:
+            self._taken.setdefault(queue, []).append(number)
         issued.known = self._known[module] = tuple(known)
         self._issued.append(issued)
         return number
+
+    def _giver(self, first: int, module: int, reader: int) -> int:
+        """The instruction of ``module``, from ``first`` on, that gives ``reader`` its token.
+
+        It is the first one unless the queue would hold too many tokens then: a later one will do,
+        once more of them have been taken, if need be one that does nothing else. Tokens are given
+        in the order in which they are taken, so what the queue holds between is no more.
+        """
+        queue, flag = (module, reader), "push_next" if module < reader else "push_prev"
+        given, taken = self._given.get(queue, 0) + 1, self._taken.get(queue, [])
+        self._given[queue] = given
+        for number in range(first, len(self._issued)):
+            issued = self._issued[number]
+            if issued.module != module or flag in issued.tokens:
+                continue
+            if given - bisect_left(taken, number) <= self._config.queue_depth:
+                return number
+        return self._pause(module, [-1, -1, -1])
 
     def _touched(
         self, entry: Entry, module: int
@@ -170,7 +204,6 @@ class _Assignment:
 
     def finish(self) -> list[Entry]:
         """The instructions with their tokens."""
-        self._check_queues()
         return [
             Entry(
                 issued.entry.instruction.replace(
@@ -181,20 +214,6 @@ class _Assignment:
             )
             for issued in self._issued
         ]
-
-    def _check_queues(self) -> None:
-        held: dict[tuple[int, int], int] = {}
-        for issued in self._issued:
-            for token, count in issued.tokens.items():
-                other = issued.module + (1 if token.endswith("next") else -1)
-                pushed = token.startswith("push")
-                queue = (issued.module, other) if pushed else (other, issued.module)
-                held[queue] = held.get(queue, 0) + (count if pushed else -count)
-                if held[queue] > self._config.queue_depth:
-                    raise CompileError(
-                        f"a queue would hold {held[queue]} tokens, but this machine's hold "
-                        f"{self._config.queue_depth}; choose a larger LOG_QUEUE_DEPTH"
-                    )
 
 
 def _entries(operand: access.Operand, loops: tuple[int, int]) -> Index:
