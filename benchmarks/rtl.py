@@ -58,10 +58,9 @@ def equal(program: Program, device: RtlDevice, images: int) -> bool:
     return True
 
 
-def measure(path: Path, arguments: argparse.Namespace) -> None:
+def measure(path: Path, device: RtlDevice, arguments: argparse.Namespace) -> None:
     """Print a line for the network, and one for each layer if they are asked for."""
-    config, bits = preset(arguments.preset).config, arguments.bits
-    device = RtlDevice(config, memory_bits=bits)
+    bits = arguments.bits
     for program in programs(path, arguments.terms, arguments.preset):
         same = equal(program, device, arguments.images)
         loaded = device.place(program)
@@ -95,8 +94,9 @@ def main() -> None:
     parser.add_argument("--layers", action="store_true")
     arguments = parser.parse_args()
     print(f"{'network':40}{'RTL':>11}{'model':>11}{'':>8}{'busy':>8}{'CPU s':>9}")
+    device = RtlDevice(preset(arguments.preset).config, memory_bits=arguments.bits)
     for path in arguments.models:
-        measure(path, arguments)
+        measure(path, device, arguments)
 
 
 if __name__ == "__main__":

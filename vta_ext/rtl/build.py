@@ -22,7 +22,7 @@ from vta_ext.config import Config
 _HARNESS: Final = Path(__file__).with_name("harness.cpp")
 _INSTALL: Final = "pip install 'tvm-shiftadd[rtl]'"
 #: Files of this folder that say nothing about the hardware.
-_SOFTWARE: Final = ("__init__", "build", "verilated")
+_SOFTWARE: Final = ("__init__", "area", "axi", "build", "verilated")
 #: Verilator's runtime, which goes into the library.
 _RUNTIME: Final = ("verilated.cpp", "verilated_threads.cpp")
 
@@ -85,7 +85,7 @@ def _fingerprint(compiler: str) -> str:
     return state.hexdigest()[:16]
 
 
-_FLAGS: Final = ("-std=c++17", "-O2", "-fPIC", "-shared", "-w")
+_FLAGS: Final = ("-std=c++17", "-O1", "-fPIC", "-shared", "-w")
 
 
 def _compile(folder: Path, verilator: list[str], compiler: str, beat_bytes: int) -> Path:

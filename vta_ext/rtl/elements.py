@@ -1,8 +1,8 @@
-"""Processing elements: one input times one weight, as a term that waits for a carry.
+"""Processing elements: one input times one weight, as a term and its sign.
 
 A negative number is its complement plus one. The complement costs nothing in a look-up table,
 and the one is taken by the carry-in of an adder that is there anyway, so an element has no adder
-of its own: what it stands for is ``term + carry``.
+of its own: the row adds up complements, and the ones.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ INPUT_BITS: Final = 9
 
 @dataclass(frozen=True)
 class Term:
-    """A signed ``value`` and a ``carry`` of one bit, which stand for their sum."""
+    """A number: the signed ``value``, or where ``negative`` is 1, minus that."""
 
     value: Value
-    carry: Value
+    negative: Value
 
-
-def _complemented(value: Value, by: Value) -> Value:
-    """``value``, every bit of it inverted where ``by`` is 1."""
-    return value ^ by.replicate(len(value)).as_signed()
+    @property
+    def complemented(self) -> Value:
+        """The value, every bit of it inverted where ``negative`` is 1: the number less that."""
+        return self.value ^ self.negative.replicate(len(self.value)).as_signed()
 
 
 def shift_term(m: Module, x: Value, code: Value) -> Term:
@@ -39,25 +39,20 @@ def shift_term(m: Module, x: Value, code: Value) -> Term:
     """
     magnitude, sign = code[:3], code[3]
     shifted = Signal(signed(INPUT_BITS + 6))
-    negative = Signal()
-    m.d.comb += [
-        # Magnitude m stands for 2^(m-1).
-        shifted.eq(Mux(magnitude == 0, 0, (x << magnitude)[1:].as_signed())),
-        negative.eq(sign & (magnitude != 0)),
-    ]
-    return Term(_complemented(shifted, negative), negative)
+    # Magnitude m stands for 2^(m-1).
+    m.d.comb += shifted.eq(Mux(magnitude == 0, 0, (x << magnitude)[1:].as_signed()))
+    return Term(shifted, sign & (magnitude != 0))
 
 
 def adder_term(m: Module, x: Value, weight: Value) -> Term:
     """``-|x - weight|`` of an 8-bit weight: 10 bits."""
     difference = Signal(signed(INPUT_BITS + 1))
     m.d.comb += difference.eq(x - weight.as_signed())
-    positive = ~difference[-1]
-    return Term(_complemented(difference, positive), positive)
+    return Term(difference, ~difference[-1])
 
 
 def multiply_term(m: Module, x: Value, weight: Value) -> Term:
-    """``x * weight`` of an 8-bit weight: 17 bits, and no carry."""
+    """``x * weight`` of an 8-bit weight: 17 bits."""
     return Term(x * weight.as_signed(), Const(0, 1))
 
 
@@ -77,7 +72,9 @@ def element(m: Module, modes: tuple[str, ...], select: Value, x: Value, weight: 
     found = terms[0]
     for number, term in enumerate(terms[1:], 1):
         chosen = select == number
-        found = Term(Mux(chosen, term.value, found.value), Mux(chosen, term.carry, found.carry))
+        found = Term(
+            Mux(chosen, term.value, found.value), Mux(chosen, term.negative, found.negative)
+        )
     return found
 
 

@@ -39,8 +39,8 @@ class Row(wiring.Component):
             x = self.inputs.word_select(lane, INPUT_BITS).as_signed()
             weight = self.weights.word_select(lane, self.bits)
             terms.append(element(m, self.modes, self.select, x, weight))
-        values = [_register(m, term.value) for term in terms]
-        carries = [_register(m, term.carry) for term in terms]
+        values = [_register(m, term.complemented) for term in terms]
+        carries = [_register(m, term.negative) for term in terms]
         while len(values) > 1:
             adders = len(values) // 2
             values, taken = (

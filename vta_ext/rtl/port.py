@@ -86,14 +86,19 @@ class Readers(wiring.Component):
         numbers = range(self._count)
         makers = [getattr(self, f"requests{n}") for n in numbers]
         takers = [getattr(self, f"beats{n}") for n in numbers]
+        port, beats = self.port_requests, self.port_beats
         m.submodules.order = order = SyncFIFOBuffered(
             width=max((self._count - 1).bit_length(), 1), depth=_WAITING
         )
-        port, beats = self.port_requests, self.port_beats
-        chosen = Signal(range(self._count))
+        chosen, before = Signal(range(self._count)), Signal(range(self._count))
+        # A request that waits must not change, so it keeps its turn.
+        waits = Signal()
         for n in reversed(numbers):
             with m.If(makers[n].valid):
                 m.d.comb += chosen.eq(n)
+        with m.If(waits):
+            m.d.comb += chosen.eq(before)
+        m.d.sync += [waits.eq(port.valid & ~port.ready), before.eq(chosen)]
         all_makers = Array(makers)
         picked = all_makers[chosen]
         m.d.comb += [

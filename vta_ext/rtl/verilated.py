@@ -292,7 +292,10 @@ class RtlProgram:
         return self._counted
 
     def launch(self, trace: bool = False) -> None:
-        """Run the program; DeviceError if it does not end. ``trace``: note when it does what."""
+        """Run the program; ``trace``: note when it does what.
+
+        Raises DeviceError if it does not end, and ProgramError where it must not be started.
+        """
         if not self._most:
             self._most = _patience(self.program)
         self._simulation.attach(self.dram)

@@ -17,6 +17,7 @@ from tvm_shiftadd.formats.codes import DECODE_TABLE
 from vta_ext.isa.table import MODE_BY_NAME
 from vta_ext.rtl import elements
 from vta_ext.rtl.matrix import Row
+from vta_ext.rtl.tokens import TokenQueue
 
 MODES = ("multiply", "shift", "adder")
 TOGETHER = [("multiply",), ("shift",), ("adder",), ("shift", "adder"), MODES]
@@ -43,7 +44,8 @@ def test_elements_are_proved(modes: tuple[str, ...], tmp_path: Path) -> None:
 
         def holds(m: Module, x: Value, weight: Value, at: int = number, name: str = mode) -> Value:
             term = elements.element(m, modes, Const(at, 2), x.as_signed(), weight)
-            return term.value + term.carry == defined(m, name, x.as_signed(), weight)
+            total = term.complemented + term.negative
+            return total == defined(m, name, x.as_signed(), weight)
 
         assert prove(Claim(holds, x=9, weight=8), tmp_path)
 
@@ -61,9 +63,26 @@ def test_addition_with_carry_is_proved(tmp_path: Path) -> None:
 def test_a_wrong_element_is_not_proved(tmp_path: Path) -> None:
     def holds(m: Module, x: Value, weight: Value) -> Value:
         term = elements.shift_term(m, x.as_signed(), weight)
-        return term.value == defined(m, "shift", x.as_signed(), weight)
+        return term.complemented == defined(m, "shift", x.as_signed(), weight)
 
     assert not prove(Claim(holds, x=9, weight=4), tmp_path)
+
+
+@pytest.mark.rtl
+@pytest.mark.parametrize("lost", [False, True], ids=["sound", "lossy"])
+def test_token_queues_are_proved(lost: bool, tmp_path: Path) -> None:
+    """By induction: what went in and not out is there, never more than fit; a lossy one is not."""
+    depth = 5
+
+    def holds(m: Module, push: Value, pop: Value) -> Value:
+        m.submodules.queue = queue = TokenQueue(depth)
+        held = Signal(8)
+        m.d.comb += [queue.push.eq(push), queue.pop.eq(pop)]
+        into, out = push & queue.room, pop & queue.some
+        m.d.sync += held.eq(held + (into & ~(out if lost else Const(0, 1))) - out)
+        return (queue.some == (held != 0)) & (queue.room == (held != depth)) & (held <= depth)
+
+    assert prove(Claim(holds, push=1, pop=1), tmp_path, induction=True) is not lost
 
 
 @pytest.mark.parametrize(("modes", "log_block"), [(("shift",), 4), (MODES, 2), (("adder",), 1)])

@@ -37,7 +37,7 @@ def own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]
 def wrong_shift(m: Module, x: Value, code: Value) -> Term:
     """Shifts by the magnitude, as if 1 stood for 2."""
     term = elements.shift_term(m, x, code)
-    return Term((term.value << 1)[: len(term.value)].as_signed(), term.carry)
+    return Term((term.value << 1)[: len(term.value)].as_signed(), term.negative)
 
 
 def patch_shift(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -108,6 +108,6 @@ def test_faults_are_caught(
 def test_a_wrong_shift_is_caught_by_proof(tmp_path: Path) -> None:
     def holds(m: Module, x: Value, code: Value) -> Value:
         good, bad = (make(m, x.as_signed(), code) for make in (elements.shift_term, wrong_shift))
-        return good.value + good.carry == bad.value + bad.carry
+        return good.complemented + good.negative == bad.complemented + bad.negative
 
     assert not prove(Claim(holds, x=9, code=4), tmp_path)
