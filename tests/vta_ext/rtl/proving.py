@@ -32,7 +32,7 @@ class Claim(wiring.Component):
 
 
 def prove(claim: Claim, folder: Path, *, induction: bool = False) -> bool:
-    """Whether the claim holds for all inputs; by ``induction`` over all cycles from the reset on."""
+    """Whether the claim holds for all inputs; by ``induction``, in all cycles after the reset."""
     try:
         tool = find_yosys()
     except DependencyError as error:
