@@ -3,6 +3,8 @@
 Every variant has the same registers (inputs, weights, products, each level of the tree, a 32-bit
 accumulator) and the same flow; a multiplier's look-up tables come from yosys's Booth encoding,
 which is the smaller one of what it offers.
+
+    python -m vta_ext.rtl.area
 """
 
 from __future__ import annotations
@@ -103,3 +105,21 @@ def row_area(modes: tuple[str, ...], log_block: int = 4) -> Area:
         registers=cells.get("TRELLIS_FF", 0),
         multipliers=cells.get("MULT18X18D", 0),
     )
+
+
+def main() -> None:
+    """Print the areas of rows of 16 elements, beside the multiplier's."""
+    booth = row_area(("multiply",))
+    print(f"{'row of 16':16}{'LUT':>7}{'of multiply':>13}{'registers':>11}{'DSP':>5}")
+    for modes in (("multiply",), ("shift",), ("adder",), ("shift", "adder")):
+        found = booth if modes == ("multiply",) else row_area(modes)
+        share = found.luts / booth.luts
+        print(
+            f"{'+'.join(modes):16}{found.luts:7}{share:13.2f}{found.registers:11}"
+            f"{found.multipliers:5}",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()
