@@ -42,6 +42,7 @@ class Machine:
         from tvm import relax
 
         from tvm_shiftadd.target import runtime
+        from tvm_shiftadd.target.batch import SINGLE
 
         runtime.prefer_num_threads(num_threads)
         self._num_threads = num_threads
@@ -52,7 +53,9 @@ class Machine:
             for array in parameters.values()
         ]
         self._constants = runtime.prepare_parameters(self._machine, constants)
-        self._main = self._machine["main"]
+        self._main, self._single = self._machine["main"], None
+        if self._machine.module.implements_function(SINGLE):
+            self._single = self._machine[SINGLE]
         #: The inputs of the run before, whose memory the next one of the same shapes takes.
         self._inputs: dict[tuple[int, tuple[int, ...]], Any] = {}
         # A virtual machine keeps its call frames in itself.
@@ -69,7 +72,8 @@ class Machine:
                 (index, array.shape): self._input(index, array)
                 for index, array in enumerate(arrays)
             }
-            result = self._main(*self._inputs.values(), *self._constants)
+            main = self._single if self._single and len(arrays[0]) == 1 else self._main
+            result = main(*self._inputs.values(), *self._constants)
             outputs = [result] if hasattr(result, "numpy") else list(result)
             # TVM's own copy takes ten times as long: a twentieth of a small network's run.
             return [np.from_dlpack(output).copy() for output in outputs]

@@ -12,6 +12,7 @@ from tvm_shiftadd._compat import ir, relax, tirx
 from tvm_shiftadd.dialect.purity import multiplications
 from tvm_shiftadd.errors import CompileError, VerificationError
 from tvm_shiftadd.target import CPUTarget
+from tvm_shiftadd.target.batch import AddSingle
 from tvm_shiftadd.target.calls import CallRecord
 from tvm_shiftadd.topi.schedules.cpu import schedule_function
 from tvm_shiftadd.topi.schedules.cpu.legalize import legalize_map
@@ -94,7 +95,8 @@ def build(
 
     With ``data_inputs``, the first so many parameters of ``main`` are data and the rest weights.
     What depends on weights alone (sorting their codes) is then not done in each run: ``main``
-    takes the arrays that ``runtime.prepare_parameters`` makes of the weights once. ``record`` takes
+    takes the arrays that ``runtime.prepare_parameters`` makes of the weights once. Where all data
+    has any batch there is a second function for one image (``batch.SINGLE``). ``record`` takes
     down which layers each kernel call computes.
 
     With ``kernels`` "auto" in the target, layers become VNNI kernels where the processor has what
@@ -117,6 +119,7 @@ def build(
                     vector_lanes(resolved),
                     FuseLayers(choices) if use_vnni(target, resolved) else None,
                     record or CallRecord(),
+                    data_inputs,
                 ),
             )
     except RuntimeError as error:
@@ -159,7 +162,7 @@ def _processor(mcpu: str) -> str:
     return mcpu
 
 
-def _pipeline(lanes: int, fuse: FuseLayers | None, record: CallRecord) -> Any:
+def _pipeline(lanes: int, fuse: FuseLayers | None, record: CallRecord, inputs: int | None) -> Any:
     """From Relax operators to what the virtual machine's code generator takes."""
     transform = relax.transform
     return tvm.transform.Sequential(
@@ -177,6 +180,7 @@ def _pipeline(lanes: int, fuse: FuseLayers | None, record: CallRecord) -> Any:
             transform.DeadCodeElimination(),
             ScheduleFunctions(),
             RefuseMultiplications(),
+            AddSingle(inputs),
             transform.RewriteDataflowReshape(),
             transform.ToNonDataflow(),
             record.end(),
