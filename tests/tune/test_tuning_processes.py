@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tvm_shiftadd.errors import ShiftAddError
+from tvm_shiftadd.tune.database import Database
+from tvm_shiftadd.tune.search import Search, Task
 from tvm_shiftadd.tune.workers import Workers
 
 HANDLERS = """
@@ -22,6 +25,14 @@ def serve(config):
         job = request["job"]
         if job == "add":
             return {"values": [request["a"] + config["b"]]}
+        if job == "measure" and request["parameters"]["n"] == 3:
+            ctypes.string_at(0)
+        if job == "measure" and request["parameters"]["n"] == 4:
+            time.sleep(60)
+        if job == "measure":
+            return {"values": [1.0 + request["parameters"]["n"]]}
+        if job == "verify":
+            return {"equal": True}
         if job == "raise":
             raise ValueError("the first line\\n  the last line\\n")
         if job == "crash":
@@ -81,3 +92,33 @@ def test_a_process_that_cannot_be_prepared_is_an_error(factory: str) -> None:
     message = "RuntimeError: no such machine"
     with Workers(factory, {"broken": True}) as pool, pytest.raises(ShiftAddError, match=message):
         pool.ask({"job": "add"})
+
+
+class Numbers:
+    """Candidates 0 to 7; the rule's choice is 5."""
+
+    unit = "cycles"
+
+    def candidates(self, workload: Mapping[str, Any]) -> list[dict[str, Any]]:
+        return [{"n": number} for number in (5, 0, 1, 2, 3, 4, 6, 7)]
+
+    def features(self, workload: Mapping[str, Any], parameters: Mapping[str, Any]) -> list[float]:
+        return [float(parameters["n"])]
+
+    def describe(self, workload: Mapping[str, Any]) -> tuple[str, int]:
+        return "a layer", 1
+
+
+def test_candidates_that_crash_or_hang_are_recorded_and_passed_over(
+    workers: Workers, tmp_path: Path
+) -> None:
+    path, told = tmp_path / "tuned.jsonl", []
+    with Database.open(path, {}) as database:
+        task = Task({"layer": 1}, "a layer", 1, 1)
+        search = Search(Numbers(), [task], database, workers, report=told.append)
+        search.run(100)
+    errors = {r.parameters["n"]: r.error for r in Database.read(path, {}).records if r.error}
+    assert errors == {3: "the process was ended by SIGSEGV", 4: "took longer than 1 s"}
+    (outcome,) = search.outcomes()
+    assert (outcome.parameters, outcome.tried, outcome.failed) == ({"n": 0}, 8, 2)
+    assert {trial.error for trial in told} == {"", *errors.values()}
