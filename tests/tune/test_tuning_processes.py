@@ -11,7 +11,8 @@ import pytest
 
 from tvm_shiftadd.errors import ShiftAddError
 from tvm_shiftadd.tune.database import Database
-from tvm_shiftadd.tune.search import Search, Task
+from tvm_shiftadd.tune.search import Search
+from tvm_shiftadd.tune.task import Task
 from tvm_shiftadd.tune.workers import Workers
 
 HANDLERS = """

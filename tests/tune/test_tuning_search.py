@@ -11,7 +11,8 @@ import pytest
 
 from tvm_shiftadd.tune import model
 from tvm_shiftadd.tune.database import Database
-from tvm_shiftadd.tune.search import Search, Task, Trial
+from tvm_shiftadd.tune.search import Search
+from tvm_shiftadd.tune.task import Task, Trial
 
 IDENTITY = {"target": "a test"}
 TASKS = [Task({"layer": name}, name, 1, work) for name, work in (("large", 100), ("small", 1))]

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from tvm_shiftadd.artifact import Artifact
     from tvm_shiftadd.target import Target
     from tvm_shiftadd.tune.run import Result
-    from tvm_shiftadd.tune.search import Report, Trial
+    from tvm_shiftadd.tune.task import Report, Trial
 
 HELP = "Find the fastest parameters of a network's kernels by measuring."
 

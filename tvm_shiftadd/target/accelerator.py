@@ -121,7 +121,7 @@ class Backend(Protocol):
         """What a tuning database of a machine must be for."""
 
     def trials(self, machine: str) -> tuple[Any, str, dict[str, Any]]:
-        """A ``tune.search.Space``, and what ``tune.worker`` is started with for trials."""
+        """A ``tune.task.Space``, and what ``tune.worker`` is started with for trials."""
 
     def read(self, files: Mapping[str, bytes]) -> Regions:
         """The programs in an artifact's files; ProgramError for damaged or foreign ones."""

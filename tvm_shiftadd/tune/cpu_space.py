@@ -26,7 +26,7 @@ def parameters_of(work: Workload, values: Mapping[str, Any]) -> Parameters:
 
 
 class CPUSpace:
-    """The candidates of VNNI kernels; see ``search.Space``."""
+    """The candidates of VNNI kernels; see ``task.Space``."""
 
     unit = "seconds"
 

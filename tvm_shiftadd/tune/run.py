@@ -10,7 +10,8 @@ from typing import Any
 
 from tvm_shiftadd.errors import ShiftAddError
 from tvm_shiftadd.tune.database import Database, Record, text_of
-from tvm_shiftadd.tune.search import Outcome, Report, Search, Space, Task
+from tvm_shiftadd.tune.search import Search
+from tvm_shiftadd.tune.task import Outcome, Report, Space, Task
 from tvm_shiftadd.tune.workers import Workers
 
 

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import random
 import statistics
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timezone
-from typing import Any, Protocol
+from typing import Any
 
 from tvm_shiftadd.tune.database import Database, Record, text_of
 from tvm_shiftadd.tune.model import CostModel
+from tvm_shiftadd.tune.task import Outcome, Parameters, Report, Space, State, Task, Trial
 from tvm_shiftadd.tune.workers import Workers
 
 #: Candidates that are tried before the model learns again, and the share that it does not choose.
@@ -24,108 +24,6 @@ BATCH, RANDOM = 8, 0.25
 SCATTER = 0.05
 #: Candidates of the final beside the rule's choice, its rounds, and how much the winner must gain.
 FINALISTS, ROUNDS, GAIN = 3, 7, 1.01
-
-Parameters = Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class Task:
-    """A workload and its place in a network: ``count`` layers have it, of ``work`` operations."""
-
-    workload: Mapping[str, Any]
-    name: str
-    count: int
-    work: int
-
-
-class Space(Protocol):
-    """What can be tuned: candidates of a workload, as plain values."""
-
-    #: "seconds" or "cycles"; the latter are always the same, so there is no final.
-    unit: str
-
-    def candidates(self, workload: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """All parameters that can be, the rule's choice first."""
-
-    def features(self, workload: Mapping[str, Any], parameters: Parameters) -> list[float]:
-        """Numbers that a candidate's time may depend on."""
-
-    def describe(self, workload: Mapping[str, Any]) -> tuple[str, int]:
-        """A workload for people, and its operations."""
-
-
-@dataclass(frozen=True)
-class Trial:
-    """A candidate that was tried: ``done`` of ``trials`` are. ``value`` is None where it failed.
-
-    ``rule`` is the value of the rule's choice, ``best`` the least so far; None before there is any.
-    """
-
-    done: int
-    trials: int
-    task: str
-    parameters: Parameters
-    value: float | None
-    error: str
-    rule: float | None
-    best: float | None
-
-
-Report = Callable[[Trial], None]
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What is known of a task in the end.
-
-    ``rule`` and ``best`` are seconds or cycles of the rule's choice and of the one to be used,
-    both of the final where there was one; None where no candidate could be measured.
-    """
-
-    task: str
-    layers: int
-    work: int
-    candidates: int
-    tried: int
-    failed: int
-    rule: float | None
-    best: float | None
-    parameters: dict[str, Any] | None
-
-
-@dataclass
-class _State:
-    """A task with its candidates and what is known of them."""
-
-    task: Task
-    candidates: list[dict[str, Any]]
-    threads: int
-    tried: dict[str, Record] = field(default_factory=dict)
-    rows: dict[str, list[float]] = field(default_factory=dict)
-    #: Batches since the best was found.
-    stale: int = 0
-    changed: bool = False
-
-    @property
-    def rule(self) -> dict[str, Any]:
-        return self.candidates[0]
-
-    @property
-    def rule_value(self) -> float | None:
-        record = self.tried.get(text_of(self.rule))
-        return record.value if record and record.values else None
-
-    def verified(self) -> list[Record]:
-        """What may be best, the fastest first."""
-        good = [r for r in self.tried.values() if r.values and r.verified]
-        return sorted(good, key=lambda record: record.value)
-
-    @property
-    def best(self) -> float | None:
-        return next((record.value for record in self.verified()), None)
-
-    def left(self) -> list[dict[str, Any]]:
-        return [c for c in self.candidates if text_of(c) not in self.tried]
 
 
 class Search:
@@ -148,12 +46,12 @@ class Search:
         self.space, self.database, self.workers = space, database, workers
         self.threads, self.machine, self.report = threads, machine, report
         self.model, self.random = CostModel(), random.Random(0)
-        self.states = [_State(task, space.candidates(task.workload), threads) for task in tasks]
+        self.states = [State(task, space.candidates(task.workload), threads) for task in tasks]
         self.failures: list[Record] = []
         for state in self.states:
             self._recall(state)
 
-    def _recall(self, state: _State) -> None:
+    def _recall(self, state: State) -> None:
         """What earlier runs have tried."""
         key = self._key(state)
         finals = False
@@ -190,7 +88,7 @@ class Search:
         best = self.database.best()
         return [self._outcome(state, best.get(self._key(state))) for state in self.states]
 
-    def _outcome(self, state: _State, best: Record | None) -> Outcome:
+    def _outcome(self, state: State, best: Record | None) -> Outcome:
         tried = state.tried.values()
         rule, value = state.rule_value, best.value if best else None
         if best and best.final:
@@ -207,22 +105,22 @@ class Search:
             best.parameters if best else None,
         )
 
-    def _key(self, state: _State) -> tuple[str, int]:
+    def _key(self, state: State) -> tuple[str, int]:
         return text_of(state.task.workload), self.threads
 
-    def _next(self) -> _State | None:
+    def _next(self) -> State | None:
         """The task to go on with: a new one, or the one where most time may be gained."""
         open_ = [state for state in self.states if state.left()]
         fresh = [state for state in open_ if not state.tried]
         if fresh:
             return max(fresh, key=lambda state: state.task.work * state.task.count)
 
-        def weight(state: _State) -> float:
+        def weight(state: State) -> float:
             return state.task.count * (state.best or 0.0) / (1 + state.stale)
 
         return max(open_, key=weight, default=None)
 
-    def _choose(self, state: _State, count: int) -> list[dict[str, Any]]:
+    def _choose(self, state: State, count: int) -> list[dict[str, Any]]:
         """The rule's choice first; then what the model finds best, and some at random."""
         left = state.left()
         if left[0] is state.rule:
@@ -237,13 +135,13 @@ class Search:
             left = [candidate for candidate in left if candidate not in chosen]
         return chosen + self.random.sample(left, min(count - len(chosen), len(left)))
 
-    def _row(self, state: _State, candidate: Parameters) -> list[float]:
+    def _row(self, state: State, candidate: Parameters) -> list[float]:
         text = text_of(candidate)
         if text not in state.rows:
             state.rows[text] = self.space.features(state.task.workload, candidate)
         return state.rows[text]
 
-    def _learn(self, state: _State, record: Record) -> None:
+    def _learn(self, state: State, record: Record) -> None:
         rule = state.rule_value
         if rule is not None:
             relative = record.value / rule if record.values else None
@@ -251,7 +149,7 @@ class Search:
 
     # One candidate.
 
-    def _try(self, state: _State, chosen: Sequence[dict[str, Any]]) -> Iterator[Record]:
+    def _try(self, state: State, chosen: Sequence[dict[str, Any]]) -> Iterator[Record]:
         requests = [self._request(state, "measure", parameters) for parameters in chosen]
         for index, answer in self.workers.ask_all(requests):
             record = self._judged(state, chosen[index], answer)
@@ -263,11 +161,11 @@ class Search:
             self._learn(state, record)
             yield record
 
-    def _request(self, state: _State, job: str, parameters: Parameters) -> dict[str, Any]:
+    def _request(self, state: State, job: str, parameters: Parameters) -> dict[str, Any]:
         return {"job": job, "workload": state.task.workload, "parameters": parameters}
 
     def _judged(
-        self, state: _State, parameters: dict[str, Any], answer: Mapping[str, Any]
+        self, state: State, parameters: dict[str, Any], answer: Mapping[str, Any]
     ) -> Record:
         """The record of a candidate; one that would be best is first compared with the reference.
 
@@ -281,11 +179,11 @@ class Search:
             values, verified = (() if error else values), not error
         return self._record(state, parameters, values=values, error=error, verified=verified)
 
-    def _verify(self, state: _State, parameters: Parameters) -> str:
+    def _verify(self, state: State, parameters: Parameters) -> str:
         answer = self.workers.ask(self._request(state, "verify", parameters))
         return "" if answer.get("equal") else str(answer.get("error", "wrong results"))
 
-    def _record(self, state: _State, parameters: Mapping[str, Any], **known: Any) -> Record:
+    def _record(self, state: State, parameters: Mapping[str, Any], **known: Any) -> Record:
         return Record(
             workload=dict(state.task.workload),
             parameters=dict(parameters),
@@ -295,14 +193,14 @@ class Search:
             **known,
         )
 
-    def _tell(self, state: _State, record: Record, done: int, trials: int) -> None:
+    def _tell(self, state: State, record: Record, done: int, trials: int) -> None:
         value = record.value if record.values else None
         told = (state.task.name, record.parameters, value, record.error)
         self.report(Trial(done, trials, *told, state.rule_value, state.best))
 
     # The final.
 
-    def _final(self, state: _State) -> None:
+    def _final(self, state: State) -> None:
         """Measure the fastest and the rule's choice in turns; what does not gain is not used.
 
         In single measurements the least of many may be so by luck, or because others slept.
@@ -327,7 +225,7 @@ class Search:
         self.database.append(record)
         state.changed = False
 
-    def _in_turns(self, state: _State, contenders: Sequence[Parameters]) -> list[tuple[float, ...]]:
+    def _in_turns(self, state: State, contenders: Sequence[Parameters]) -> list[tuple[float, ...]]:
         samples: list[list[float]] = [[] for _ in contenders]
         if len(contenders) == 1:
             return [state.tried[text_of(state.rule)].values]
