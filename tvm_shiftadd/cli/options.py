@@ -164,7 +164,7 @@ Device = Annotated[
     typer.Option(
         "--device",
         help="Where the accelerator's part runs: sim (the functional simulator, the default), "
-        "timing (the same, and counts cycles).",
+        "timing (the same, and counts cycles), rtl (the hardware, simulated; needs the extra rtl).",
     ),
 ]
 TimeLimit = Annotated[

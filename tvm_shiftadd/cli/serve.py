@@ -29,7 +29,9 @@ def command(
     machine: Annotated[
         str, typer.Argument(help="A preset's name, or a JSON file of parameters.")
     ] = "shift-16x16",
-    device: Annotated[str, typer.Option("--device", help="sim or timing.")] = "sim",
+    device: Annotated[
+        str, typer.Option("--device", help="sim, timing or rtl, as for run.")
+    ] = "sim",
     host: Annotated[
         str, typer.Option("--host", help="Address to listen at; the default is this machine only.")
     ] = "127.0.0.1",
