@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from tests.convert.networks import Builder
-from tvm_shiftadd.convert import ConvertOptions, convert
+from tvm_shiftadd.convert import ConvertOptions, compensate, convert
 from tvm_shiftadd.convert import moments as module
 from tvm_shiftadd.convert.compensate import DAMPINGS, choose_damping
 from tvm_shiftadd.convert.graph import Node
 from tvm_shiftadd.convert.moments import DAMPING, Moments, gather, total
-from tvm_shiftadd.convert.operators import run_node
+from tvm_shiftadd.convert.operators import run_linear, run_node
 from tvm_shiftadd.convert.terms import TermLimits, group_weight
 
 
@@ -103,7 +103,31 @@ def test_a_single_image_is_one_part_and_gets_the_usual_damping():
     assert choose_damping(parts, weight, TermLimits(1)) == DAMPING + 54 / 49
 
 
-def test_damping_grows_where_images_are_few_and_shrinks_where_they_are_many():
+def test_sums_of_some_rows_are_those_of_what_the_others_leave():
+    node, x, target = layer()
+    weight = group_weight(node)
+    rows = slice(12, 30)
+    sums = total(gather(node, x, 5, target, weight.shape)).rows(rows, weight)
+    others = weight.copy()
+    others[:, rows] = 0
+    flat = others[0].reshape(3, 3, 6, 6).astype(np.float32)
+    rest = target - run_linear(node, np.ldexp(x.astype(np.float32), -5), flat, None)
+    again = total(gather(node, x, 5, rest, weight.shape, rows))
+    for one, other in ((sums, again), (again, sums)):
+        moments = one.moments(weight[:, rows], 0.1)
+        expected = other.moments(weight[:, rows], 0.1)
+        np.testing.assert_allclose(moments.hessian, expected.hessian)
+        np.testing.assert_allclose(moments.ideal, expected.ideal, atol=1e-3)
+        np.testing.assert_allclose(
+            one.loss(moments.ideal, one), other.loss(moments.ideal, other), rtol=1e-3
+        )
+
+
+@pytest.mark.parametrize("long", [1536, 40])
+def test_damping_grows_where_images_are_few_and_shrinks_where_they_are_many(
+    long: int, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(compensate, "LONG", long)
     b = Builder((-1, 48))
     b.dense("l", "x", 20)
     node = b.nodes[0]

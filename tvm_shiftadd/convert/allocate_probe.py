@@ -23,6 +23,7 @@ from tvm_shiftadd.convert.allocate_costs import (
     term_counts,
     tiles,
 )
+from tvm_shiftadd.convert.exact import KeptWeight
 from tvm_shiftadd.convert.execute import run_float
 from tvm_shiftadd.convert.feeds import Feeds, Progress, silent
 from tvm_shiftadd.convert.graph import Graph, Node
@@ -100,19 +101,22 @@ class Probe(SequentialConversion):
         self, graph: Graph, exponents: dict[str, int], options: ConvertOptions, progress: Progress
     ) -> None:
         """As :class:`SequentialConversion`; the options' terms and allocation are not used."""
-        options = dataclasses.replace(options, terms=MAX_TERMS, budget=None, frontier=False)
+        # Integers of a folded layer stand for another function than the float layer's, and so do
+        # those in front of a factor.
+        options = dataclasses.replace(
+            options, terms=MAX_TERMS, budget=None, frontier=False, finer=False
+        )
         super().__init__(graph, exponents, options, progress)
-        # Integers of a folded layer stand for another function than the float layer's.
         self._outlets = {}
         self.candidates: dict[str, tuple[Integers, ...]] = {}
 
-    def _integers(self, node: Node, *rest: Any) -> Integers:
+    def _integers(self, node: Node, *rest: Any) -> KeptWeight:
         made, options = [], self.options
         for terms in range(1, MAX_TERMS + 1):
             self.options = dataclasses.replace(options, terms=terms)
             made.append(super()._integers(node, *rest))
         self.options = options
-        self.candidates[node.name] = tuple(made)
+        self.candidates[node.name] = tuple((kept.values, kept.exponent) for kept in made)
         return made[-1]
 
 

@@ -46,8 +46,7 @@ def fit_in_blocks(
         own = weight[:, rows]
         rest = target - _run(node, x, input_exponent, others)
         parts = gather(node, x, input_exponent, rest, weight.shape, rows)
-        most = None if allowed.most is None else allowed.most[rows]
-        limits = TermLimits(allowed.terms, most, allowed.price)
+        limits = allowed.rows(rows)
         moments = total(parts).moments(own, choose_damping(parts, own, limits))
         found, _ = compensated_search(moments, limits)(steps.transpose(1, 0, 2).astype(np.float64))
         flat = found[0].transpose(1, 0, 2).reshape(-1, groups * made).astype(np.int32)

@@ -40,6 +40,9 @@ DAMPINGS = (0.01, 0.03, DAMPING, 0.3, 1.0, 3.0, 10.0)
 #: Parts of the images that are held out in turn.
 HELD = 2
 
+#: Weights a channel beyond which damping is chosen on a part of them: its time is that cubed.
+LONG = 1536
+
 #: Passes of coordinate descent, at most.
 SWEEPS = 6
 
@@ -73,6 +76,11 @@ def choose_damping(parts: Sequence[Sums], weight: Float64, limits: TermLimits) -
     """
     if len(parts) < 2:
         return DAMPING + weight.shape[1] / parts[0].count
+    if weight.shape[1] > LONG:
+        # What one part of the images is to so many fewer weights, all but one are to all.
+        rows = slice(0, weight.shape[1] // max(len(parts) - 1, 1))
+        parts = [part.rows(rows, weight) for part in parts[:HELD]]
+        weight, limits = weight[:, rows], limits.rows(rows)
     losses: dict[int, float] = {}
 
     def loss(place: int) -> float:

@@ -13,7 +13,7 @@ from tvm_shiftadd.convert.exact import KeptWeight
 from tvm_shiftadd.convert.execute import QTensor, clip, store, to_float
 from tvm_shiftadd.convert.graph import Node
 from tvm_shiftadd.convert.operators import run_adder, run_linear
-from tvm_shiftadd.convert.plan import LayerPlan, Plan
+from tvm_shiftadd.convert.plan import AdderPlan, LayerPlan, Plan
 from tvm_shiftadd.convert.report import LayerReport, snr_db
 from tvm_shiftadd.formats import codes
 from tvm_shiftadd.formats.ranges import activation_range
@@ -65,12 +65,13 @@ class Diagnosis:
             terms_per_weight=codes.count_terms(layer.codes) / weight.size,
             weight_snr_db=snr_db(weight, rounded - weight),
             exact=kept.exact,
-            **self._errors(
-                node, lambda own: run_linear(node, own, shaped, bias), x, wanted, result
-            ),
+            copies=0 if kept.factor is None else kept.factor.copies,
+            **self._errors(node, run, x, wanted, result),
         )
 
-    def adder_layer(self, node: Node, x: QTensor, wanted: Float32, result: QTensor) -> LayerReport:
+    def adder_layer(
+        self, node: Node, layer: AdderPlan, x: QTensor, wanted: Float32, result: QTensor
+    ) -> LayerReport:
         """The report of an adder layer; arguments as for :meth:`weight_layer`."""
         assert node.weight is not None
         weight = node.weight.astype(np.float64)
@@ -82,6 +83,7 @@ class Diagnosis:
             weights=weight.size,
             terms_per_weight=0.0,
             weight_snr_db=snr_db(weight, kept - weight),
+            copies=0 if layer.factor is None else layer.factor.copies,
             **self._errors(node, lambda own: run_adder(node, own), x, wanted, result),
         )
 

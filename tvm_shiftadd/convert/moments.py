@@ -76,6 +76,20 @@ class Sums:
             self.tt + other.tt,
         )
 
+    def rows(self, rows: slice, weight: Float64) -> Sums:
+        """The sums of the weights in ``rows`` of n, the others being ``weight`` ``[G, n, O]``."""
+        rest = weight.copy()
+        rest[:, rows] = 0
+        made = self.xx @ rest
+        return Sums(
+            self.count,
+            self.x[:, rows],
+            self.t - np.einsum("gn,gno->go", self.x, rest),
+            self.xx[:, rows, rows],
+            (self.xt - made)[:, rows],
+            self.tt + np.einsum("gno,gno->go", rest, made - 2 * self.xt),
+        )
+
     def moments(self, weight: Float64, damping: float) -> Moments:
         """Ridge regression of the results on the inputs, drawn towards ``weight`` ``[G, n, O]``.
 

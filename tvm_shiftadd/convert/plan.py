@@ -20,6 +20,11 @@ class ChannelFactor:
     codes: NDArray[np.uint8]
     exponent: NDArray[np.int32]
 
+    @property
+    def copies(self) -> int:
+        """K, the shifted copies of the accumulator that are added up."""
+        return int(self.codes.shape[0])
+
 
 @dataclass(frozen=True)
 class LayerPlan:

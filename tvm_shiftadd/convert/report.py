@@ -31,6 +31,7 @@ class LayerReport:
     scales 2^-a, the output's None where the host or the caller reads the accumulator. saturation:
     fraction of the stored output values at a limit of their type, of uint8 the upper one, 0 to 1.
     exact: the weights were sums of powers of two already, up to a factor a channel, and are kept.
+    copies: shifted copies of the accumulator that make a channel's factor, at most; 0 for none.
     """
 
     name: str
@@ -44,6 +45,7 @@ class LayerReport:
     output_exponent: int | None
     saturation: float
     exact: bool = False
+    copies: int = 0
     input_snr_db: float | None = None
     rounding_snr_db: float | None = None
     storage_snr_db: float | None = None

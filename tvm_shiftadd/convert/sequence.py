@@ -32,6 +32,7 @@ from tvm_shiftadd.convert.execute import (
     to_integers,
 )
 from tvm_shiftadd.convert.feeds import Feeds, Progress
+from tvm_shiftadd.convert.finer import choose_finer_scales
 from tvm_shiftadd.convert.fold import Outlet, averages_of, choose_folded_scales, outlets
 from tvm_shiftadd.convert.graph import ADDER_OPS, LAYER_OPS, WEIGHT_OPS, Graph, Node
 from tvm_shiftadd.convert.moments import MAX_REDUCTION, Moments, gather, total
@@ -132,8 +133,7 @@ class SequentialConversion:
         limits = self._limits(node, addend)
         kept = keep_weight(node, self.options.limits_of(node.name), limits)
         if kept is None:
-            values, exponent, gain = self._fitted(node, x, target, limits)
-            kept = KeptWeight(values, exponent, self.options.limits_of(node.name).terms)
+            kept, gain = self._fitted(node, x, target, limits)
             target = np.asarray(target * gain, dtype=np.float32)
             limits = replace(limits, bias=limits.bias * gain)
         values, exponent = kept.values, kept.exponent
@@ -167,7 +167,7 @@ class SequentialConversion:
         acc += adder.bias
         wide = scaled(QTensor(acc, x.exponent), adder.factor)
         wanted = self._floats[node.output]
-        self.reports.append(self._diagnosis.adder_layer(node, x, wanted, wide))
+        self.reports.append(self._diagnosis.adder_layer(node, adder, x, wanted, wide))
         return store(wide, node.output, self.plan)
 
     def _limits(self, node: Node, addend: str | None) -> Limits:
@@ -183,17 +183,19 @@ class SequentialConversion:
 
     def _fitted(
         self, node: Node, x: QTensor, target: NDArray[np.float32], limits: Limits
-    ) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.float64]]:
-        """The weights ``[R, O]``, their exponents ``[O]`` and the gains ``[O]`` of the output."""
+    ) -> tuple[KeptWeight, NDArray[np.float64]]:
+        """The layer's integers and the gains ``[O]`` of its output."""
         outlet = self._outlets.get(node.name)
         short = group_weight(node).shape[1] <= MAX_REDUCTION
         if outlet is not None and short and self.options.compensation:
             folded = self._folded(node, x, target, limits, outlet)
             if folded is not None:
-                self.gains.update(dict.fromkeys(outlet.tensors, folded[2].astype(np.float32)))
-                return folded
-        values, exponent = self._integers(node, x, target, limits)
-        return values, exponent, np.ones(len(exponent))
+                values, exponent, gain = folded
+                self.gains.update(dict.fromkeys(outlet.tensors, gain.astype(np.float32)))
+                terms = self.options.limits_of(node.name).terms
+                return KeptWeight(values, exponent, terms), gain
+        kept = self._integers(node, x, target, limits)
+        return kept, np.ones(len(kept.exponent))
 
     def _folded(
         self,
@@ -225,25 +227,33 @@ class SequentialConversion:
 
     def _integers(
         self, node: Node, x: QTensor, target: NDArray[np.float32], limits: Limits
-    ) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-        """The weights ``[R, O]`` and their exponents ``[O]``."""
+    ) -> KeptWeight:
+        """The layer's integers where nothing is folded."""
         weight, allowed = self._weight(node), self._allowed(node)
         long = weight.shape[1] > MAX_REDUCTION
         if long or not self.options.compensation:
             search = nearest_search(weight, _mean_squares(x, weight), allowed)
             values, exponent = choose_scales(node.name, weight, allowed, search, limits)
             if not self.options.compensation:
-                return values, exponent
+                return KeptWeight(values, exponent, allowed.terms)
             price = self._price(allowed, limits, len(exponent))
             a = limits.input_exponent
             fitted = fit_in_blocks(node, x.values, a, target, weight, allowed, exponent, price)
             fits = limits.allow(fitted.astype(np.float64), exponent)
-            return np.where(fits, fitted, values), exponent
+            return KeptWeight(np.where(fits, fitted, values), exponent, allowed.terms)
         moments = self._moments(node, x, target, allowed)
         search = compensated_search(moments, allowed)
+        finer = None
+        if self.options.finer:
+            finer = choose_finer_scales(moments.ideal, allowed, search, limits)
+        if finer is not None:
+            price = self._price(allowed, limits, len(finer.exponent))
+            values = descend(finer.values, finer.real, moments, allowed, price)
+            return KeptWeight(values, finer.exponent, allowed.terms, finer.factor)
         values, exponent = choose_scales(node.name, moments.ideal, allowed, search, limits)
         price = self._price(allowed, limits, len(exponent))
-        return descend(values, exponent, moments, allowed, price), exponent
+        values = descend(values, exponent, moments, allowed, price)
+        return KeptWeight(values, exponent, allowed.terms)
 
     def _moments(
         self, node: Node, x: QTensor, target: NDArray[np.float32], allowed: TermLimits

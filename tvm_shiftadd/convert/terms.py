@@ -127,6 +127,10 @@ class TermLimits:
                 "give one number a weight"
             )
 
+    def rows(self, rows: slice) -> TermLimits:
+        """The limits of a slice of the R weights of each channel."""
+        return self if self.most is None else replace(self, most=self.most[rows])
+
     def grouped(self, groups: int) -> NDArray[np.uint8] | None:
         """``most`` as ``[G, n, O]``."""
         if self.most is None:
