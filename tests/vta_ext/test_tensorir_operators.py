@@ -26,6 +26,7 @@ ENVIRONMENTS = {
     "shift": lambda: Environment(SHIFT),
     "shift, 8 x 8": lambda: Environment(SMALL),
     "adder": lambda: Environment(SHIFT_ADDER, "adder"),
+    "shift, uint8": lambda: Environment(SHIFT, inp_dtype="uint8"),
 }
 
 
@@ -166,7 +167,7 @@ def combined(env: Environment, x: Any, w: Any) -> Any:
 def test_blocked_matrix_product(env: Environment) -> None:
     rows, outputs, inputs, block = 6, 3, 5, env.BLOCK_IN
     operator = build(matrix_product(env, rows, outputs, inputs), env)
-    x = numbers((rows, inputs, env.BATCH, block))
+    x = numbers((rows, inputs, env.BATCH, block), env.inp_dtype)
     w = weights(env.mode, (outputs, inputs, block, block), np.random.default_rng(1))
     (found,) = operator(x, w)
     flat = x.transpose(0, 2, 1, 3).reshape(rows * env.BATCH, -1)
@@ -448,6 +449,25 @@ def test_wrong_calls_are_refused() -> None:
         operator()
     with pytest.raises(CompileError, match="no GEMM mode adder; it has shift"):
         Environment(SHIFT, "adder")
+    with pytest.raises(CompileError, match="no inputs of uint8; use int8"):
+        Environment(BASE, inp_dtype="uint8")
+
+
+@pytest.mark.parametrize("threads", ["vthread.x", "parallel", "unroll"])
+def test_kinds_of_loops_are_loops(threads: str) -> None:
+    """Virtual threads too: buffers take turns in any loop."""
+    env = Environment(SHIFT)
+    shape = vectors(env, 8, 3)
+    schedule = elementwise(env, shape, lambda a, b: a + b)
+    tile, _ = schedule.split(schedule.get_loops(schedule.get_sblock("out"))[0], [None, 4])
+    for name in ("result", "in0_local.acc_buffer", "in1_local.acc_buffer"):
+        schedule.compute_at(schedule.get_sblock(name), tile)
+    if threads == "vthread.x":
+        schedule.bind(tile, threads)
+    else:
+        getattr(schedule, threads)(tile)
+    a, b = numbers(shape, "int32", 60), numbers(shape, "int32", 50)
+    np.testing.assert_array_equal(build(schedule, env)(a, b)[0], (a + b).astype(np.int8))
 
 
 def test_programs_are_proved_safe() -> None:

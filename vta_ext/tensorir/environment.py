@@ -31,7 +31,8 @@ class Environment:
 
     ``BATCH``, ``BLOCK_IN``, ``BLOCK_OUT``: an input and an accumulator are ``[BATCH, BLOCK]``, a
     weight is ``[BLOCK_OUT, BLOCK_IN]``; the last axes of every buffer have these sizes. ``mode`` is
-    the mode of the matrix unit, by default the first that the machine has.
+    the mode of the matrix unit, by default the first that the machine has; ``inp_dtype`` int8, or
+    uint8 where the machine knows it. Raises CompileError for what it does not have.
     """
 
     inp_scope: Final = "local.inp_buffer"
@@ -39,16 +40,20 @@ class Environment:
     acc_scope: Final = "local.acc_buffer"
     #: The low 8 bits of accumulators; shares its entries with ``acc_scope``.
     out_scope: Final = "local.out_buffer"
-    inp_dtype: Final = "int8"
     acc_dtype: Final = "int32"
     out_dtype: Final = "int8"
 
-    def __init__(self, config: Config, mode: str | None = None) -> None:
+    def __init__(self, config: Config, mode: str | None = None, inp_dtype: str = "int8") -> None:
         self.config, self.mode = config, config.gemm_modes[0] if mode is None else mode
         if self.mode not in config.gemm_modes:
             raise CompileError(
                 f"this machine has no GEMM mode {self.mode}; it has {', '.join(config.gemm_modes)}"
             )
+        if inp_dtype not in ("int8", "uint8") or (
+            inp_dtype == "uint8" and not config.has("unsigned-input")
+        ):
+            raise CompileError(f"this machine has no inputs of {inp_dtype}; use int8")
+        self.inp_dtype = inp_dtype
         self.BATCH = config.batch
         self.BLOCK_IN = self.BLOCK_OUT = config.block
         #: Term codes, one a byte, in mode shift; the host packs two into a byte of DRAM.
@@ -68,11 +73,12 @@ class Environment:
     def gemm(self) -> str:
         """The name of the tensor intrinsic: ``acc[o] += sum over i of product(inp[i], wgt[o, i])``.
 
-        It is over the loops of batch (where BATCH is not 1), output lane and input lane. In mode
-        multiply or adder the inputs may be read as int8 only.
+        It is over the loops of batch (where BATCH is not 1), output lane and input lane.
         """
-        name = f"vta.gemm.{self.mode}.{self.BATCH}x{self.BLOCK_OUT}x{self.BLOCK_IN}"
-        register_gemm(name, self.mode, (self.BATCH, self.BLOCK_IN), self.product, self.wgt_dtype)
+        sizes = f"{self.BATCH}x{self.BLOCK_OUT}x{self.BLOCK_IN}"
+        name = f"vta.gemm.{self.mode}.{self.inp_dtype}.{sizes}"
+        types = (self.inp_dtype, self.wgt_dtype)
+        register_gemm(name, self.mode, (self.BATCH, self.BLOCK_IN), self.product, types)
         return name
 
     def tensorize(self, schedule: Any, block: Any) -> None:

@@ -17,15 +17,21 @@ _INP, _WGT, _ACC = "local.inp_buffer", "local.wgt_buffer", "local.acc_buffer"
 
 
 def register_gemm(
-    name: str, mode: str, sizes: tuple[int, int], product: Callable[[Any, Any], Any], wgt_dtype: str
+    name: str,
+    mode: str,
+    sizes: tuple[int, int],
+    product: Callable[[Any, Any], Any],
+    types: tuple[str, str],
 ) -> None:
-    """Enter an intrinsic into TVM's registry, again if it is there; ``sizes``: batch and block.
+    """Enter an intrinsic into TVM's registry, again if it is there.
+
+    ``sizes``: batch and block; ``types``: of inputs and weights.
 
     TVM matches no loop of one iteration, so with a batch of 1 the intrinsic has none over it.
     """
     batch, block = sizes
     make = _vector if batch == 1 else _matrix
-    s_tir.TensorIntrin.register(name, *make(mode, batch, block, product, wgt_dtype), override=True)
+    s_tir.TensorIntrin.register(name, *make(mode, batch, block, product, *types), override=True)
 
 
 def _reads(mode: str, inp: Any, wgt: Any, acc: Any) -> list[Any]:
@@ -34,10 +40,10 @@ def _reads(mode: str, inp: Any, wgt: Any, acc: Any) -> list[Any]:
     return [part[tuple(slice(0, int(n)) for n in part.shape)] for part in (acc, first, second)]
 
 
-def _vector(mode, batch, block, product, wgt_dtype):
+def _vector(mode, batch, block, product, inp_dtype, wgt_dtype):
     @T.prim_func(private=True, s_tir=True)
     def meaning(
-        A: T.Buffer((block,), "int8", offset_factor=1, scope=_INP),
+        A: T.Buffer((block,), inp_dtype, offset_factor=1, scope=_INP),
         B: T.Buffer((block, block), wgt_dtype, offset_factor=1, scope=_WGT),
         C: T.Buffer((block,), "int32", offset_factor=1, scope=_ACC),
     ) -> None:
@@ -51,7 +57,7 @@ def _vector(mode, batch, block, product, wgt_dtype):
 
     @T.prim_func(private=True, s_tir=True)
     def call(
-        A: T.Buffer((block,), "int8", offset_factor=1, scope=_INP),
+        A: T.Buffer((block,), inp_dtype, offset_factor=1, scope=_INP),
         B: T.Buffer((block, block), wgt_dtype, offset_factor=1, scope=_WGT),
         C: T.Buffer((block,), "int32", offset_factor=1, scope=_ACC),
     ) -> None:
@@ -63,10 +69,10 @@ def _vector(mode, batch, block, product, wgt_dtype):
     return meaning, call
 
 
-def _matrix(mode, batch, block, product, wgt_dtype):
+def _matrix(mode, batch, block, product, inp_dtype, wgt_dtype):
     @T.prim_func(private=True, s_tir=True)
     def meaning(
-        A: T.Buffer((batch, block), "int8", offset_factor=1, scope=_INP),
+        A: T.Buffer((batch, block), inp_dtype, offset_factor=1, scope=_INP),
         B: T.Buffer((block, block), wgt_dtype, offset_factor=1, scope=_WGT),
         C: T.Buffer((batch, block), "int32", offset_factor=1, scope=_ACC),
     ) -> None:
@@ -80,7 +86,7 @@ def _matrix(mode, batch, block, product, wgt_dtype):
 
     @T.prim_func(private=True, s_tir=True)
     def call(
-        A: T.Buffer((batch, block), "int8", offset_factor=1, scope=_INP),
+        A: T.Buffer((batch, block), inp_dtype, offset_factor=1, scope=_INP),
         B: T.Buffer((block, block), wgt_dtype, offset_factor=1, scope=_WGT),
         C: T.Buffer((batch, block), "int32", offset_factor=1, scope=_ACC),
     ) -> None:

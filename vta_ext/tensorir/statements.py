@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from tvm_shiftadd._compat import handle
 
-_MOST = 160
+#: Attributes that stand for a loop over threads.
+THREADS: Final = ("virtual_thread", "thread_extent")
+_MOST: Final = 160
 
 
 def describe(stmt: Any) -> str:
@@ -24,7 +26,7 @@ def stripped(stmt: Any) -> tuple[tuple[Any, ...], tuple[Any, ...], Any]:
         if kind == "For":
             loops.append(stmt)
             stmt = stmt.body
-        elif kind == "AttrStmt":
+        elif kind == "AttrStmt" and str(stmt.attr_key) not in THREADS:
             stmt = stmt.body
         elif kind == "IfThenElse" and stmt.else_case is None:
             conditions.append(stmt.condition)

@@ -17,7 +17,7 @@ from vta_ext.tensorir.buffers import Buffers
 from vta_ext.tensorir.environment import Environment
 from vta_ext.tensorir.instructions import Instructions
 from vta_ext.tensorir.nest import Loop, Nest, evaluate
-from vta_ext.tensorir.statements import Uses, describe, stripped
+from vta_ext.tensorir.statements import THREADS, Uses, describe, stripped
 
 Values = dict[int, int]
 
@@ -45,7 +45,7 @@ class Visitor:
         elif kind == "IfThenElse":
             self._branch(stmt, values)
         elif kind == "AttrStmt":
-            self._visit(stmt.body, values)
+            self._attribute(stmt, values)
         elif kind in ("BufferStore", "Evaluate"):
             self._instructions.record(stmt, Nest((), values), ())
         else:
@@ -63,6 +63,14 @@ class Visitor:
         first = evaluate(stmt.min, values)
         for value in range(first, first + evaluate(stmt.extent, values)):
             self._visit(stmt.body, {**values, handle(stmt.loop_var): value})
+
+    def _attribute(self, stmt: Any, values: Values) -> None:
+        """A note on what is inside; virtual threads are a loop, whose turns overlap anyway."""
+        if str(stmt.attr_key) not in THREADS:
+            self._visit(stmt.body, values)
+            return
+        for value in range(evaluate(stmt.value, values)):
+            self._visit(stmt.body, {**values, handle(stmt.node.var): value})
 
     def _branch(self, stmt: Any, values: Values) -> None:
         if evaluate(stmt.condition, values):
