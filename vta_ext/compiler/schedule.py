@@ -57,11 +57,12 @@ def schedule(
 def ordered(layer: Layer) -> Layer:
     """The layer as it is scheduled, and tilings are chosen for.
 
-    Terms whose sums are changed come first: the first one needs no area of its own.
+    Terms whose sums are shifted come first: the first one needs no area of its own. Then come
+    those that need one in any case.
     """
     terms = tuple(
         without_skipped_rows(term, layer.output.height) if isinstance(term, MatrixTerm) else term
-        for term in sorted(layer.terms, key=lambda term: not is_apart(term))
+        for term in sorted(layer.terms, key=lambda term: (not is_apart(term), summed_apart(term)))
     )
     return Layer(layer.name, layer.output, terms, layer.finish, layer.clip)
 
