@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from vta_ext.compiler.layers import Layer
+from vta_ext.compiler.layers import Layer, MatrixTerm
 from vta_ext.compiler.layout import vectors
 from vta_ext.config import Config
 
@@ -38,8 +38,12 @@ class Constants:
         return self.add(vectors(rows, config).tobytes())
 
 
-def term_vectors(layer: Layer, config: Config) -> tuple[dict[int, int], NDArray[np.int64]]:
-    """The row of each term's left shift, and the constants ``[n, C]``, C in whole blocks.
+def term_vectors(
+    layer: Layer, config: Config
+) -> tuple[dict[tuple[int, str], int], NDArray[np.int64]]:
+    """The rows of each term's operations, mul and shr, and the constants ``[n, C]`` of all.
+
+    C is in whole blocks.
 
     Bias and shift come first. Where the machine does not requantise in one operation, the bias
     holds the half that makes a shift round.
@@ -57,10 +61,13 @@ def term_vectors(layer: Layer, config: Config) -> tuple[dict[int, int], NDArray[
             if "req" not in config.alu_ops:
                 rows[0] = rows[0] + np.where(shift > 0, 1 << np.maximum(shift - 1, 0), 0)
             rows.append(shift)
-    found: dict[int, int] = {}
+    found: dict[tuple[int, str], int] = {}
     for number, term in enumerate(layer.terms):
+        if isinstance(term, MatrixTerm) and term.multiplier is not None:
+            found[number, "mul"] = len(rows)
+            rows.append(np.pad(term.multiplier, (0, pad)))
         if term.shift.any():
-            found[number] = len(rows)
+            found[number, "shr"] = len(rows)
             rows.append(np.pad(-term.shift, (0, pad)))
     width = layer.output.channels + pad
     return found, np.stack(rows) if rows else np.zeros((0, width), np.int64)

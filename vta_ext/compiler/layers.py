@@ -85,7 +85,8 @@ class MatrixTerm:
     """Products of the matrix unit.
 
     weights: uint8 term codes ``[T, K, I, O]`` of mode shift, or int8 ``[T, 1, I, O]``. The sum is
-    multiplied by ``factor`` (term codes ``[K, O]``), then shifted left by ``shift`` ``[O]``.
+    multiplied by ``factor`` (term codes ``[K, O]``) or, where the ALU has a multiplier, by
+    ``multiplier`` ``[O]``, then shifted left by ``shift`` ``[O]``.
     """
 
     source: Tensor
@@ -94,6 +95,7 @@ class MatrixTerm:
     weights: NDArray[Any]
     shift: Int64
     factor: NDArray[np.uint8] | None = None
+    multiplier: Int64 | None = None
 
 
 @dataclass(frozen=True, eq=False)

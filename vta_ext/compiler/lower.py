@@ -256,7 +256,8 @@ class _Lowering:
         self.sums[operator.output.name] = Sum(tuple(terms), bias)
 
     def _scale(self, operator: Operator) -> None:
-        self._need(operator, "lsa")
+        if "mul" not in self.config.alu_ops:
+            self._need(operator, "lsa")
         value, codes = operator.inputs[0], operator.constants["codes"]
         part = self.sums.get(value.name)
         channels = value.shape[-1]
@@ -264,10 +265,14 @@ class _Lowering:
         if part is None or len(part.terms) > 1 or not isinstance(part.terms[0], MatrixTerm):
             raise RefusedError(operator.name, "a factor is supported on one weight layer only")
         term = part.terms[0]
-        if term.factor is not None or term.shift.any():
+        if term.factor is not None or term.multiplier is not None or term.shift.any():
             raise RefusedError(operator.name, "a second factor on one layer is not supported")
         bias = part.bias * decode(codes)
-        self.sums[operator.output.name] = Sum((replace(term, factor=codes),), bias)
+        if "mul" in self.config.alu_ops:
+            term = replace(term, multiplier=decode(codes).astype(np.int64))
+        else:
+            term = replace(term, factor=codes)
+        self.sums[operator.output.name] = Sum((term,), bias)
 
     def _pooled(self, operator: Operator) -> Tensor:
         """The map that pooling reads, on a machine that can."""

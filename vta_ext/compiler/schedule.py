@@ -211,10 +211,12 @@ class _Schedule:
         slot: entry of the weights where the factor's codes begin.
         """
         grid: Grid = {"grid": (place.outputs, place.positions), "dst_step": (place.positions, 1)}
-        if term.shift.any():
-            vector = {**grid, "src_step": (len(self.rows), 0), "source": "const"}
-            row = self._first_vectors(place) * len(self.rows) + self.vectors[number]
-            yield Pass("shr", one_lane(area, row), **vector)
+        for operation in ("mul", "shr"):
+            if (number, operation) in self.vectors:
+                vector = {**grid, "src_step": (len(self.rows), 0), "source": "const"}
+                row = self._first_vectors(place) * len(self.rows)
+                row += self.vectors[number, operation]
+                yield Pass(operation, one_lane(area, row), **vector)
         if not area:
             return
         lane = one_lane(0, area)

@@ -65,7 +65,8 @@ def needs_second_area(layer: Layer) -> bool:
 
 def is_apart(term: Term) -> bool:
     """Whether the accumulators of a term are changed before they are added to others."""
-    return bool(term.shift.any()) or summed_apart(term)
+    multiplied = isinstance(term, MatrixTerm) and term.multiplier is not None
+    return bool(term.shift.any()) or multiplied or summed_apart(term)
 
 
 def summed_apart(term: Term) -> bool:
