@@ -60,6 +60,17 @@ def test_the_results_are_those_of_the_cpu(
     np.testing.assert_array_equal(loaded.machine(1)([images])[0], wanted)
 
 
+@pytest.mark.parametrize("name", sorted(set(NETWORKS) - {"residual"}))
+def test_networks_of_every_operator(name: str, tmp_path: Path) -> None:
+    """Several regions, several outputs, operators that stay on the host."""
+    model = api.load(NETWORKS[name]())
+    x = images_for(model, 2)
+    conversion = api.convert(model, x)
+    api.build(model, conversion, target="vta").save(tmp_path / "out")
+    found = Artifact.load(tmp_path / "out").run(x)
+    np.testing.assert_equal(found, api.build(model, conversion).run(x))
+
+
 def test_what_is_in_it(saved: Path) -> None:
     assert {path.name for path in saved.iterdir()} == {
         manifest.MANIFEST,

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from tvm_shiftadd.cli import options, output
 
+if TYPE_CHECKING:
+    from tvm_shiftadd.artifact import Artifact
+
 HELP = "Run an artifact on the arrays of an .npz file."
+
+
+#: Images that an accelerator gets at once.
+_PART = 4
 
 
 @dataclass(frozen=True)
@@ -49,7 +56,6 @@ def command(
 
 
 def _run(config: Config) -> tuple[dict[str, list[int]], dict[str, int]]:
-    import numpy as np
 
     from tvm_shiftadd.artifact import Artifact
     from tvm_shiftadd.data import read_arrays
@@ -63,9 +69,33 @@ def _run(config: Config) -> tuple[dict[str, list[int]], dict[str, int]]:
     if len(feeds) == 1 and len(artifact.inputs) == 1:
         # A single array needs no name.
         feeds = next(iter(feeds.values()))
-    result = artifact.run(feeds)
-    if isinstance(result, np.ndarray):
-        result = {artifact.outputs[0].name: result}
+    with output.progress() as progress:
+        result = _in_parts(artifact, feeds, progress)
     write_arrays(config.outputs, result)
     shapes = {name: list(array.shape) for name, array in result.items()}
     return shapes, dict(artifact.counted)
+
+
+def _in_parts(artifact: Artifact, feeds: Any, progress: output.Progress) -> dict[str, Any]:
+    """Outputs by name; an accelerator gets a few images at a time, since simulators are slow."""
+    import numpy as np
+
+    arrays = list(feeds.values()) if isinstance(feeds, dict) else [feeds]
+    tensors = (*artifact.inputs, *artifact.outputs)
+    batched = all(info.shape[:1] == (-1,) for info in tensors)
+    counts = {len(array) if np.ndim(array) else 0 for array in arrays}
+    count = counts.pop() if len(counts) == 1 else 0
+    if artifact.regions is None or not batched or count <= _PART:
+        return _named(artifact, artifact.run(feeds))
+    parts = []
+    for start in range(0, count, _PART):
+        progress("run", start, count)
+        part = slice(start, start + _PART)
+        cut = {k: v[part] for k, v in feeds.items()} if isinstance(feeds, dict) else feeds[part]
+        parts.append(_named(artifact, artifact.run(cut)))
+    progress("run", count, count)
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _named(artifact: Artifact, result: Any) -> dict[str, Any]:
+    return result if isinstance(result, dict) else {artifact.outputs[0].name: result}
