@@ -40,7 +40,7 @@ def compare(
     for name in (target, "cpu"):
         api.build(model, conversion, target=name).save(folder / name.partition(":")[0])
         loaded.append(Artifact.load(folder / name.partition(":")[0]))
-    step = model.graph.batch or 25
+    step = model.graph.batch or min(25, len(x))
     for start in range(0, len(x) - len(x) % step, step):
         found, wanted = (artifact.run(x[start : start + step]) for artifact in loaded)
         np.testing.assert_equal(found, wanted)
