@@ -311,8 +311,8 @@ class Machine(wiring.Component):
             self.compute_ends.eq(compute.end),
             registers.finish.eq(compute.finish),
             registers.idle.eq(loader.idle & storer.idle & ~fetch.load_valid & ~fetch.store_valid),
-            registers.count_gemm.eq(compute.core.gemm_step),
-            registers.count_alu.eq(compute.core.alu_step),
+            registers.count_gemm_micro_ops.eq(compute.core.gemm_step),
+            registers.count_alu_micro_ops.eq(compute.core.alu_step),
             registers.count_compute_idle.eq(~fetch.compute_valid),
             registers.count_compute_waits.eq(fetch.compute_valid & ~compute.tokens),
         ]

@@ -29,8 +29,8 @@ class Register(IntEnum):
 #: Counters from CYCLES on: name, and what is counted.
 COUNTERS: Final = (
     ("cycles", "cycles from the first fetch to the end of FINISH"),
-    ("gemm", "micro-ops of GEMM that add up products"),
-    ("alu", "micro-ops of the ALU"),
+    ("gemm_micro_ops", "micro-ops of GEMM that add up products"),
+    ("alu_micro_ops", "micro-ops of the ALU"),
     ("read_beats", "beats read from memory"),
     ("write_beats", "beats written to memory"),
     ("compute_idle", "cycles in which compute had no instruction"),
