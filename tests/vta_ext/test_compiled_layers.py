@@ -219,6 +219,19 @@ def test_padding_of_maps_is_made_where_it_is_an_output() -> None:
     c.verify(SHIFT, c.add("pad", (x,), lambda a: reference.pad(a, width), {"pad_width": width}))
 
 
+def test_what_only_has_another_name_is_copied() -> None:
+    """A region whose result is its input."""
+    c = case()
+    x = c.input(1, 1, 20)
+    flat = c.add("reshape", (x,), lambda a: a.reshape(len(a), -1))
+    c.verify(SHIFT, flat)
+    c = case()
+    x = c.input(4, 5, 20)
+    whole = {"axes": (1,), "begin": (0,), "end": (4,), "strides": (1,)}
+    same = c.add("slice", (x,), lambda a: a, whole)
+    c.verify(SHIFT, same, c.requantize(c.conv2d(same, 8)))
+
+
 def test_adder_layers_with_a_factor_a_channel() -> None:
     c = case()
     x = c.input(9, 9, 20)

@@ -7,9 +7,11 @@ from tvm import relax
 
 from tests.relay_passes.onnx_networks import NETWORKS, converted
 from tests.vta_ext.offloading import dialect_module, verify
+from tvm_shiftadd import api
+from tvm_shiftadd.convert import ConvertOptions
 from vta_ext.config import Config
 from vta_ext.offload import offload
-from vta_ext.presets import SHIFT, SMALL
+from vta_ext.presets import BASE, SHIFT, SMALL
 
 SLOW = [pytest.param(name, SMALL, marks=pytest.mark.slow) for name in sorted(NETWORKS)]
 
@@ -19,6 +21,22 @@ def test_small_networks(name: str, config: Config) -> None:
     made = converted(name)
     found = verify(made.model, made.plan, made.images, config)
     assert found.regions
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "residual",
+        *(pytest.param(n, marks=pytest.mark.slow) for n in sorted(NETWORKS) if n != "residual"),
+    ],
+)
+def test_small_networks_on_vtas_own_machine(name: str) -> None:
+    """In mode multiply, with int8 maps; what VTA cannot do stays on the host."""
+    made = converted(name)
+    options = ConvertOptions(terms=2, unsigned=False)
+    plan = api.convert(made.model, made.images, options).plan
+    found = verify(made.model, plan, made.images, BASE)
+    assert found.regions and all("cannot run on the acc" in why for why in found.reasons.values())
 
 
 def test_what_stays_on_the_host_is_named() -> None:

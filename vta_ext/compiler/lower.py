@@ -140,6 +140,11 @@ class _Lowering:
         view = self.views[value.name]
         if isinstance(view, Flat):
             raise RefusedError(value.name, "a flattened map that is an output is not supported")
+        if view.whole and view.source.name not in {layer.output.name for layer in self.layers}:
+            # What the host gave, and takes back.
+            output = self._tensor(value)
+            self.layers.append(Layer(value.name, output, (self._copy(view, value.name),)))
+            return output
         return self._stored(view, value)
 
     def _stored(self, view: View, value: Value) -> Tensor:
