@@ -23,7 +23,7 @@ BATCH, RANDOM = 8, 0.25
 #: Differences of logarithms that mean nothing, in predictions as in measurements.
 SCATTER = 0.05
 #: Candidates of the final beside the rule's choice, its rounds, and how much the winner must gain.
-FINALISTS, ROUNDS, GAIN = 3, 7, 1.01
+FINALISTS, ROUNDS, GAIN = 3, 7, 1.03
 
 
 class Search:

@@ -243,12 +243,15 @@ def _unroll(plan: ConvPlan) -> int:
     """Quads of one turn of the innermost loop.
 
     Neighbouring pixels must not read the same ones in it: the compiler would keep them in
-    registers that the sums need.
+    registers that the sums need. A loop of two turns it makes one of.
     """
-    apart = plan.shape.strides[1] * plan.source.pitch // QUAD
-    most = max(1, MAX_UNROLLED // (plan.rows * plan.columns * plan.vectors))
-    most = min(most, max(1, apart)) if plan.columns > 1 else most
-    return max(u for u in range(1, min(8, most) + 1) if plan.segment % u == 0)
+    apart = max(1, plan.shape.strides[1] * plan.source.pitch // QUAD)
+    most = min(8, max(1, MAX_UNROLLED // (plan.rows * plan.columns * plan.vectors)))
+    fits = [u for u in range(1, most + 1) if plan.segment % u == 0]
+    if plan.columns == 1:
+        return max(fits)
+    together = {u: plan.segment if plan.segment == 2 * u else u for u in fits}
+    return max((u for u in fits if together[u] <= apart), default=1)
 
 
 def _groups_to_merge(layer: ConvShape) -> int:
