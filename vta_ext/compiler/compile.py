@@ -13,9 +13,10 @@ from vta_ext.compiler.builder import Builder, Counters
 from vta_ext.compiler.constants import ALIGNMENT, Constants
 from vta_ext.compiler.layers import Layer, Patches, Region, Tensor
 from vta_ext.compiler.layout import map_bytes
+from vta_ext.compiler.loads import Memory
 from vta_ext.compiler.lower import lower
 from vta_ext.compiler.operators import Network
-from vta_ext.compiler.schedule import Memory, schedule
+from vta_ext.compiler.schedule import schedule
 from vta_ext.compiler.tiles import Step
 from vta_ext.compiler.tiling import Tiling
 from vta_ext.config import Config

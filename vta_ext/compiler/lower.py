@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -23,29 +23,14 @@ from vta_ext.compiler.layers import (
     Tensor,
     Term,
 )
+from vta_ext.compiler.lowering import Flat, Sum
+from vta_ext.compiler.moving import Moving
 from vta_ext.compiler.operators import Network, Operator, Value
 from vta_ext.compiler.refusal import RefusedError
-from vta_ext.compiler.views import View
 from vta_ext.config import Config
 
 #: Operators whose result is 32 bits wide.
 _WIDE = ("conv2d", "conv2d_transpose", "dense", "adder_conv2d", "adder_dense")
-
-
-@dataclass(frozen=True, eq=False)
-class Flat:
-    """A map read as one vector: ``order`` is HWC or CHW, the last fastest."""
-
-    source: Tensor
-    order: str
-
-
-@dataclass(frozen=True, eq=False)
-class Sum:
-    """Terms and what is added to them, int64 ``[C]`` modulo 2^32."""
-
-    terms: tuple[Term, ...]
-    bias: NDArray[np.int64]
 
 
 def lower(network: Network, config: Config) -> Region:
@@ -56,14 +41,9 @@ def lower(network: Network, config: Config) -> Region:
     return _Lowering(network, config).run()
 
 
-class _Lowering:
+class _Lowering(Moving):
     def __init__(self, network: Network, config: Config) -> None:
-        self.network, self.config = network, config
-        self.tensors: dict[str, Tensor] = {}
-        self.views: dict[str, View | Flat] = {}
-        self.sums: dict[str, Sum] = {}
-        self.layers: list[Layer] = []
-        self.patches: dict[str, Patches] = {}
+        super().__init__(network, config)
         self.handlers: Mapping[str, Callable[[Operator], None]] = {
             **dict.fromkeys(_WIDE, self._weighted),
             "add": self._add,
@@ -96,22 +76,6 @@ class _Lowering:
         inputs = tuple(self.tensors[name] for name in given if name in read)
         return Region(kept, inputs, outputs, self.patches)
 
-    def _input(self, operator: Operator, value: Value) -> None:
-        """A tensor that the host makes, as ``operator``, its first reader, sees it."""
-        if value.dtype == "int32":
-            raise RefusedError(operator.name, "it reads accumulators that the host makes")
-        if len(value.shape) not in (1, 3):
-            raise RefusedError(operator.name, f"it reads a tensor of shape {list(value.shape)}")
-        self._check_type(operator.name, value.dtype)
-        self.views[value.name] = View.of(self._tensor(value))
-
-    def _check_type(self, name: str, dtype: str) -> None:
-        """Refuse the operator of that name where the machine does not know a type."""
-        if dtype == "uint8" and not self.config.has("unsigned-input"):
-            raise RefusedError(name, "this machine reads no uint8; quantise to int8")
-        if dtype == "int32" and not self.config.has("store-acc"):
-            raise RefusedError(name, "its result has 32 bits, of which this machine stores 8")
-
     def _needed(self, outputs: tuple[Tensor, ...]) -> tuple[Layer, ...]:
         """The layers without those that nothing reads."""
         wanted, kept = {tensor.name for tensor in outputs}, []
@@ -120,14 +84,6 @@ class _Lowering:
                 kept.append(layer)
                 wanted |= {term.source.name for term in layer.terms}
         return tuple(reversed(kept))
-
-    def _tensor(self, value: Value) -> Tensor:
-        shape = value.shape if len(value.shape) == 3 else (1, 1, *value.shape)
-        if len(shape) != 3:
-            raise RefusedError(value.name, f"its shape {list(value.shape)} is no map and no vector")
-        self._check_type(value.name, value.dtype)
-        self.tensors[value.name] = Tensor(value.name, *shape, dtype=value.dtype)
-        return self.tensors[value.name]
 
     def _output(self, value: Value) -> Tensor:
         if value.name in self.sums:
@@ -147,29 +103,6 @@ class _Lowering:
             return output
         return self._stored(view, value)
 
-    def _stored(self, view: View, value: Value) -> Tensor:
-        """The tensor of a view; a copy is made of what is only a view so far."""
-        if view.whole:
-            return view.source
-        if value.name not in self.tensors:
-            output = self._tensor(value)
-            self.layers.append(Layer(value.name, output, (self._copy(view, value.name),)))
-        return self.tensors[value.name]
-
-    def _source(self, operator: Operator, index: int = 0) -> Tensor:
-        """The stored map that an operator reads."""
-        value = operator.inputs[index]
-        view = self.views[value.name]
-        if isinstance(view, Flat):
-            raise RefusedError(operator.name, "it reads a flattened map")
-        return self._stored(view, value)
-
-    def _keep(self, operator: Operator, layer: Layer) -> None:
-        self.layers.append(layer)
-        self.views[operator.output.name] = View.of(layer.output)
-
-    # Operators with wide results.
-
     def _weighted(self, operator: Operator) -> None:
         adder = operator.kind.startswith("adder")
         if adder and "adder" not in self.config.gemm_modes:
@@ -188,23 +121,6 @@ class _Lowering:
         zero = np.zeros(weights.shape[3], np.int64)
         term = MatrixTerm(source, window, mode, weights, zero)
         self.sums[operator.output.name] = Sum((term,), bias)
-
-    def _linear(self, name: str) -> str:
-        """The mode of the matrix unit in which inputs are shifted and added, or multiplied."""
-        for mode in ("shift", "multiply"):
-            if mode in self.config.gemm_modes:
-                return mode
-        raise RefusedError(name, "this machine has neither GEMM mode shift nor multiply")
-
-    def _copy(self, view: View, name: str) -> MatrixTerm:
-        """A view as it is, by the matrix unit, for the operator of that name."""
-        return view.term(np.zeros(1, np.int64), self._linear(name))
-
-    def _need(self, operator: Operator, *operations: str) -> None:
-        """Refuse an operator that needs what this machine's ALU does not have."""
-        missing = [name for name in operations if name not in self.config.alu_ops]
-        if missing:
-            raise RefusedError(operator.name, f"this machine's ALU has no operation {missing[0]}")
 
     def _patched(
         self, operator: Operator, source: Tensor, window: layers.Window, weights: NDArray[Any]
@@ -304,8 +220,6 @@ class _Lowering:
             term = PoolTerm(source, window, "add", shift + factors[0][0][1])
         self.sums[operator.output.name] = Sum((term,), np.zeros(channels, np.int64))
 
-    # Operators whose results are stored.
-
     def _requantize(self, operator: Operator) -> None:
         value, channels = operator.inputs[0], operator.output.shape[-1]
         shift = operator.constants["shift"].astype(np.int64)
@@ -333,86 +247,6 @@ class _Lowering:
         shift = np.zeros(source.channels, np.int64)
         term = PoolTerm(source, _pool_window(operator.attrs), "max", shift)
         self._keep(operator, Layer(operator.name, self._tensor(operator.output), (term,)))
-
-    def _clip(self, operator: Operator) -> None:
-        term = self._copy(View.of(self._source(operator)), operator.name)
-        limits = (int(operator.attrs["lo"]), int(operator.attrs["hi"]))
-        output = self._tensor(operator.output)
-        self._keep(operator, Layer(operator.name, output, (term,), clip=limits))
-
-    def _concat(self, operator: Operator) -> None:
-        axis, rank = int(operator.attrs["axis"]), len(operator.output.shape)
-        if axis != rank:
-            raise RefusedError(operator.name, f"a concatenation along axis {axis}, not channels")
-        total, start, terms = operator.output.shape[-1], 0, []
-        for value in operator.inputs:
-            view = self.views[value.name]
-            if isinstance(view, Flat):
-                raise RefusedError(operator.name, "it joins a flattened map")
-            count = value.shape[-1]
-            around = (start, total - start - count)
-            wide = replace(view, channels=np.pad(view.channels, around, constant_values=-1))
-            terms.append(self._copy(wide, operator.name))
-            start += count
-        output = self._tensor(operator.output)
-        self._keep(operator, Layer(operator.name, output, tuple(terms)))
-
-    def _upsample(self, operator: Operator) -> None:
-        scale = operator.attrs["scale"]
-        view = View.of(self._source(operator))
-        repeated = (int(scale[0]), int(scale[1]))
-        term = view.term(np.zeros(1, np.int64), self._linear(operator.name), repeated)
-        self._keep(operator, Layer(operator.name, self._tensor(operator.output), (term,)))
-
-    # Operators that only move: views.
-
-    def _view(self, operator: Operator) -> View:
-        view = self.views[operator.inputs[0].name]
-        if isinstance(view, Flat) or len(operator.inputs[0].shape) not in (1, 3):
-            raise RefusedError(operator.name, "it moves a flattened map")
-        return view
-
-    def _pad(self, operator: Operator) -> None:
-        view, width = self._view(operator), list(operator.attrs["pad_width"])[2:]
-        width = [0] * (6 - len(width)) + width
-        before, after = (tuple(width[0::2]), tuple(width[1::2]))
-        found = view.padded(before, after)
-        if found is None:
-            found = View.of(self._source(operator)).padded(before, after)
-        assert found is not None
-        self.views[operator.output.name] = found
-
-    def _slice(self, operator: Operator) -> None:
-        view, a = self._view(operator), operator.attrs
-        missing = 3 - len(operator.inputs[0].shape)
-        for axis, begin, end, step in zip(
-            a["axes"], a["begin"], a["end"], a["strides"], strict=True
-        ):
-            found = view.sliced(axis - 1 + missing, begin, end, step) if axis else None
-            if found is None:
-                raise RefusedError(operator.name, f"a slice along axis {axis} by {step}")
-            view = found
-        self.views[operator.output.name] = view
-
-    def _permute(self, operator: Operator) -> None:
-        axes = list(operator.attrs["axes"])
-        if axes == list(range(len(axes))):
-            self.views[operator.output.name] = self._view(operator)
-            return
-        if axes != [0, 3, 1, 2]:
-            raise RefusedError(operator.name, f"a transposition by {axes}")
-        self.views[operator.output.name] = Flat(self._source(operator), "CHW")
-
-    def _reshape(self, operator: Operator) -> None:
-        view = self.views[operator.inputs[0].name]
-        count = int(np.prod(operator.inputs[0].shape))
-        if operator.output.shape != (count,):
-            raise RefusedError(operator.name, "a reshape that is no flattening")
-        if isinstance(view, View):
-            view = view if view.size == (1, 1) else Flat(self._source(operator), "HWC")
-        elif (view.source.height, view.source.width) == (1, 1):
-            view = View.of(view.source)
-        self.views[operator.output.name] = view
 
 
 def _pool_window(attrs: Mapping[str, Any]) -> layers.Window:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import chain
 from typing import Any
 
@@ -12,30 +12,18 @@ import numpy as np
 from vta_ext.compiler import matrix, pool
 from vta_ext.compiler.builder import Budget
 from vta_ext.compiler.constants import Constants, term_vectors
-from vta_ext.compiler.layers import Layer, MatrixTerm, Tensor, Term, without_skipped_rows
+from vta_ext.compiler.layers import Layer, MatrixTerm, Term, without_skipped_rows
+from vta_ext.compiler.loads import Inputs, Memory
 from vta_ext.compiler.place import Place
-from vta_ext.compiler.refusal import RefusedError
 from vta_ext.compiler.tiles import Fetch, Move, Out, Pass, Step, one_lane
-from vta_ext.compiler.tiling import Tiling, choose, is_apart, needs_second_area, span, summed_apart
+from vta_ext.compiler.tiling import Tiling, choose, is_apart, needs_second_area, summed_apart
 from vta_ext.config import Config
 
 #: Arguments of passes that share them.
 Grid = dict[str, Any]
 
-#: The most rows or columns that a LOAD can pad with.
-MAX_PAD = 15
 #: Results of the last tile of all: nothing hides the time to store them.
 LAST_RESULTS = 256
-
-
-@dataclass(frozen=True)
-class Memory:
-    """Where things are in DRAM: ``tensors`` maps names to bytes; ``made`` names those that the
-    program itself makes.
-    """
-
-    tensors: Mapping[str, int]
-    made: frozenset[str]
 
 
 def schedule(
@@ -83,6 +71,7 @@ class _Schedule:
     ) -> None:
         self.layer = ordered(layer)
         self.constants, self.memory, self.config = constants, memory, config
+        self.inputs = Inputs(layer.name, memory, config)
         self.fused = "req" in config.alu_ops
         self.vectors, self.rows = term_vectors(self.layer, config)
         self.second = needs_second_area(self.layer)
@@ -183,7 +172,7 @@ class _Schedule:
             begin, end = prepared.reads(place)
             for first in range(begin, end, self.tiling.inputs[number]):
                 count = min(self.tiling.inputs[number], end - first)
-                inputs, box = self._inputs(term, place, (first, count), fine)
+                inputs, box = self.inputs.fetch(term, place, (first, count), fine)
                 weights, slots = prepared.fetch(place, (first, count), self.constants, fine)
                 passes = matrix.passes(
                     prepared,
@@ -197,7 +186,7 @@ class _Schedule:
                 )
                 found.append((inputs, weights, passes))
         else:
-            inputs, box = self._inputs(term, place, (place.output, place.outputs), fine)
+            inputs, box = self.inputs.fetch(term, place, (place.output, place.outputs), fine)
             found.append((inputs, None, pool.passes(term, place, box, area, fresh)))
         slot = len(slots) if isinstance(term, MatrixTerm) else 0
         found[-1][2].extend(self._settle(number, term, place, area, slot))
@@ -277,73 +266,6 @@ class _Schedule:
         for block in range(place.outputs):
             at, dram = block * place.positions, start + block * plane
             yield Out(memory, at, dram, place.columns, place.rows, output.width)
-
-    def _inputs(
-        self, term: Term, place: Place, blocks: tuple[int, int], fine: bool
-    ) -> tuple[Fetch, tuple[int, int, int, int]]:
-        """The fetch of input blocks (first, count) of a tile, and its rows and columns.
-
-        ``fine``: a load for each block.
-        """
-        rows, columns = span(term.window, (place.rows, place.columns), (place.y, place.x))
-        source, (first, count) = term.source, blocks
-        height, width = rows[1] - rows[0] + 1, columns[1] - columns[0] + 1
-        least = not isinstance(term, MatrixTerm) and term.operation == "max"
-        moves = self._moves(source, rows, columns, blocks, least and not source.unsigned, fine)
-        reads = frozenset({source.name}) & self.memory.made
-        key = (source.name, source.rows, rows, columns, first, count, least)
-        fetch = Fetch(key, count * height * width, tuple(moves), reads)
-        return fetch, (rows[0], columns[0], height, width)
-
-    def _moves(
-        self,
-        source: Tensor,
-        rows: tuple[int, int],
-        columns: tuple[int, int],
-        blocks: tuple[int, int],
-        least: bool,
-        fine: bool,
-    ) -> Iterator[Move]:
-        top, bottom = max(-rows[0], 0), max(rows[1] - source.height + 1, 0)
-        left, right = max(-columns[0], 0), max(columns[1] - source.width + 1, 0)
-        height, width = rows[1] - rows[0] + 1, columns[1] - columns[0] + 1
-        inside = (height - top - bottom, width - left - right)
-        first, count = blocks
-        if min(inside) < 1 and height <= 2 * MAX_PAD:
-            # Nothing but padding: no rows, padded above and below.
-            around = (min(height, MAX_PAD), max(height - MAX_PAD, 0))
-            for block in range(count):
-                place = block * height * width
-                yield Move("inp", place, 0, width, 0, None, around, pad_least=least)
-            return
-        if max(top, bottom, left, right) > MAX_PAD or min(inside) < 1:
-            raise RefusedError(
-                self.layer.name,
-                f"it needs a padding of {max(top, bottom, left, right)} around a tile, but a load "
-                f"can pad {MAX_PAD} around what it reads",
-            )
-        skipped, step, all_rows = source.rows
-        plane, pitch = all_rows * source.width, step * source.width
-        base = self.memory.tensors[source.name] // self.config.inp_bytes
-        start = base + skipped * source.width + (rows[0] + top) * pitch + columns[0] + left
-        unsigned, full = source.unsigned, inside == (height, source.width) and not (left or right)
-        if full and step == 1 and plane < 1 << 16 and not fine:
-            at = start + first * plane
-            yield Move("inp", 0, at, height * width, count, plane, unsigned=unsigned)
-            return
-        for block in range(count):
-            yield Move(
-                "inp",
-                block * height * width,
-                start + (first + block) * plane,
-                inside[1],
-                inside[0],
-                pitch,
-                (top, bottom),
-                (left, right),
-                unsigned,
-                least,
-            )
 
 
 def _reads_constants(passes: Sequence[Pass]) -> bool:

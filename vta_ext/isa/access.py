@@ -17,6 +17,9 @@ from vta_ext.isa.schema import Memory, Source
 #: damaged program could ask for 2**41.
 MAX_MICRO_OPS: Final = 1 << 20
 
+#: The most rows or columns that a LOAD makes on each side.
+MAX_PAD: Final = 15
+
 Index = NDArray[np.int64]
 
 

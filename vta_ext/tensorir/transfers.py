@@ -9,13 +9,12 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from vta_ext.isa.access import MAX_PAD
 from vta_ext.tensorir.nest import Index, NotElementsError
 
 Pair = tuple[int, int]
 Mask = NDArray[np.bool_]
 
-#: The most rows or columns that a LOAD pads with, on each side.
-MAX_PAD: Final = 15
 #: The most elements of a row, and rows, of one instruction.
 MAX_SIZE: Final = (1 << 16) - 1
 
