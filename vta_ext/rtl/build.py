@@ -22,7 +22,7 @@ from vta_ext.config import Config
 _HARNESS: Final = Path(__file__).with_name("harness.cpp")
 _INSTALL: Final = "pip install 'tvm-shiftadd[rtl]'"
 #: Files of this folder that say nothing about the hardware.
-_SOFTWARE: Final = ("__init__", "area", "axi", "build", "verilated")
+_SOFTWARE: Final = ("__init__", "area", "axi", "build", "simulation", "verilated")
 #: Verilator's runtime, which goes into the library.
 _RUNTIME: Final = ("verilated.cpp", "verilated_threads.cpp")
 

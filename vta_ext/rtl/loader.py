@@ -5,8 +5,6 @@ Requests of an instruction go out while beats of earlier ones still come in.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from math import gcd
 from typing import Final
 
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
@@ -16,6 +14,7 @@ from amaranth.lib.wiring import In, Out
 
 from vta_ext.config import Config
 from vta_ext.isa.schema import Memory
+from vta_ext.rtl.buffers import Buffer, buffer_of, buffers, chunk_bits
 from vta_ext.rtl.decode import LOAD, Decoded
 from vta_ext.rtl.elements import INPUT_BITS, pick
 from vta_ext.rtl.port import Beats, Requests, taken
@@ -26,61 +25,6 @@ from vta_ext.rtl.transfer import PLACE_BITS, Shape, geometry, shape
 FLYING_BYTES: Final = 2048
 FLYING_REQUESTS: Final = 32
 _INSTRUCTIONS: Final = 8
-
-#: The buffer that holds a memory's entries.
-_BUFFERS: Final = {"code": "wgt", "acc8": "acc"}
-_LANE_BITS: Final = {"uop": 32, "wgt": 8, "code": 8, "inp": INPUT_BITS, "acc": 8, "acc8": 32}
-
-
-@dataclass(frozen=True)
-class Buffer:
-    """A buffer as loaders write it: entries of ``width`` bits, an enable for each ``grain``.
-
-    One of several ``banks`` has entry e in bank ``e % banks``, so that as many can be written at
-    once, wherever they begin; each bank has its own address, and one enable.
-    """
-
-    name: str
-    address_bits: int
-    width: int
-    grain: int
-    banks: int = 1
-
-    @property
-    def grains(self) -> int:
-        """Enables of a write port."""
-        return self.banks * self.width // self.grain
-
-
-def buffer_of(memory: Memory) -> str:
-    """The name of the buffer that ``memory`` loads into."""
-    return _BUFFERS.get(memory.name, memory.name)
-
-
-def _bits(entry: Shape) -> int:
-    """Bits of a buffer's entry that a chunk fills: bytes may become wider."""
-    if entry.memory.name == "uop":
-        return 32
-    return entry.chunk * _LANE_BITS[entry.memory.name]
-
-
-def buffers(memories: tuple[Memory, ...], config: Config, beat: int) -> dict[str, Buffer]:
-    """The buffers of ``memories``, with grains that every kind of load can fill."""
-    widths = {
-        "uop": (config.log_uop_depth, 32),
-        "inp": (config.log_inp_depth, INPUT_BITS * config.inp_bytes),
-        "wgt": (config.log_wgt_depth, 8 * config.wgt_slot_bytes),
-        "acc": (config.log_acc_depth, 8 * config.acc_bytes),
-    }
-    found: dict[str, Buffer] = {}
-    for memory in memories:
-        name = buffer_of(memory)
-        bits = _bits(shape(memory, config, beat))
-        before = found[name].grain if name in found else bits
-        # Micro-ops come in long runs; two or more of them in each beat.
-        banks = shape(memory, config, beat).share if name == "uop" else 1
-        found[name] = Buffer(name, *widths[name], gcd(bits, before), banks)
-    return found
 
 
 class Loader(wiring.Component):
@@ -329,7 +273,7 @@ def _extended(byte: Value, fields: Decoded, width: int) -> Value:
 
 def _enables(m: Module, s: Shape, buffer: Buffer, chunk: Value) -> Value:
     """The grains of a chunk; with the first one those that the element leaves, to become 0."""
-    each = _bits(s) // buffer.grain
+    each = chunk_bits(s) // buffer.grain
     found = Signal(buffer.grains, name=f"{s.memory.name}_grains")
     used = each * s.chunks
     rest = ((1 << buffer.grains) - 1) >> used << used

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final, Protocol
+from typing import Final
 
 from amaranth.hdl import Array, Module, Signal, Value, unsigned
 from amaranth.lib import wiring
@@ -13,12 +13,12 @@ from tvm_shiftadd.errors import InputError
 from vta_ext.config import Config
 from vta_ext.isa.schema import Module as Unit
 from vta_ext.isa.table import MEMORIES
-from vta_ext.rtl import loader as loading
+from vta_ext.rtl.buffers import Banks, Buffer, Writes, buffers
 from vta_ext.rtl.compute import Compute
 from vta_ext.rtl.core import GEMM_LOOP, Core
 from vta_ext.rtl.decode import LOAD, Decoded
 from vta_ext.rtl.fetch import Fetch
-from vta_ext.rtl.loader import Buffer, Loader
+from vta_ext.rtl.loader import Loader
 from vta_ext.rtl.map import NUMBER_BITS
 from vta_ext.rtl.port import ADDRESS_BITS, Beats, Readers, Requests, WriteBeats, taken
 from vta_ext.rtl.registers import Registers
@@ -27,29 +27,6 @@ from vta_ext.rtl.tokens import TokenQueue
 
 #: Widths of the memory port in bits.
 PORT_BITS: Final = (32, 64, 128)
-
-
-class _Writes(Protocol):
-    """Where a loader writes: a memory's port, or those of several banks side by side."""
-
-    addr: Signal
-    data: Signal
-    en: Signal
-
-
-class _Banks:
-    """The write ports of banks as one, with an address, a word and an enable for each."""
-
-    def __init__(self, m: Module, buffer: Buffer, ports: list[WritePort]) -> None:
-        count = len(ports)
-        self.addr = Signal(count * buffer.address_bits)
-        self.data, self.en = Signal(count * buffer.width), Signal(count)
-        for number, port in enumerate(ports):
-            m.d.comb += [
-                port.addr.eq(self.addr.word_select(number, buffer.address_bits)),
-                port.data.eq(self.data.word_select(number, buffer.width)),
-                port.en.eq(self.en[number]),
-            ]
 
 
 class Machine(wiring.Component):
@@ -157,7 +134,7 @@ class Machine(wiring.Component):
 
     def _buffers(self, m: Module, compute: Compute, loader: Loader, storer: Storer) -> None:
         core, own = compute.core, compute.loader
-        shapes = loading.buffers(
+        shapes = buffers(
             tuple(s.memory for s in (*own.shapes, *loader.shapes)), self.config, self.beat
         )
         self._micro_ops(m, shapes["uop"], core, own, loader)
@@ -220,10 +197,10 @@ class Machine(wiring.Component):
         with m.If(core.uop_enable):
             m.d.sync += chosen.eq(core.uop_address & (buffer.banks - 1))
         m.d.comb += core.uop_word.eq(Array(words)[chosen])
-        self._loads(m, _Banks(m, buffer, writes), buffer, own, loader)
+        self._loads(m, Banks(m, buffer, writes), buffer, own, loader)
 
     def _loads(
-        self, m: Module, port: _Writes, buffer: Buffer, first: Loader, *others: Loader
+        self, m: Module, port: Writes, buffer: Buffer, first: Loader, *others: Loader
     ) -> None:
         """The write port of a buffer; where two loaders meet, the first one goes first."""
         name = buffer.name

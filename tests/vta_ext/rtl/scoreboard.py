@@ -21,7 +21,7 @@ from vta_ext.isa.instruction import Instruction, Tokens
 from vta_ext.isa.machine import Machine
 from vta_ext.isa.schema import Module, Source
 from vta_ext.jit.tokens import Entry, assign_tokens
-from vta_ext.rtl.verilated import Memory, Simulation
+from vta_ext.rtl.simulation import Memory, Simulation
 from vta_ext.sim.functional import FunctionalSimulator
 
 #: Bytes of DRAM that instructions may use, and where the instructions themselves lie.

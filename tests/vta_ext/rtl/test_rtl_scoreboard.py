@@ -22,7 +22,7 @@ from vta_ext import presets
 from vta_ext.config import Config
 from vta_ext.isa import instruction as isa
 from vta_ext.isa import table
-from vta_ext.rtl.verilated import Memory
+from vta_ext.rtl.simulation import Memory
 
 #: Cycles of random programs in the long test.
 MANY = int(os.environ.get("TVM_SHIFTADD_RTL_CYCLES", "1000000"))
