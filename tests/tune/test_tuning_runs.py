@@ -233,6 +233,7 @@ def wait_for(tracker: Mapping[str, Any], count: int) -> int:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     importlib.util.find_spec("tornado") is None, reason="TVM's tracker needs tornado"
 )

@@ -20,8 +20,8 @@ from vta_ext.runtime.executor import RegionExecutor
 from vta_ext.sim.timing import simulate
 from vta_ext.tuning import Tilings
 from vta_ext.tuning.space import Space, candidates, is_possible, plain, tiling_of
-from vta_ext.tuning.trials import Handler, serve
-from vta_ext.tuning.workload import layer_of, text_of, workload_of
+from vta_ext.tuning.trials import Handler, program_of, serve
+from vta_ext.tuning.workload import layer_of, text_of, work_of, workload_of
 
 MACHINE = PRESETS["shift-16x16"]
 
@@ -61,10 +61,15 @@ def test_a_workload_stands_for_its_layer(kind: str) -> None:
     other = layer_of(workload, config)
     assert workload_of(other, config) == workload
     cycles = simulate(compile_region(region, config).program).cycles
+    first = candidates(workload, config)[0]
+    assert simulate(program_of(workload, first, config).program).cycles == cycles
+    assert simulate(program_of(workload, None, config).program).cycles == cycles
+    # Beside other layers it takes less, but no less than its products.
     handler = Handler(replace(MACHINE, config=config))
-    first = plain(candidates(workload, config)[0])
-    request = {"job": "measure", "workload": workload, "parameters": first}
-    assert handler(request) == {"values": [cycles]}
+    request = {"job": "measure", "workload": workload, "parameters": plain(first)}
+    (value,) = handler(request)["values"]
+    assert work_of(workload, config) <= value < cycles
+    assert handler(request) == {"values": [value]}
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -76,7 +81,7 @@ def test_candidates_fit_and_compute_the_same(kind: str) -> None:
     assert len(found) == len(set(found)) > 3
     assert all(is_possible(tiling, layer, config) for tiling in found)
     handler = Handler(replace(MACHINE, config=config))
-    chosen = np.random.default_rng(2).permutation(len(found))[:3]
+    chosen = np.random.default_rng(2).permutation(len(found))[:1]
     for tiling in [found[-1], *(found[index] for index in chosen)]:
         request = {"workload": workload, "parameters": plain(tiling)}
         assert handler({"job": "verify", **request}) == {"equal": True}
