@@ -68,7 +68,11 @@ def product_of(config: Config, mode: str, blocks: int, rows: int) -> None:
     r.store(target, sram=0, x_size=blocks * rows)
     acc = combine(mode, x.transpose(1, 0, 2).reshape(rows, -1).astype(np.int64), w)
     y = np.clip(acc >> 9, -128, 127).astype(np.int8).reshape(rows, blocks, 16)
-    assert run(r.build(), x=x) == y.transpose(1, 0, 2).tobytes()
+    program = r.build()
+    assert run(program, x=x) == y.transpose(1, 0, 2).tobytes()
+    loads = [i for i in program.instructions if i.kind.name == "LOAD" and i.x_size]
+    ahead = [i.prefetch for i in loads if i.memory_type.name == "uop"]
+    assert any(ahead) == (len(ahead) > 1)
     c = r.counters
     kernels = blocks**2 + blocks - 1
     assert c.hits + c.misses == 2 * blocks**2 + 2 * blocks + 3

@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
@@ -31,6 +31,9 @@ from vta_ext.jit.cache import CacheCounters, MicroOpCache
 from vta_ext.jit.folding import OPERANDS, Folded, Grid, Maker, fold
 from vta_ext.jit.tokens import Entry, assign_tokens
 from vta_ext.program import Label, Program, Section, micro_op_section
+
+#: Instructions that run kernels before which the load of a kernel may go.
+_AHEAD: Final = 8
 
 
 @dataclass
@@ -77,6 +80,8 @@ class Recorder:
         # Where micro-ops lie is known at the end; loads count from element 0 until then.
         self._cache = MicroOpCache(config)
         self._entries: list[Entry] = []
+        #: Where the instructions are that run kernels.
+        self._uses: list[int] = []
         self._label = ""
 
     @property
@@ -147,10 +152,23 @@ class Recorder:
             if not grid.size:
                 continue
             for folded, instruction in fold(np.where(used, grid, 0), make, self.config, fixed):
-                begin, missing = self._cache.place(folded.rows, self._label)
-                self._entries += [missing.entry] if missing else []
+                begin = self._placed(folded.rows)
                 end = begin + len(folded.rows)
                 self._add(instruction.replace(uop_bgn=begin, uop_end=end), folded.rows)
+
+    def _placed(self, rows: MicroOps) -> int:
+        """Where a kernel is, for the instruction that comes next."""
+        begin, missing = self._cache.place(rows, self._label, _AHEAD)
+        if missing is not None and missing.entry.instruction.prefetch:
+            at = self._uses[missing.before - 1]
+            missing.entry.label = self._entries[at].label
+            self._entries.insert(at, missing.entry)
+            later = range(missing.before - 1, len(self._uses))
+            self._uses[missing.before - 1 :] = [self._uses[n] + 1 for n in later]
+        elif missing is not None:
+            self._entries.append(missing.entry)
+        self._uses.append(len(self._entries))
+        return begin
 
     def build(self) -> Program:
         """The program, with micro-ops and tokens. Raises ProgramError where it is not valid."""
