@@ -44,7 +44,8 @@ def compare(
     for start in range(0, len(x) - len(x) % step, step):
         found, wanted = (artifact.run(x[start : start + step]) for artifact in loaded)
         np.testing.assert_equal(found, wanted)
-    assert loaded[0].counted["launches"] == len(x) - len(x) % step
+    images = len(x) - len(x) % step
+    assert loaded[0].counted["launches"] == images * len(loaded[0].regions.regions) > 0
 
 
 @pytest.mark.parametrize("name", NAMES)
