@@ -108,6 +108,7 @@ def command(
 
 
 def _bench(config: Config) -> Comparison:
+    from tvm_shiftadd.artifact import Artifact
     from tvm_shiftadd.bench import networks, peers, results
     from tvm_shiftadd.target import AcceleratorTarget, parse, runtime
 
@@ -117,7 +118,10 @@ def _bench(config: Config) -> Comparison:
         )
     if config.rounds < 1:
         raise InputError(f"expected --rounds to be at least 1, got {config.rounds}")
-    if isinstance(parse(config.target), AcceleratorTarget):
+    simulated = isinstance(parse(config.target), AcceleratorTarget)
+    if config.model.path.is_dir():
+        simulated = Artifact.load(config.model.path).regions is not None
+    if simulated:
         raise InputError(_CPU_ONLY)
     if config.written is not None:
         results.check(config.written)
@@ -151,8 +155,6 @@ def _task(config: Config, progress: Any) -> Task:
         config.model.refuse_for_artifact()
         model = None if config.onnx is None else api.load(config.onnx)
         artifact, onnx = Artifact.load(path), config.onnx
-        if artifact.regions is not None:
-            raise InputError(_CPU_ONLY)
     else:
         config.terms.check()
         model = config.model.load()
