@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -25,7 +26,9 @@ COMMAND = [sys.executable, "-m", "tvm_shiftadd.cli"]
 
 def call(*arguments: object) -> subprocess.CompletedProcess[str]:
     words = [*COMMAND, *map(str, arguments)]
-    return subprocess.run(words, capture_output=True, text=True, timeout=300, check=False)
+    # Waiting threads of OpenBLAS take the time of others where a machine is busy.
+    env = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}
+    return subprocess.run(words, capture_output=True, text=True, timeout=600, check=False, env=env)
 
 
 def contents(folder: Path) -> dict[str, bytes]:

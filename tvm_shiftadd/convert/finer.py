@@ -2,8 +2,8 @@
 
 A channel that nothing can be folded into (one that is added to another, or that leaves the
 network) still rounds better at some scales than at powers of two. The accumulator is then
-multiplied by a factor between 1 and 2, which takes at most three shifts and two additions for
-each output, beside one for each weight. That is only worth it where the error falls by much.
+multiplied by a factor between 1 and 2, which takes two shifts and an addition for each output,
+beside one for each weight. That is only worth it where the error falls by much.
 """
 
 from __future__ import annotations
@@ -28,8 +28,9 @@ from tvm_shiftadd.convert.terms import (
 from tvm_shiftadd.formats import codes
 from tvm_shiftadd.formats.codes import MAX_TERMS
 
-#: The factors tried are these over 2^3; each is a sum of at most three terms, the first none.
-NUMERATORS = np.arange(8, 16)
+#: The factors tried are these over 2^3: none, and those of two terms. Factors of three terms
+#: between them gain nothing more.
+NUMERATORS = np.array([8, 9, 10, 12, 14, 15])
 
 #: Bits behind the point of a factor.
 FRACTION_BITS = 3

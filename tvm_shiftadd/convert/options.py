@@ -21,8 +21,8 @@ class ConvertOptions:
     terms: K, the most terms a weight may have, 1 to 3. bias_correction: fit the biases to the
     float network. compensation: round weights so that the errors of a channel cancel. equalize:
     scale the channels of a tensor so that they fill the range of its type first. fold: scale output
-    channels to where their weights round best. finer: let a factor of at most three shifted copies
-    follow a layer whose weights round much better for it. unsigned: store tensors that are never
+    channels to where their weights round best. finer: let a factor of two shifted copies follow
+    a layer whose weights round much better for it. unsigned: store tensors that are never
     negative as uint8, which has one bit more for them. limit: calibration images used, None for
     all. correction_images: images held in memory to fit layers on, at most; memory: bytes these may
     take while they run through the network. allocation: the term limits of single layers by their
