@@ -72,7 +72,8 @@ def power_of_two(exponent: int) -> str:
 def pick(graph: Graph, artifact: Artifact) -> Weight:
     """A weight that shows the most: two terms of opposite signs, large, of the first such layer.
 
-    Raises ConversionError if the artifact has no weight layer of ``graph``.
+    Layers that a factor follows are left out: their weights stand for more than they show. Raises
+    ConversionError if the artifact has no other weight layer of ``graph``.
     """
     best: tuple[tuple[bool, bool, int], Weight] | None = None
     for name in _layers(artifact):
@@ -97,14 +98,20 @@ def pick(graph: Graph, artifact: Artifact) -> Weight:
         if best[0][0] and best[0][1]:
             break
     if best is None:
-        raise ConversionError("expected an artifact with a weight layer, got one without")
+        raise ConversionError(
+            "expected an artifact with a weight layer that no factor follows, got one without"
+        )
     return best[1]
 
 
 def _layers(artifact: Artifact) -> list[str]:
-    """Names of the weight layers, in order."""
+    """Names of the weight layers that no factor follows, in order."""
     layers = artifact.manifest.integer_specification.layers
-    return [layer.name for layer in layers if layer.terms is not None]
+    return [
+        layer.name
+        for layer in layers
+        if layer.terms is not None and f"{layer.name}.factor.codes" not in artifact.parameters
+    ]
 
 
 def _exponent(artifact: Artifact, name: str, channel: int) -> int:
