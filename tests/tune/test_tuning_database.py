@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import stat
+import threading
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -134,7 +138,7 @@ def test_another_version_is_refused(path: Path, monkeypatch: pytest.MonkeyPatch)
 def test_missing_files_and_folders(path: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="make one with tvm-shiftadd tune"):
         Database.read(path, IDENTITY)
-    with pytest.raises(InputError, match="cannot be made"):
+    with pytest.raises(InputError, match="cannot be written: No such file"):
         Database.open(tmp_path / "no" / "such", IDENTITY).__enter__()
     with pytest.raises(InputError, match="cannot be written"):
         Database.open(tmp_path, IDENTITY).__enter__()
@@ -149,6 +153,65 @@ def test_two_runs_do_not_share_one(path: Path) -> None:
         pass
     with Database.open(path, IDENTITY):
         pass
+
+
+def test_what_is_no_regular_file_is_refused_and_left_alone(path: Path, tmp_path: Path) -> None:
+    os.mkfifo(path)
+    link = tmp_path / "link.jsonl"
+    link.symlink_to(tmp_path / "nowhere.jsonl")
+    for place in (path, link, Path(os.devnull), tmp_path):
+        with pytest.raises(InputError, match="it is no regular file") as caught:
+            Database.open(place, IDENTITY).__enter__()
+        assert "\n" not in str(caught.value)
+    with pytest.raises(InputError, match="it is no regular file"):
+        Database.read(path, IDENTITY)
+    assert stat.S_ISFIFO(path.stat().st_mode)
+    assert sorted(tmp_path.iterdir()) == [link, path] and not link.exists()
+
+
+def test_runs_that_start_together_leave_the_file_to_one(tmp_path: Path) -> None:
+    count = 4
+
+    def run(path: Path, start: threading.Barrier) -> bool:
+        start.wait()
+        try:
+            with Database.open(path, IDENTITY) as opened:
+                opened.append(record())
+                start.wait()
+        except InputError:
+            start.wait()
+            return False
+        return True
+
+    with ThreadPoolExecutor(count) as threads:
+        for number in range(20):
+            path, start = tmp_path / f"{number}.jsonl", threading.Barrier(count, timeout=30)
+            assert sum(threads.map(run, [path] * count, [start] * count)) == 1
+            assert len(Database.read(path, IDENTITY).records) == 1
+    assert len(list(tmp_path.iterdir())) == 20
+
+
+def test_a_file_that_is_replaced_before_it_is_locked_is_opened_again(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock, other = database._lock, filled(path.with_name("other"), record(7.0))
+
+    def late(descriptor: int, name: Path) -> None:
+        if other.exists():
+            other.replace(path)
+        lock(descriptor, name)
+
+    monkeypatch.setattr(database, "_lock", late)
+    with Database.open(path, IDENTITY) as opened:
+        opened.append(record(8.0))
+    assert [one.value for one in Database.read(path, IDENTITY).records] == [7.0, 8.0]
+
+
+def test_nothing_is_left_of_a_file_that_could_not_be_written(path: Path) -> None:
+    path.mkdir()
+    with pytest.raises(OSError, match="directory"):
+        database.write(path, IDENTITY, [record()])
+    assert list(path.parent.iterdir()) == [path]
 
 
 def test_the_best_is_verified_and_a_final_overrules(path: Path) -> None:

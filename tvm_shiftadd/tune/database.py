@@ -80,6 +80,7 @@ class Database:
         ``identity``: what they must be for. Raises InputError where the file is no database, is
         damaged, or is for something else.
         """
+        _check_regular(path, "read")
         return cls(path, _parse(path, _content(path), identity)[0])
 
     @classmethod
@@ -89,13 +90,10 @@ class Database:
 
         Raises what ``read`` raises, and InputError where another run has it open.
         """
-        _create(path, identity)
+        descriptor = _locked(path)
         try:
-            descriptor = os.open(path, os.O_RDWR | os.O_APPEND)
-        except OSError as error:
-            raise InputError(f"{path} cannot be written: {error.strerror}") from error
-        try:
-            _lock(descriptor, path)
+            if not os.fstat(descriptor).st_size:
+                _begin(path, descriptor, identity)
             records, whole = _parse(path, _content(path), identity)
             # What a killed run was writing is half a line at the end.
             os.ftruncate(descriptor, whole)
@@ -132,10 +130,15 @@ def write(path: Path, identity: Mapping[str, Any], records: Iterable[Record]) ->
     """Write a whole database, in the place of one that may be there."""
     lines = [_header(identity), *map(_line, records)]
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(b"".join(lines))
-    os.chmod(temporary, 0o644)
-    os.replace(temporary, path)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(b"".join(lines))
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise
 
 
 def identity_of(path: Path) -> dict[str, Any]:
@@ -144,20 +147,69 @@ def identity_of(path: Path) -> dict[str, Any]:
         return _identity(path, file.readline(_LINE))
 
 
-def _create(path: Path, identity: Mapping[str, Any]) -> None:
-    """Make a database with its first line, whole or not at all, unless there is a file."""
-    if path.exists() and (path.is_dir() or path.stat().st_size):
-        return
+def _locked(path: Path) -> int:
+    """A descriptor of the file at ``path``, made if there is none, that this run alone may use."""
+    while True:
+        _check_regular(path, "written")
+        try:
+            descriptor = _opened(path)
+        except OSError as error:
+            raise InputError(
+                f"{path} cannot be written: {error.strerror}; choose another"
+            ) from error
+        try:
+            _lock(descriptor, path)
+            # Whoever replaced the file before it was locked has left us one without a name.
+            if _is_at(descriptor, path):
+                return descriptor
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)
+
+
+def _opened(path: Path) -> int:
+    """The file, opened to be added to; a new one is never put in the place of anything."""
+    flags = os.O_RDWR | os.O_APPEND
+    while True:
+        with contextlib.suppress(FileNotFoundError):
+            return os.open(path, flags)
+        with contextlib.suppress(FileExistsError):
+            return os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o644)
+        # Somebody else was faster, or the name is a link to nothing.
+        _check_regular(path, "written")
+
+
+def _check_regular(path: Path, done: str) -> None:
+    """Raise InputError for what is there and cannot be a database: a folder, a device, a pipe."""
     try:
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        regular = path.is_file() or not (path.exists() or path.is_symlink())
     except OSError as error:
-        raise InputError(f"{path} cannot be made: {error.strerror}; choose another") from error
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(_header(identity))
-        file.flush()
-        os.fsync(file.fileno())
-    os.chmod(temporary, 0o644)
-    os.replace(temporary, path)
+        raise InputError(f"{path} cannot be {done}: {error.strerror}; choose another") from error
+    if not regular:
+        raise InputError(f"{path} cannot be {done}: it is no regular file; choose another --db")
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _begin(path: Path, descriptor: int, identity: Mapping[str, Any]) -> None:
+    """Write the first line of a database that is empty and locked."""
+    header = _header(identity)
+    try:
+        written = os.write(descriptor, header)
+        if written == len(header):
+            os.fsync(descriptor)
+            return
+        cause = "the disk is full"
+    except OSError as error:
+        cause = str(error.strerror)
+    os.ftruncate(descriptor, 0)
+    raise InputError(f"{path} cannot be written: {cause}; choose another")
 
 
 def _lock(descriptor: int, path: Path) -> None:
