@@ -104,7 +104,7 @@ def test_killed_and_resumed_without_losing_a_record(artifact: Path, tmp_path: Pa
     assert len(trials) == 12 == len({(*r.key, str(r.parameters)) for r in trials})
     summary = json.loads(done.stdout)
     assert sum(w["tried"] for w in summary["workloads"]) == 12 and not summary["failures"]
-    assert f"12/12 {summary['workloads'][0]['task'][:4]}" in done.stderr or "12/12" in done.stderr
+    assert done.stderr.count("12/12 ") == 1
     assert all(w["best"] and w["parameters"] for w in summary["workloads"])
 
 
@@ -169,7 +169,7 @@ def test_targets_without_tunable_kernels(tmp_path: Path) -> None:
     [
         (["--db", "x", "--trials", "0"], "--trials and --timeout above 0"),
         (["--db", "x", "--tracker", "localhost"], "--tracker HOST:PORT"),
-        (["--db", "no/such/folder/x"], "cannot be made"),
+        (["--db", "no/such/folder/x"], "cannot be written: No such file"),
         ([], "--db"),
     ],
 )

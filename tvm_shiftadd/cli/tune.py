@@ -200,7 +200,7 @@ def _shown(trials: int, unit: str) -> Iterator[Report]:
             if trial.error:
                 _say(f"failed: {trial.task} {_brief(trial.parameters)}: {trial.error}")
             known, best[trial.task] = best.get(trial.task), trial.best
-            news = trial.best != known or trial.done % _EVERY == 0
+            news = trial.best != known or trial.done % _EVERY == 0 or trial.done == trial.trials
             if news and not shown.is_terminal:
                 _say(f"{trial.done}/{trial.trials} {text}")
 
