@@ -175,7 +175,10 @@ def test_the_module_holds_distances_and_factors_and_no_float(converted: Any) -> 
     found = operators(pipeline.run(model.selected, passes, given=given))
     assert found.count("shiftadd.adder_conv2d") == 3
     assert found.count("shiftadd.adder_dense") == 1
-    assert found.count("shiftadd.scale") == 3
+    plan = conversion.plan
+    factors = [*plan.adders.values(), *plan.layers.values()]
+    assert sum(layer.factor is not None for layer in plan.adders.values()) == 3
+    assert found.count("shiftadd.scale") == sum(layer.factor is not None for layer in factors)
     assert found.count("shiftadd.quantize") == 1
     assert found.count("shiftadd.add") == 1
     assert not any("float" in name for name in found)

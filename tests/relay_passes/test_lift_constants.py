@@ -24,9 +24,11 @@ def test_names_say_whose_they_are_and_stand_in_the_order_of_the_layers() -> None
     assert list(found) == [
         "features.codes",
         "features.bias",
+        "features.factor.codes",
         "features.bias.int8.shift",
         "head.codes",
         "head.bias",
+        "head.factor.codes",
         "head.wide.exponent",
     ]
     assert found["head.codes"].dtype == np.uint8
