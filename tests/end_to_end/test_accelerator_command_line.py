@@ -163,6 +163,18 @@ def test_wrong_use(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert not (place / "no.npz").exists()
 
 
+def test_a_key_in_the_environment_is_for_servers_alone(
+    place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = ["run", place / "vta", "--input", place / "x.npz", "--output", place / "key.npz"]
+    monkeypatch.setenv("TVM_SHIFTADD_KEY", "abc")
+    for more in ([], ["--device", "timing"]):
+        assert said(capsys, *run, *more)["device"]["launches"] == 5
+    data = ["--data", place / "images.npz", "--limit", 5]
+    for target in ("vta", "cpu"):
+        assert said(capsys, "eval", place / target, *data)["shiftadd"]["top1"] > 0
+
+
 @pytest.fixture(scope="module")
 def server() -> Iterator[dict[str, str]]:
     """A server of its own process: what it says of itself."""

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
 
 from tvm_shiftadd.errors import InputError
+
+#: The environment variable that may hold a server's key.
+KEY_VARIABLE: Final = "TVM_SHIFTADD_KEY"
 
 _debug = False
 
@@ -91,14 +95,21 @@ class DeviceOptions:
     key: str | None = None
 
     def choice(self) -> Any:
-        """A ``DeviceChoice``, or None where nothing was said. Raises InputError."""
+        """A ``DeviceChoice``, or None where nothing was said. Raises InputError.
+
+        A server's key may come from the environment, which is set for a whole shell: where no
+        server is named, it says nothing.
+        """
         if self.key is not None and self.rpc is None:
             raise InputError("--key is for --rpc HOST:PORT, the server it belongs to")
         if self == DeviceOptions():
             return None
         from tvm_shiftadd.target import DeviceChoice
 
-        return DeviceChoice(self.device or "", self.time_limit, self.rpc, self.key)
+        key = self.key
+        if key is None and self.rpc is not None:
+            key = os.environ.get(KEY_VARIABLE)
+        return DeviceChoice(self.device or "", self.time_limit, self.rpc, key)
 
 
 def shape_of(texts: Sequence[str]) -> tuple[int, ...] | dict[str, tuple[int, ...]] | None:
@@ -178,7 +189,7 @@ Rpc = Annotated[
 Key = Annotated[
     str | None,
     typer.Option(
-        "--key", envvar="TVM_SHIFTADD_KEY", help="The key that the server of --rpc printed."
+        "--key", help=f"The key that the server of --rpc printed; default: ${KEY_VARIABLE}."
     ),
 ]
 Terms = Annotated[

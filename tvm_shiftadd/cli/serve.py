@@ -40,7 +40,7 @@ def command(
         str | None,
         typer.Option(
             "--key",
-            envvar="TVM_SHIFTADD_KEY",
+            envvar=options.KEY_VARIABLE,
             help="The secret that clients must know; default: a new one.",
         ),
     ] = None,
