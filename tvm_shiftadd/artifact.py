@@ -85,10 +85,11 @@ class Artifact:
         self._parameters = parameters
         self._report = report
         self._programs = programs
-        kind = self._manifest.target.kind
+        target = self._manifest.target
         self._regions: accelerator.Regions | None = None
-        if kind in accelerator.BACKENDS:
-            self._regions = accelerator.backend(kind).read(programs)
+        if target.kind in accelerator.BACKENDS:
+            package = accelerator.backend(target.kind)
+            self._regions = package.read(programs, target.attributes)
         self._device = DeviceChoice()
         self._connected: accelerator.Connected | None = None
         self._machine: _runtime.Machine | None = None

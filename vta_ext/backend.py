@@ -110,6 +110,11 @@ def partition(
     return Partition(chosen, found, tilings)
 
 
-def read(files: Mapping[str, bytes]) -> Regions:
-    """The programs in an artifact's files; ProgramError for damaged or foreign ones."""
-    return Regions(*stored.decode(files))
+def read(files: Mapping[str, bytes], attributes: Mapping[str, Any]) -> Regions:
+    """The programs in an artifact's files; ProgramError for damaged or foreign ones.
+
+    ``attributes``: what the manifest says about the machine, as :class:`Partition` wrote it.
+    """
+    said = attributes.get("memory_bits")
+    port = said if isinstance(said, int) else presets.MEMORY_BITS
+    return Regions(*stored.decode(files), port)

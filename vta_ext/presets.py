@@ -12,6 +12,9 @@ from tvm_shiftadd.errors import InputError
 from vta_ext.config import Config, load
 from vta_ext.isa.table import ALU_OPERATIONS, EXTENSIONS
 
+#: Bits of the memory port of a machine that does not say: as the first presets.
+MEMORY_BITS: Final = 64
+
 
 @dataclass(frozen=True)
 class Preset:
@@ -104,7 +107,7 @@ def machine(name: str) -> Preset:
     if name in PRESETS:
         return PRESETS[name]
     if Path(name).suffix == ".json":
-        return Preset(Path(name).stem, f"the parameters in {name}", load(name), 100, 64)
+        return Preset(Path(name).stem, f"the parameters in {name}", load(name), 100, MEMORY_BITS)
     raise InputError(
         f"there is no machine {name!r}; give a JSON file of parameters or one of "
         f"{', '.join(PRESETS)}"

@@ -19,6 +19,7 @@ import tvm_shiftadd as tsa
 from tvm_shiftadd.cli import main
 from tvm_shiftadd.errors import DeviceError, ProgramError
 from tvm_shiftadd.target import DeviceChoice
+from vta_ext.runtime import server as serving
 
 COMMAND = [sys.executable, "-m", "tvm_shiftadd.cli"]
 
@@ -39,6 +40,15 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         arguments += ["--calib", folder / "images.npz", "--json"]
         assert main([str(argument) for argument in arguments]) == 0
     return folder
+
+
+@pytest.fixture(scope="module")
+def small(place: Path) -> Path:
+    """The artifact of another machine, whose memory port is half as wide."""
+    arguments = ["compile", place / "digits.onnx", "-o", place / "small", "--json"]
+    arguments += ["--target", "vta:ecp5-small", "--calib", place / "images.npz"]
+    assert main([str(argument) for argument in arguments]) == 0
+    return place / "small"
 
 
 def said(capsys: pytest.CaptureFixture[str], *arguments: object) -> dict[str, Any]:
@@ -119,6 +129,26 @@ def test_profile(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text = capsys.readouterr().out
     for words in ("Cycles by layer", "Bytes by buffer", "token from load", f"{found['cycles']:,}"):
         assert words in text
+
+
+def test_the_memory_port_is_the_same_everywhere(
+    place: Path,
+    small: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Profile, device and server count one machine's cycles."""
+    profiled = said(capsys, "profile", small)
+    assert profiled["parameters"]["memory_bits"] == 32
+    run = ["run", small, "--input", place / "x.npz", "--output", place / "small.npz"]
+    counted = said(capsys, *run, "--device", "timing")["device"]
+    assert counted["cycles"] == counted["launches"] * profiled["cycles"]
+
+    made: list[Any] = []
+    monkeypatch.setattr(serving, "serve", lambda make, **more: made.append(make(1.0)))
+    assert main(["serve", "ecp5-small", "--device", "timing"]) == 0
+    program = tsa.Artifact.load(small).regions.regions[0].program
+    assert made[0].load(program).counters()["cycles"] == profiled["cycles"]
 
 
 def test_explain(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -210,18 +240,13 @@ def test_over_rpc(
     assert said(capsys, *run, *there)["device"]["launches"] == 5
 
 
-def test_a_server_with_another_machine(
-    place: Path, server: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    folder = tmp_path / "small"
-    arguments = ["compile", place / "digits.onnx", "-o", folder, "--target", "vta:ecp5-small"]
-    said(capsys, *arguments, "--calib", place / "images.npz")
-    small = tsa.Artifact.load(folder)
+def test_a_server_with_another_machine(small: Path, server: dict[str, str]) -> None:
+    artifact = tsa.Artifact.load(small)
     with pytest.raises(
         ProgramError, match=f"its machine has configuration {server['configuration']}"
     ):
-        small.connect(DeviceChoice(rpc=server["address"], key=server["key"]))
-    assert len(small.run(np.zeros((2, 1, 8, 8), np.float32))) == 2
+        artifact.connect(DeviceChoice(rpc=server["address"], key=server["key"]))
+    assert len(artifact.run(np.zeros((2, 1, 8, 8), np.float32))) == 2
 
 
 def test_a_remote_time_limit_leaves_the_connection_usable(

@@ -10,11 +10,13 @@ import pytest
 from tests.vta_ext import kernels
 from tests.vta_ext.kernels import Case
 from tvm_shiftadd.errors import DeviceError, InputError, ProgramError
+from vta_ext.config import Config
 from vta_ext.presets import SHIFT, SMALL
+from vta_ext.rtl import verilated
 from vta_ext.runtime import device as devices
 from vta_ext.runtime.device import LoadedProgram
 from vta_ext.runtime.drivers import open_device
-from vta_ext.sim.timing import simulate
+from vta_ext.sim.timing import TimingParameters, simulate
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +57,25 @@ def test_counters(case: Case) -> None:
     assert open_device("sim", SHIFT).load(case.program).counters() == {}
     counted = open_device("timing", SHIFT).load(case.program).counters()
     assert counted["cycles"] == simulate(case.program).cycles
+
+
+def test_the_memory_port_is_the_machines(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It changes what the timing model counts, and what hardware is built."""
+    cycles = {}
+    for bits in (32, 64, 128):
+        loaded = open_device("timing", SHIFT, memory_bits=bits).load(case.program)
+        cycles[bits] = loaded.counters()["cycles"]
+        wanted = simulate(case.program, TimingParameters(memory_bits=bits)).cycles
+        assert cycles[bits] == wanted
+    assert cycles[32] > cycles[64] > cycles[128]
+    with pytest.raises(InputError, match="memory_bits must be whole bytes"):
+        open_device("timing", SHIFT, memory_bits=12)
+    built: list[tuple[Config, int]] = []
+    monkeypatch.setattr(
+        verilated, "Simulation", lambda config, bits, memory: built.append((config, bits))
+    )
+    open_device("rtl", SHIFT, memory_bits=32)
+    assert built == [(SHIFT, 32)]
 
 
 def test_a_time_limit(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:

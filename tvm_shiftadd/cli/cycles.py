@@ -72,8 +72,8 @@ def profile(artifact: Artifact, config: Config) -> Result:
     """
     from vta_ext.sim import roofline, timing, trace
 
-    attributes = artifact.manifest.target.attributes
-    parameters = timing.TimingParameters(memory_bits=_memory_bits(attributes, config))
+    port = artifact.regions.memory_bits if config.memory_bits is None else config.memory_bits
+    parameters = timing.TimingParameters(memory_bits=port)
     if config.memory_latency is not None:
         parameters = replace(parameters, memory_latency=config.memory_latency)
     for path in filter(None, (config.trace, config.roofline)):
@@ -92,7 +92,7 @@ def profile(artifact: Artifact, config: Config) -> Result:
                 plot = _numbered(config.roofline, number)
                 roofline.save_plot(roofline.roofline(report), plot)
         progress("simulate", len(regions), len(regions))
-    machine = str(attributes.get("machine", ""))
+    machine = str(artifact.manifest.target.attributes.get("machine", ""))
     return Result(artifact.manifest.source.name, machine, vars(parameters), reports)
 
 
@@ -170,13 +170,6 @@ def _summed(rows: Iterable[tuple[str, int]]) -> list[tuple[str, int]]:
     for name, count in rows:
         found[name] = found.get(name, 0) + count
     return list(found.items())
-
-
-def _memory_bits(attributes: dict[str, Any], config: Config) -> int:
-    if config.memory_bits is not None:
-        return config.memory_bits
-    said = attributes.get("memory_bits")
-    return said if isinstance(said, int) else 64
 
 
 def _numbered(path: Path, number: int) -> Path:

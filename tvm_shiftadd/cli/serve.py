@@ -60,7 +60,8 @@ def _serve(config: Config, json: bool) -> None:
     from vta_ext.runtime import server
     from vta_ext.runtime.drivers import open_device
 
-    chosen = presets.machine(config.machine).config
+    machine = presets.machine(config.machine)
+    chosen = machine.config
 
     def ready(port: int) -> None:
         address = f"{config.host}:{port}"
@@ -75,7 +76,7 @@ def _serve(config: Config, json: bool) -> None:
             )
 
     server.serve(
-        lambda limit: open_device(config.device, chosen, limit),
+        lambda limit: open_device(config.device, chosen, limit, machine.memory_bits),
         key=config.key,
         host=config.host,
         port=config.port,

@@ -123,8 +123,11 @@ class Backend(Protocol):
     def trials(self, machine: str) -> tuple[Any, str, dict[str, Any]]:
         """A ``tune.task.Space``, and what ``tune.worker`` is started with for trials."""
 
-    def read(self, files: Mapping[str, bytes]) -> Regions:
-        """The programs in an artifact's files; ProgramError for damaged or foreign ones."""
+    def read(self, files: Mapping[str, bytes], attributes: Mapping[str, Any]) -> Regions:
+        """The programs in an artifact's files; ProgramError for damaged or foreign ones.
+
+        ``attributes``: what the manifest says about the machine.
+        """
 
 
 def backend(kind: str) -> Backend:

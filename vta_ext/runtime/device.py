@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from tvm_shiftadd.errors import DeviceError
 from vta_ext.config import Config
+from vta_ext.presets import MEMORY_BITS
 from vta_ext.program import Program
 from vta_ext.sim.functional import FunctionalSimulator
 from vta_ext.sim.timing import TimingParameters, simulate
@@ -49,9 +50,14 @@ class Device(Protocol):
 
 
 class SimulatorDevice:
-    """The functional simulator as a :class:`Device`; ``limit``: seconds a launch may take."""
+    """The functional simulator as a :class:`Device`; ``limit``: seconds a launch may take.
 
-    def __init__(self, config: Config, limit: float | None = None) -> None:
+    Its memory takes no time, whatever the width of the port.
+    """
+
+    def __init__(
+        self, config: Config, limit: float | None = None, memory_bits: int = MEMORY_BITS
+    ) -> None:
         self._config, self._limit = config, limit
 
     @property
@@ -66,16 +72,16 @@ class SimulatorDevice:
 
 
 class TimingDevice(SimulatorDevice):
-    """The functional simulator, which counts the cycles that the timing model gives a launch."""
+    """The functional simulator, which counts the cycles that the timing model gives a launch.
+
+    Raises InputError for a memory port that is no whole number of bytes.
+    """
 
     def __init__(
-        self,
-        config: Config,
-        limit: float | None = None,
-        parameters: TimingParameters | None = None,
+        self, config: Config, limit: float | None = None, memory_bits: int = MEMORY_BITS
     ) -> None:
-        super().__init__(config, limit)
-        self._parameters = parameters or TimingParameters()
+        super().__init__(config, limit, memory_bits)
+        self._parameters = TimingParameters(memory_bits=memory_bits)
 
     def load(self, program: Program) -> LoadedProgram:
         """See :class:`Device`."""

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from tvm_shiftadd.errors import InputError
 from vta_ext.config import Config
+from vta_ext.presets import MEMORY_BITS
 from vta_ext.runtime.device import Device
 
 
@@ -17,19 +18,22 @@ from vta_ext.runtime.device import Device
 class Driver:
     """A kind of device. ``home``: module and name of what makes one.
 
-    It is called with a configuration and the seconds that a launch may take, None for any number;
-    and imported when it is first asked for, so that it may need packages of its own.
+    It is called with a configuration, the seconds that a launch may take (None for any number) and
+    the bits of the machine's memory port; and imported when it is first asked for, so that it may
+    need packages of its own.
     """
 
     name: str
     description: str
     home: str
 
-    def open(self, config: Config, limit: float | None = None) -> Device:
+    def open(
+        self, config: Config, limit: float | None = None, memory_bits: int = MEMORY_BITS
+    ) -> Device:
         """A device of that configuration. Raises DependencyError where a package is missing."""
         module, _, name = self.home.partition(":")
         make: Any = getattr(import_module(module), name)
-        device: Device = make(config, limit)
+        device: Device = make(config, limit, memory_bits)
         return device
 
 
@@ -55,12 +59,15 @@ def driver(name: str) -> Driver:
         ) from None
 
 
-def open_device(name: str, config: Config, limit: float | None = None) -> Device:
+def open_device(
+    name: str, config: Config, limit: float | None = None, memory_bits: int = MEMORY_BITS
+) -> Device:
     """The device of that name, for programs of ``config``; see :class:`Driver`.
 
-    ``limit``: seconds that a launch may take. Raises InputError for an unknown name or a limit
-    that is not positive.
+    ``limit``: seconds that a launch may take. ``memory_bits``: width of the machine's memory port,
+    which changes times and no result. Raises InputError for an unknown name, a limit that is not
+    positive, or a port that the device cannot have.
     """
     if limit is not None and not limit > 0:
         raise InputError(f"expected a time limit of more than 0 seconds, got {limit:g}")
-    return driver(name).open(config, limit)
+    return driver(name).open(config, limit, memory_bits)

@@ -9,6 +9,7 @@ from typing import Final, Protocol
 from tvm_shiftadd.errors import InputError, ProgramError
 from vta_ext import checker
 from vta_ext.config import Config
+from vta_ext.presets import MEMORY_BITS
 from vta_ext.runtime.device import Device
 from vta_ext.runtime.drivers import open_device
 from vta_ext.runtime.executor import RegionFunction
@@ -63,10 +64,18 @@ class Connected:
 
 
 class Regions:
-    """Programs of one machine, read and checked; not yet proved safe to run."""
+    """Programs of one machine, read and checked; not yet proved safe to run.
 
-    def __init__(self, config: Config, regions: tuple[StoredRegion, ...]) -> None:
-        self.config, self.regions = config, regions
+    ``memory_bits``: width of the machine's memory port, which is no part of its configuration.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        regions: tuple[StoredRegion, ...],
+        memory_bits: int = MEMORY_BITS,
+    ) -> None:
+        self.config, self.regions, self.memory_bits = config, regions, memory_bits
         self._safe = False
 
     def connect(self, choice: Choice) -> Connected:
@@ -86,7 +95,8 @@ class Regions:
 
     def _device(self, choice: Choice) -> Device:
         if choice.rpc is None:
-            return open_device(choice.name or DEFAULT, self.config, choice.limit)
+            name = choice.name or DEFAULT
+            return open_device(name, self.config, choice.limit, self.memory_bits)
         if choice.name:
             raise InputError(
                 f"the server at {choice.rpc} has its own device; leave out --device {choice.name}"
