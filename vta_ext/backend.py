@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from tvm_shiftadd.errors import ProgramError, VerificationError
+from tvm_shiftadd.errors import InputError, ProgramError, VerificationError
 from vta_ext import checker, presets, tuning
 from vta_ext.presets import Preset
 from vta_ext.runtime import stored
@@ -72,6 +72,23 @@ class Partition:
 def check(machine: str) -> None:
     """Raise InputError where there is no such machine."""
     presets.machine(machine or DEFAULT)
+
+
+def machine_of(attributes: Mapping[str, Any]) -> str:
+    """The machine of an artifact as a target names it, from what :class:`Partition` wrote.
+
+    Raises InputError for a machine of one's own: the artifact knows its file no more, and a preset
+    that happens to have its name is another machine.
+    """
+    name = str(attributes.get("machine", ""))
+    known = presets.PRESETS.get(name)
+    said = attributes.get("configuration"), attributes.get("memory_bits", presets.MEMORY_BITS)
+    if known is None or said != (known.config.hash, known.memory_bits):
+        raise InputError(
+            f"the artifact is for {name!r:.80}, a machine of one's own and no preset; give the "
+            "model instead, with --target vta:FILE.json"
+        )
+    return name
 
 
 def identity(machine: str) -> dict[str, Any]:

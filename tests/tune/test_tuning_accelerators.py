@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -16,16 +17,18 @@ from tvm_shiftadd.target import AcceleratorTarget
 from tvm_shiftadd.tune import accelerator
 from tvm_shiftadd.tune.database import Database, text_of
 from tvm_shiftadd.tune.run import tune
+from vta_ext import backend
+from vta_ext.presets import PRESETS, SHIFT
 
 MODEL = Path(__file__).resolve().parents[2] / "tvm_shiftadd" / "demo" / "digits.onnx"
 TARGET = AcceleratorTarget()
 
 
-def compiled(database: Path | None = None) -> Artifact:
+def compiled(database: Path | None = None, target: AcceleratorTarget = TARGET) -> Artifact:
     model = api.load(MODEL)
     return api.compile(
         model,
-        target=TARGET,
+        target=target,
         calibration=inputs.random_calibration(model.graph),
         options=inputs.plain_options(2),
         database=database,
@@ -67,3 +70,19 @@ def test_tuned_and_compiled_with_what_was_found(
     ):
         assert main(["tune", model, "--db", str(path), "--trials", "1", *arguments]) == 2
         assert says in capsys.readouterr().err
+
+
+def test_the_machine_of_an_artifact(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A preset, or a sentence: neither a file's name nor a preset's of the same name is one."""
+    for name, preset in PRESETS.items():
+        said = {"machine": name, "configuration": preset.config.hash}
+        assert backend.machine_of({**said, "memory_bits": preset.memory_bits}) == name
+    for name in ("mine", "pynq"):
+        config = tmp_path / f"{name}.json"
+        config.write_text(json.dumps({**SHIFT.to_dict(), "LOG_INP_BUFF_SIZE": 14}))
+        compiled(target=AcceleratorTarget(machine=str(config))).save(tmp_path / name)
+        database = tmp_path / f"{name}.jsonl"
+        arguments = ["tune", str(tmp_path / name), "--db", str(database), "--trials", "1"]
+        assert main(arguments) == 2
+        assert f"the artifact is for '{name}', a machine of one's own" in capsys.readouterr().err
+        assert not database.exists()

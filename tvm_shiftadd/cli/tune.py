@@ -133,14 +133,15 @@ def _artifact(model: options.ModelChoice) -> Artifact:
 
 
 def _target_of(artifact: Artifact) -> Target:
-    """What an artifact was compiled for."""
+    """What an artifact was compiled for. InputError where no target names its machine."""
     from tvm_shiftadd.target import AcceleratorTarget, parse
-    from tvm_shiftadd.target.accelerator import BACKENDS
+    from tvm_shiftadd.target.accelerator import BACKENDS, backend
 
     described = artifact.manifest.target
     attributes = {name: value for name, value in described.attributes.items() if name != "features"}
     if described.kind in BACKENDS:
-        return AcceleratorTarget(described.kind, str(attributes.get("machine", "")))
+        machine = backend(described.kind).machine_of(attributes)
+        return AcceleratorTarget(described.kind, machine)
     return parse(attributes or "cpu")
 
 

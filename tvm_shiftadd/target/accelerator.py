@@ -109,6 +109,12 @@ class Backend(Protocol):
     def check(self, machine: str) -> None:
         """Raise InputError where there is no such machine."""
 
+    def machine_of(self, attributes: Mapping[str, Any]) -> str:
+        """The machine of an artifact as a target names it; InputError where none has that name.
+
+        ``attributes``: what the manifest says about the machine.
+        """
+
     def partition(
         self, module: Any, machine: str, tell: Told, tuned: Mapping[str, Mapping[str, Any]]
     ) -> Partition:
