@@ -51,6 +51,8 @@ SMALL = [
     workload("adder", (5, 6, 16), 20, 2, 3, scaled=True),
     workload("adder", (5, 6, 16), 20, 2, 3, scaled=True, signed=True),
     workload("dense", (1, 1, 50), 70, 1, 1, result="wide"),
+    # Two groups that are computed as one, of one pixel: no dense layer all the same.
+    workload("conv", (1, 1, 32), 80, 2, 1, groups=2),
     workload("depthwise", (6, 9, 24), 24, 2, 3, stride=2, groups=24),
 ]
 #: Large enough that a panel is cut and weights are fetched ahead.
@@ -113,9 +115,20 @@ def test_workloads_come_back_from_json() -> None:
     for work in SMALL:
         again = msgspec.json.decode(msgspec.json.encode(work.to_dict()))
         assert Workload.from_dict(again) == work
-        for change in ({"kind": "pool"}, {"pitch": 0}, {"more": 1}, {"pitch": "16"}):
+        shape = again["shape"]
+        changes: list[dict[str, Any]] = [
+            *({"kind": "pool"}, {"pitch": 0}, {"more": 1}, {"pitch": "16"}),
+            *({"shape": {**shape, name: 0}} for name in ("channels", "outputs", "groups", "terms")),
+            *({"shape": {**shape, name: [0, 1]}} for name in ("kernel", "spread")),
+            {"shape": {**shape, "channels": work.pitch + 1}},
+            {"shape": {**shape, "groups": shape["groups"] * 7}},
+            {"kind": "dense", "shape": {**shape, "out_height": 2}},
+        ]
+        for change in changes:
             with pytest.raises(InputError, match="expected a layer's workload"):
                 Workload.from_dict({**again, **change})
+    with pytest.raises(InputError, match="expected a layer's workload"):
+        Workload.from_dict({**SMALL[0].to_dict(), "kind": "depthwise"})
 
 
 @pytest.mark.parametrize(

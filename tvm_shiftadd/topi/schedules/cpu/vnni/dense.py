@@ -35,9 +35,9 @@ def dense_plan(
     """A dense layer as a convolution of maps of one pixel; without parameters by rule."""
     if parameters is None:
         vectors = min(_VECTORS, -(-shape.outputs // LANES))
-        plan = ConvPlan(shape, source, ConvParameters(rows=_ROWS, vectors=vectors))
+        plan = ConvPlan(shape, source, ConvParameters(rows=_ROWS, vectors=vectors), dense=True)
         return shared_by_rule(plan)
-    return ConvPlan(shape, source, parameters)
+    return ConvPlan(shape, source, parameters, dense=True)
 
 
 def shared_by_rule(plan: ConvPlan) -> ConvPlan:

@@ -34,7 +34,8 @@ class ConvPlan:
 
     ``shape`` has ``merged`` of the layer's groups in one of its own, where a group alone would
     not fill a vector of outputs; weights between them are zero. With ``adder`` its weights are
-    bytes on the scale of the input, of which distances are taken.
+    bytes on the scale of the input, of which distances are taken. ``dense``: of the dense kernel,
+    whose rows are images.
     """
 
     shape: ConvShape
@@ -42,6 +43,7 @@ class ConvPlan:
     parameters: ConvParameters
     merged: int = 1
     adder: bool = False
+    dense: bool = False
 
     @property
     def rows(self) -> int:

@@ -44,7 +44,7 @@ def problem_of(plan: ConvPlan | DepthwisePlan) -> str:
         return "a size is less than 1"
     if p.vectors > plan.group_vectors:
         return f"{p.vectors} vectors of outputs, but the layer has {plan.group_vectors}"
-    if _is_dense(plan):
+    if plan.dense:
         if 2 * p.rows * p.vectors > _DENSE_SUMS:
             return f"{p.rows} rows of {p.vectors} vectors do not fit the registers"
         return ""
@@ -59,12 +59,6 @@ def problem_of(plan: ConvPlan | DepthwisePlan) -> str:
     if p.parts > -(-shape.out_height // p.rows):
         return f"{p.parts} parts of {-(-shape.out_height // p.rows)} rows of tiles"
     return ""
-
-
-def _is_dense(plan: ConvPlan) -> bool:
-    """Whether the dense kernel has this plan: its rows are images."""
-    shape = plan.shape
-    return (shape.height, shape.width, *shape.kernel, shape.groups) == (1,) * 5 and not plan.adder
 
 
 def _depthwise_problem(plan: DepthwisePlan) -> str:
@@ -82,7 +76,7 @@ def candidates(plan: ConvPlan | DepthwisePlan, threads: int) -> list[Parameters]
     if isinstance(plan, DepthwisePlan):
         found = _depthwise(plan, threads)
     else:
-        found = _dense(plan, threads) if _is_dense(plan) else _conv(plan, threads)
+        found = _dense(plan, threads) if plan.dense else _conv(plan, threads)
     return list(dict.fromkeys([plan.parameters, *found]))
 
 

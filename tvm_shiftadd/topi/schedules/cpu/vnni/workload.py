@@ -15,6 +15,7 @@ import msgspec
 
 from tvm_shiftadd._compat import tirx
 from tvm_shiftadd.errors import InputError
+from tvm_shiftadd.formats.codes import MAX_TERMS
 from tvm_shiftadd.topi.schedules.cpu.geometry import ConvShape, round_up
 
 from .conv import conv
@@ -123,12 +124,29 @@ class Workload:
             raise InputError(
                 f"expected a layer's workload, got one that is none: {error}"
             ) from None
-        shape = found.shape
-        sizes = (*shape.kernel, *shape.strides, *shape.dilation, shape.groups, shape.outputs)
-        extents = (shape.out_height, shape.out_width, shape.height, shape.width, found.pitch)
-        if found.to_dict() != values or min(*sizes, *extents, shape.terms) < 1:
+        if found.to_dict() != values or not found._can_be:
             raise InputError(f"expected a layer's workload, got {dict(values)}")
         return found
+
+    @property
+    def _can_be(self) -> bool:
+        """Whether there may be such a layer: its sizes fit each other and its kind."""
+        s = self.shape
+        extents = (s.height, s.width, s.channels, s.out_height, s.out_width, s.outputs)
+        windows = (*s.kernel, *s.strides, *s.dilation, *s.spread)
+        if min(*extents, *windows, s.groups) < 1 or not 1 <= s.terms <= MAX_TERMS:
+            return False
+        if s.channels % s.groups or s.outputs % s.groups or self.pitch < s.channels:
+            return False
+        if self.kind == "depthwise":
+            return s.groups == s.channels == s.outputs
+        return self.kind != "dense" or is_pixel(s)
+
+
+def is_pixel(shape: ConvShape) -> bool:
+    """Whether a layer makes one pixel of one, as the dense kernel does."""
+    maps = (shape.height, shape.width, shape.out_height, shape.out_width)
+    return (*maps, *shape.kernel, *shape.origin, shape.groups) == (1, 1, 1, 1, 1, 1, 0, 0, 1)
 
 
 def plan_of(
