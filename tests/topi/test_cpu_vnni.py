@@ -94,6 +94,26 @@ def _range(dtype: str) -> tuple[int, int]:
     return np.iinfo(dtype).min, np.iinfo(dtype).max
 
 
+@pytest.mark.parametrize(
+    ("padding", "strides"), [((1, 1, 1, 1), (1, 1)), ((1, 1, 0, 0), (2, 2)), ((0, 0, 1, 2), (1, 1))]
+)
+def test_a_padded_pixel_is_no_dense_layer(
+    padding: tuple[int, ...], strides: tuple[int, int]
+) -> None:
+    net = Network(1)
+    x = net.input((2, 1, 1, 20), "int8")
+    packed, bias = net.weights(20, 24, 2)
+    attrs = {"kernel_size": (1, 1), "strides": strides, "padding": padding}
+    attrs |= {"dilation": (1, 1), "groups": 1}
+    shift = net.shift(4, 8, 24)
+
+    def make(emit: Callable[[Any], Any]) -> Any:
+        y = emit(ops.conv2d(x, packed, bias, **attrs))
+        return emit(ops.requantize(y, shift, lo=-128, hi=127))
+
+    net.check(make)
+
+
 @settings(deadline=None, max_examples=20)
 @given(st.data())
 def test_chain_of_any_shape(data: st.DataObject) -> None:

@@ -16,7 +16,7 @@ from .depthwise import DepthwisePlan, order_constants, pack_depthwise
 from .epilogue import Epilogue
 from .plan import ConvPlan
 from .stored import Stored, Wide
-from .workload import Workload, kernel_of
+from .workload import Workload, is_pixel, kernel_of
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,7 @@ def workload(chain: Chain, source: Stored, epilogue: Epilogue) -> Workload:
     shape = layer_shape(chain.layer)
     # Of two terms or more the kernels are given the sums.
     shape = replace(shape, terms=min(shape.terms, 2))
-    pixel = (shape.height, shape.width, *shape.kernel, shape.groups) == (1, 1, 1, 1, 1)
-    kind: Literal["conv", "adder", "dense", "depthwise"] = "dense" if pixel else "conv"
+    kind: Literal["conv", "adder", "dense", "depthwise"] = "dense" if is_pixel(shape) else "conv"
     if is_adder(chain.layer) or is_depthwise(chain):
         kind = "adder" if is_adder(chain.layer) else "depthwise"
     other = epilogue.residual
