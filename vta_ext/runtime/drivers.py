@@ -37,6 +37,8 @@ class Driver:
         return device
 
 
+#: Seconds that any clock can wait: a timer of many more fails, and then ends nothing.
+_LONGEST: Final = 1e9
 _DEVICE: Final = "vta_ext.runtime.device"
 _DRIVERS: Final = (
     Driver("sim", "functional simulator: results, no time", f"{_DEVICE}:SimulatorDevice"),
@@ -66,8 +68,10 @@ def open_device(
 
     ``limit``: seconds that a launch may take. ``memory_bits``: width of the machine's memory port,
     which changes times and no result. Raises InputError for an unknown name, a limit that is not
-    positive, or a port that the device cannot have.
+    positive or has no end, or a port that the device cannot have.
     """
-    if limit is not None and not limit > 0:
-        raise InputError(f"expected a time limit of more than 0 seconds, got {limit:g}")
+    if limit is not None and not 0 < limit <= _LONGEST:
+        raise InputError(
+            f"expected a time limit of more than 0 seconds and at most {_LONGEST:g}, got {limit:g}"
+        )
     return driver(name).open(config, limit, memory_bits)
