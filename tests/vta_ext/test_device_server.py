@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import signal
+import socket
+import struct
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tvm.rpc.base import RPC_MAGIC
 
 from tests.vta_ext import kernels
 from tvm_shiftadd.errors import DeviceError, InputError
@@ -91,6 +95,37 @@ def test_addresses_and_keys() -> None:
             rpc.check_key(key)
 
 
+def test_a_greeting_has_one_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who sends a byte now and then is not waited for again after each."""
+    here, there = socket.socketpair()
+    with here, there:
+        words = b"client:secret"
+        greeting = struct.pack("<ii", RPC_MAGIC, len(words)) + words
+        there.sendall(greeting)
+        assert server._shake_hands(here, "secret")
+        clock = iter([0.0, 4.0, 8.0, 12.0])
+        monkeypatch.setattr(rpc.time, "monotonic", lambda: next(clock))
+        dripping = Dripping(here)
+        there.sendall(greeting)
+        with pytest.raises(TimeoutError, match="took too long"):
+            server._shake_hands(dripping, "secret")  # type: ignore[arg-type]
+        assert dripping.received == 2
+
+
+class Dripping:
+    """A connection whose bytes come one by one."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self.connection, self.received = connection, 0
+
+    def settimeout(self, seconds: float) -> None:
+        self.connection.settimeout(seconds)
+
+    def recv(self, count: int) -> bytes:
+        self.received += 1
+        return self.connection.recv(1)
+
+
 class Hanging(SimulatorDevice):
     """Its driver never comes back."""
 
@@ -117,19 +152,37 @@ def serve_hanging() -> None:
     )
 
 
-def test_a_driver_that_hangs_ends_its_connection_only() -> None:
+@pytest.fixture
+def hanging() -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """A server whose driver hangs, and its address."""
     code = "from tests.vta_ext.test_device_server import serve_hanging as s; s()"
     process = subprocess.Popen(
         [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     )
     try:
         assert process.stdout is not None
-        address = f"127.0.0.1:{int(process.stdout.readline())}"
-        program = kernels.residual_pool(SHIFT).program
-        for _ in range(2):
-            loaded = rpc.connect(address, "secret", SHIFT).load(program)
-            with pytest.raises(DeviceError, match="broke off during launch"):
-                loaded.launch()
+        yield process, f"127.0.0.1:{int(process.stdout.readline())}"
     finally:
         process.kill()
         process.communicate()
+
+
+def test_a_driver_that_hangs_ends_its_connection_only(
+    hanging: tuple[subprocess.Popen[str], str],
+) -> None:
+    program = kernels.residual_pool(SHIFT).program
+    for _ in range(2):
+        loaded = rpc.connect(hanging[1], "secret", SHIFT).load(program)
+        with pytest.raises(DeviceError, match="broke off during launch"):
+            loaded.launch()
+
+
+def test_connections_end_with_the_server(hanging: tuple[subprocess.Popen[str], str]) -> None:
+    """SIGTERM, as service managers send it: no process of a connection outlives the server."""
+    process, address = hanging
+    loaded = rpc.connect(address, "secret", SHIFT).load(kernels.residual_pool(SHIFT).program)
+    loaded.write(0, b"x")
+    process.terminate()
+    assert process.wait(60) == 128 + signal.SIGTERM
+    with pytest.raises(DeviceError, match="broke off during write"):
+        loaded.write(0, b"x")

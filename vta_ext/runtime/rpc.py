@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 import socket
+import time
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -26,8 +27,8 @@ ANSWERS: Final[Mapping[bytes, type[ShiftAddError] | None]] = {
     b"D": DeviceError,
     b"I": InputError,
 }
-#: Seconds to wait for a server to take a connection.
-_PATIENCE: Final = 10.0
+#: Seconds that taking a connection and the greeting may each take, on either side.
+PATIENCE: Final = 10.0
 _KEY: Final = re.compile(r"[A-Za-z0-9_.-]{1,128}")
 
 
@@ -49,6 +50,25 @@ def address_of(text: str) -> tuple[str, int]:
     return host.strip("[]"), int(port)
 
 
+def receive(connection: socket.socket, count: int, deadline: float) -> bytes:
+    """Exactly so many bytes, all of them before ``deadline`` on the monotonic clock.
+
+    A socket's own time limit is for each call alone, so that a peer which sends a byte now and then
+    could go on for ever. Raises OSError: TimeoutError at the deadline, another where the peer goes.
+    """
+    data = b""
+    while len(data) < count:
+        left = deadline - time.monotonic()
+        if left <= 0:
+            raise TimeoutError("the peer took too long")
+        connection.settimeout(left)
+        piece = connection.recv(count - len(data))
+        if not piece:
+            raise ConnectionError("the peer closed the connection")
+        data += piece
+    return data
+
+
 def connect(address: str, key: str, config: Config, limit: float | None = None) -> RemoteDevice:
     """The device of the server at ``address``.
 
@@ -61,7 +81,7 @@ def connect(address: str, key: str, config: Config, limit: float | None = None) 
     host, port = address_of(address)
     check_key(key)
     try:
-        socket.create_connection((host, port), _PATIENCE).close()
+        socket.create_connection((host, port), PATIENCE).close()
     except OSError as error:
         raise DeviceError(
             f"no server answers at {address} ({error.strerror or error}); start one with "

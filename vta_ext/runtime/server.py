@@ -20,9 +20,12 @@ import socket
 import struct
 import sys
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
+from types import FrameType
 from typing import Any, Final
 
 import tvm_ffi
@@ -32,7 +35,7 @@ from tvm_shiftadd.errors import DependencyError, DeviceError, InputError, Progra
 from vta_ext import checker
 from vta_ext.program import Program
 from vta_ext.runtime.device import Device, LoadedProgram
-from vta_ext.runtime.rpc import ANSWERS, PREFIX, check_key
+from vta_ext.runtime.rpc import ANSWERS, PATIENCE, PREFIX, check_key, receive
 
 #: Told what happens, for a log.
 Log = Callable[[str], None]
@@ -42,9 +45,8 @@ MAX_PROGRAMS: Final = 256
 MAX_BYTES: Final = 1 << 31
 #: Connections at a time; further ones are refused.
 MAX_CLIENTS: Final = 16
-#: The longest key that TVM's handshake may bring, and seconds for the handshake.
+#: The longest key that TVM's handshake may bring.
 _MAX_KEY: Final = 1024
-_PATIENCE: Final = 10.0
 #: TVM's functions that remove functions by name, and that begin the server's side of a connection.
 _REMOVE: Final = "ffi.FunctionRemoveGlobal"
 _KEPT: Final = "rpc.LocalSession"
@@ -157,7 +159,7 @@ def serve(
     log: Log = lambda text: None,
     ready: Callable[[int], None] = lambda port: None,
 ) -> None:
-    """Serve until interrupted.
+    """Serve until interrupted; SIGTERM ends it by SystemExit. Its connections end with it.
 
     ``make`` makes the device of a connection, given the seconds that a launch may take; ``limit``
     is the most a client may ask for. ``port`` 0 takes a free one; ``ready`` is told which. Raises
@@ -171,19 +173,49 @@ def serve(
         listening = socket.create_server((host, port))
     except (OSError, OverflowError) as error:
         raise InputError(f"cannot listen at {host}:{port}: {error}; choose another") from error
-    sessions: list[BaseProcess] = []
-    with listening:
+    with listening, _ended_by_sigterm(), _sessions() as sessions:
         ready(listening.getsockname()[1])
         while True:
             connection, address = listening.accept()
             with connection:
-                sessions = [session for session in sessions if session.is_alive()]
+                sessions[:] = [session for session in sessions if session.is_alive()]
                 if len(sessions) >= MAX_CLIENTS:
                     log(f"{address[0]}: refused, {len(sessions)} clients are connected")
                     continue
                 client = _Client(connection, address[0], key, Served(make, limit), log)
-                sessions.append(_Fork(target=client.serve, args=(listening,), daemon=True))
-                sessions[-1].start()
+                session = _Fork(target=client.serve, args=(listening,), daemon=True)
+                session.start()
+                sessions.append(session)
+
+
+@contextmanager
+def _sessions() -> Iterator[list[BaseProcess]]:
+    """Processes that end with the block."""
+    sessions: list[BaseProcess] = []
+    try:
+        yield sessions
+    finally:
+        for session in sessions:
+            session.terminate()
+        for session in sessions:
+            session.join(_GRACE)
+
+
+@contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """SIGTERM raises SystemExit, where it would end this process and leave its children."""
+
+    def end(number: int, frame: FrameType | None) -> None:
+        sys.exit(128 + number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may say what signals do
+        return
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @dataclass(frozen=True)
@@ -201,7 +233,8 @@ class _Client:
         listening.close()
         # Ctrl-C is for the server, which then ends its processes.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        self.connection.settimeout(_PATIENCE)
+        # The server's own handler would wait for native code to come back.
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         try:
             if not _shake_hands(self.connection, self.key):
                 self.log(f"{self.name}: refused, another key or no TVM RPC")
@@ -227,12 +260,15 @@ def _answer(connection: socket.socket, served: Served) -> None:
 
 
 def _shake_hands(connection: socket.socket, key: str) -> bool:
-    """TVM's greeting: a number, the length of the client's key, the key and options."""
-    base = rpc.base
-    magic, length = struct.unpack("<ii", base.recvall(connection, 8))
+    """TVM's greeting: a number, the length of the client's key, the key and options.
+
+    Raises OSError, TimeoutError for one, where all of it has not come in time.
+    """
+    base, deadline = rpc.base, time.monotonic() + PATIENCE
+    magic, length = struct.unpack("<ii", receive(connection, 8, deadline))
     if magic != base.RPC_MAGIC or not 0 <= length <= _MAX_KEY:
         return False
-    given = base.recvall(connection, length).split(b" ")[0]
+    given = receive(connection, length, deadline).split(b" ")[0]
     if not hmac.compare_digest(given, f"client:{key}".encode()):
         connection.sendall(struct.pack("<i", base.RPC_CODE_MISMATCH))
         return False
