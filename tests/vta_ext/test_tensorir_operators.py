@@ -91,6 +91,10 @@ BODIES: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
     ),
     "the same twice": (lambda a, b: (a + b) * (a - b), lambda a, b: (a + b) * (a - b)),
     "left shift": (lambda a, b: a + (b << 2), lambda a, b: a + (b << 2)),
+    "the first operand again": (
+        lambda a, b: tirx.max(a, 0) + (a << 1) + b,
+        lambda a, b: np.maximum(a, 0) + (a << 1) + b,
+    ),
     "ReLU": (lambda a, b: tirx.max(a, 0), lambda a, b: np.maximum(a, 0)),
 }
 # Machines without a multiplier in the ALU do without these.

@@ -50,6 +50,8 @@ def shifted(a: Pair, by: int) -> Pair:
 
 
 TENSORS = st.sampled_from([leaf(n) for n in range(3)])
+#: An operand that is read again after an expression of its own has been made in its place.
+TWICE = binary("add", binary("max", leaf(0), constant(0)), shifted(leaf(0), -1))
 EXPRESSIONS = st.recursive(
     TENSORS,
     lambda inner: st.one_of(
@@ -67,7 +69,7 @@ EXPRESSIONS = st.recursive(
 
 
 @settings(max_examples=30)
-@given(EXPRESSIONS, st.sampled_from([SHIFT, BASE, SMALL]), st.data())
+@given(st.one_of(EXPRESSIONS, st.just(TWICE)), st.sampled_from([SHIFT, BASE, SMALL]), st.data())
 def test_expressions_in_tiles(expression: Pair, config: Any, data: st.DataObject) -> None:
     env = Environment(config)
     rows, columns = data.draw(st.integers(1, 7)), data.draw(st.integers(1, 5))

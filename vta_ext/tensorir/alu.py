@@ -90,14 +90,12 @@ class AluWriter:
 
     def _operation(self, target: Index, node: Operation) -> None:
         first, *others = node.operands
-        read = [vector for other in others for vector in vectors(other)]
-        lost = any(v.memory == "acc" and np.isin(v.entries, target).any() for v in read)
-        in_place = all(
-            isinstance(other, Constant) or (isinstance(other, Vector) and other.same("acc", target))
-            for other in others
+        in_place = node.parameters.get("replace") or (
+            isinstance(first, Vector) and first.same("acc", target)
         )
-        if lost and not in_place:
-            # What is still to be read would be overwritten.
+        read = [vector for other in others for vector in vectors(other)]
+        if not in_place and any(vector.meets(target) for vector in read):
+            # The first operand, which is written first, would overwrite what is still to be read.
             apart = self._apart(target)
             self._operation(apart, node)
             self._copy(target, Vector("acc", apart))

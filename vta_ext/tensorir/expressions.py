@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+import numpy as np
+
 from tvm_shiftadd.errors import CompileError
 from vta_ext.config import Config
 from vta_ext.isa.instruction import unpack_immediate
@@ -39,6 +41,10 @@ class Vector:
     def same(self, memory: str, entries: Index) -> bool:
         """Whether these are those entries, iteration by iteration."""
         return self.memory == memory and bool((self.entries == entries).all())
+
+    def meets(self, target: Index) -> bool:
+        """Whether any of these, in any iteration, is one of those accumulators."""
+        return self.memory == "acc" and bool(np.isin(self.entries, target).any())
 
 
 @dataclass(frozen=True)
