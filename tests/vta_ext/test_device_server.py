@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tvm.rpc.base import RPC_MAGIC
+from tvm.rpc.base import RPC_CODE_MISMATCH, RPC_MAGIC
 
 from tests.vta_ext import kernels
 from tvm_shiftadd.errors import DeviceError, InputError
@@ -110,6 +110,28 @@ def test_a_greeting_has_one_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
         with pytest.raises(TimeoutError, match="took too long"):
             server._shake_hands(dripping, "secret")  # type: ignore[arg-type]
         assert dripping.received == 2
+
+
+def test_servers_that_say_nothing_or_something_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sentence, where TVM's own client would wait for ever."""
+    monkeypatch.setattr(rpc, "PATIENCE", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        address = f"127.0.0.1:{listening.getsockname()[1]}"
+        with pytest.raises(DeviceError, match=r"did not answer within 0\.2 s"):
+            rpc.connect(address, "secret", SHIFT)
+    monkeypatch.undo()
+    for answer, says in (
+        (struct.pack("<i", RPC_CODE_MISMATCH), "refused: it has another key"),
+        (b"HTTP/1.1 400 Bad Request", "refused: it speaks no TVM RPC"),
+        (b"", "refused: it speaks no TVM RPC"),
+    ):
+        here, there = socket.socketpair()
+        with there, monkeypatch.context() as patch:
+            there.sendall(answer)
+            there.shutdown(socket.SHUT_WR)
+            patch.setattr(rpc, "_connection", lambda *_, here=here: here)
+            with pytest.raises(DeviceError, match=says):
+                rpc.connect("127.0.0.1:1", "secret", SHIFT)
 
 
 class Dripping:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 import socket
+import struct
 import time
 from collections.abc import Mapping
 from typing import Any, Final
@@ -73,27 +74,59 @@ def connect(address: str, key: str, config: Config, limit: float | None = None) 
     """The device of the server at ``address``.
 
     ``limit``: seconds that a launch may take, at most the server's own. Raises InputError for a
-    malformed address or key, DeviceError where no server answers or the key is another, and
+    malformed address or key, DeviceError where no server answers in time or the key is another, and
     ProgramError where its machine has another configuration.
     """
     from tvm import rpc
 
     host, port = address_of(address)
     check_key(key)
+    refused = f"the server at {address} refused: "
+    other = "it speaks no TVM RPC, or has too many clients"
     try:
-        socket.create_connection((host, port), PATIENCE).close()
+        with _connection(host, port, address) as connection:
+            reason = None if _greet(connection, key) else "it has another key"
+    except TimeoutError as error:
+        raise DeviceError(
+            f"the server at {address} did not answer within {PATIENCE:g} s; see that it is one of "
+            "tvm-shiftadd serve and not stopped"
+        ) from error
+    except (OSError, ValueError) as error:
+        raise DeviceError(refused + other) from error
+    if reason is not None:
+        raise DeviceError(refused + reason)
+    try:
+        session = rpc.connect(host, port, key)
+    except Exception as error:
+        raise DeviceError(refused + other) from error
+    return RemoteDevice(_Session(session, address), config, limit)
+
+
+def _connection(host: str, port: int, address: str) -> socket.socket:
+    """A connection of our own, beside TVM's; DeviceError where there is none to be had."""
+    try:
+        return socket.create_connection((host, port), PATIENCE)
     except OSError as error:
         raise DeviceError(
             f"no server answers at {address} ({error.strerror or error}); start one with "
             "tvm-shiftadd serve"
         ) from error
-    try:
-        session = rpc.connect(host, port, key)
-    except Exception as error:
-        other = "it speaks no TVM RPC, or has too many clients"
-        reason = "it has another key" if "matches key" in str(error) else other
-        raise DeviceError(f"the server at {address} refused: {reason}") from error
-    return RemoteDevice(_Session(session, address), config, limit)
+
+
+def _greet(connection: socket.socket, key: str) -> bool:
+    """Greet as TVM does, but with a deadline: TVM waits for the answer for ever.
+
+    False where the server has another key; OSError or ValueError where it is no such server.
+    """
+    from tvm.rpc import base
+
+    deadline = time.monotonic() + PATIENCE
+    words = f"client:{key}".encode()
+    connection.sendall(struct.pack("<ii", base.RPC_MAGIC, len(words)) + words)
+    (code,) = struct.unpack("<i", receive(connection, 4, deadline))
+    if code not in (base.RPC_CODE_SUCCESS, base.RPC_CODE_MISMATCH):
+        raise ValueError(f"an answer of TVM's RPC was expected, not {code:#x}")
+    return bool(code == base.RPC_CODE_SUCCESS)
 
 
 class _Session:
@@ -136,7 +169,7 @@ class RemoteDevice:
 
 
 class _Remote:
-    """A program on the server; it is dropped there when it is dropped here."""
+    """A program on the server, which keeps it for as long as the connection lasts."""
 
     def __init__(self, session: _Session, number: int) -> None:
         self._session, self._number = session, number

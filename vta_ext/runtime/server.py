@@ -239,9 +239,12 @@ class _Client:
             if not _shake_hands(self.connection, self.key):
                 self.log(f"{self.name}: refused, another key or no TVM RPC")
                 return
+            self.connection.settimeout(None)
+            # A client greets twice: first it asks whether it would be served, and goes.
+            if not self.connection.recv(1, socket.MSG_PEEK):
+                return
         except OSError:
             return
-        self.connection.settimeout(None)
         self.log(f"{self.name}: connected")
         _answer(self.connection, self.served)
         self.log(f"{self.name}: done")
