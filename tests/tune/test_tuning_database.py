@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import threading
@@ -12,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tvm_shiftadd.errors import InputError
+from tvm_shiftadd.errors import InputError, ShiftAddError
 from tvm_shiftadd.tune import database
 from tvm_shiftadd.tune.database import Database, Record
 
@@ -138,6 +139,10 @@ def test_another_version_is_refused(path: Path, monkeypatch: pytest.MonkeyPatch)
 def test_missing_files_and_folders(path: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="make one with tvm-shiftadd tune"):
         Database.read(path, IDENTITY)
+    with pytest.raises(InputError, match="make one with tvm-shiftadd tune"):
+        database.identity_of(path)
+    with pytest.raises(InputError, match="it is no regular file"):
+        database.identity_of(tmp_path)
     with pytest.raises(InputError, match="cannot be written: No such file"):
         Database.open(tmp_path / "no" / "such", IDENTITY).__enter__()
     with pytest.raises(InputError, match="cannot be written"):
@@ -205,6 +210,28 @@ def test_a_file_that_is_replaced_before_it_is_locked_is_opened_again(
     with Database.open(path, IDENTITY) as opened:
         opened.append(record(8.0))
     assert [one.value for one in Database.read(path, IDENTITY).records] == [7.0, 8.0]
+
+
+@pytest.mark.parametrize("kept", [0, 30])
+def test_a_full_disk_ends_the_run_and_loses_no_record(
+    path: Path, kept: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    filled(path, record(1.0))
+    write = os.write
+
+    def full(descriptor: int, data: bytes) -> int:
+        if not kept:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return write(descriptor, data[:kept])
+
+    with Database.open(path, IDENTITY) as opened:
+        monkeypatch.setattr(os, "write", full)
+        with pytest.raises(ShiftAddError, match="takes no more records: No space left"):
+            opened.append(record(2.0))
+        monkeypatch.undo()
+    assert [one.value for one in Database.read(path, IDENTITY).records] == [1.0]
+    filled(path, record(3.0))
+    assert [one.value for one in Database.read(path, IDENTITY).records] == [1.0, 3.0]
 
 
 def test_nothing_is_left_of_a_file_that_could_not_be_written(path: Path) -> None:

@@ -9,6 +9,7 @@ loses at most the candidate that it was measuring.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import tempfile
 import zlib
@@ -19,7 +20,7 @@ from typing import Any
 import msgspec
 
 from tvm_shiftadd import _json
-from tvm_shiftadd.errors import InputError
+from tvm_shiftadd.errors import InputError, ShiftAddError
 
 FORMAT = "tvm-shiftadd tuning database"
 FORMAT_VERSION = 1
@@ -102,13 +103,20 @@ class Database:
             os.close(descriptor)
 
     def append(self, record: Record) -> None:
-        """Add a record; when this returns it is on the disk."""
+        """Add a record; when this returns it is on the disk. Raises ShiftAddError if that is full."""
         if self._descriptor is None:
             raise ValueError("the database was opened to be read")
         line = _line(record)
-        if os.write(self._descriptor, line) != len(line):
-            raise OSError(f"{self.path} took only a part of a record")
-        os.fsync(self._descriptor)
+        try:
+            # Of a part of a line nothing is read back.
+            if os.write(self._descriptor, line) != len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            os.fsync(self._descriptor)
+        except OSError as error:
+            raise ShiftAddError(
+                f"{self.path} takes no more records: {error.strerror}; make room and give the same "
+                "command again, which goes on from there"
+            ) from error
         self.records.append(record)
 
     def best(self) -> dict[Key, Record]:
@@ -143,8 +151,12 @@ def write(path: Path, identity: Mapping[str, Any], records: Iterable[Record]) ->
 
 def identity_of(path: Path) -> dict[str, Any]:
     """What the records of a database are for. Raises InputError where it is none."""
-    with path.open("rb") as file:
-        return _identity(path, file.readline(_LINE))
+    _check_regular(path, "read")
+    try:
+        with path.open("rb") as file:
+            return _identity(path, file.readline(_LINE))
+    except OSError as error:
+        raise _unreadable(path, error) from error
 
 
 def _locked(path: Path) -> int:
@@ -230,13 +242,16 @@ def _content(path: Path) -> bytes:
         with path.open("rb") as file:
             content = file.read(_LIMIT + 1)
     except OSError as error:
-        raise InputError(
-            f"expected a tuning database, got {path}: {error.strerror}; make one with "
-            "tvm-shiftadd tune"
-        ) from error
+        raise _unreadable(path, error) from error
     if len(content) > _LIMIT:
         raise InputError(f"expected a tuning database of at most 1 GiB, got {path}")
     return content
+
+
+def _unreadable(path: Path, error: OSError) -> InputError:
+    return InputError(
+        f"expected a tuning database, got {path}: {error.strerror}; make one with tvm-shiftadd tune"
+    )
 
 
 def _parse(path: Path, content: bytes, identity: Mapping[str, Any]) -> tuple[list[Record], int]:
