@@ -3,7 +3,8 @@
 Started as ``python -m tvm_shiftadd.tune.worker FACTORY DESCRIPTOR``. ``FACTORY`` is
 ``package.module:function``, called with the first line of standard input, a JSON object; what it
 returns is then called with each further line. Answers go to ``DESCRIPTOR``, since libraries may
-print.
+print: what was returned, {"error": cause} where that lies in the candidate, or {"stop": cause}
+where it lies in the machine and no other candidate would do better.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from typing import Any
 
 import msgspec
 
+from tvm_shiftadd.errors import DependencyError, DeviceError
+
 Handler = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 
 
@@ -31,6 +34,13 @@ def _end_with(parent: int) -> None:
 def _answer(function: Callable[[], Mapping[str, Any]]) -> Mapping[str, Any]:
     try:
         return function()
+    except (DependencyError, DeviceError) as error:
+        return {"stop": str(error)}
+    except MemoryError:
+        return {"stop": "not enough memory"}
+    except OSError as error:
+        place = f" ({error.filename})" if error.filename else ""
+        return {"stop": f"{error.strerror or error}{place}"}
     except Exception as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         # TVM's messages end with what went wrong.
