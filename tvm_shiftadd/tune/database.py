@@ -103,7 +103,7 @@ class Database:
             os.close(descriptor)
 
     def append(self, record: Record) -> None:
-        """Add a record; when this returns it is on the disk. Raises ShiftAddError if that is full."""
+        """Add a record; once this returns it is on the disk. ShiftAddError if that is full."""
         if self._descriptor is None:
             raise ValueError("the database was opened to be read")
         line = _line(record)
