@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ import tvm_shiftadd as tsa
 from tvm_shiftadd.cli import main
 from tvm_shiftadd.errors import DeviceError, ProgramError
 from tvm_shiftadd.target import DeviceChoice
+from vta_ext.config import save
+from vta_ext.presets import preset
 from vta_ext.runtime import server as serving
 
 COMMAND = [sys.executable, "-m", "tvm_shiftadd.cli"]
@@ -129,6 +132,29 @@ def test_profile(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text = capsys.readouterr().out
     for words in ("Cycles by layer", "Bytes by buffer", "token from load", f"{found['cycles']:,}"):
         assert words in text
+
+
+def test_machines_that_take_several_images(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Full launches of 8 images, and figures that say what they are for."""
+    machine = replace(preset("shift-16x16").config, log_batch=3)
+    save(machine, tmp_path / "machine.json")
+    arguments = ["compile", place / "digits.onnx", "-o", tmp_path / "wide", "--calib-limit", 8]
+    arguments += ["--target", f"vta:{tmp_path / 'machine.json'}", "--calib", place / "images.npz"]
+    said(capsys, *arguments)
+    images = np.load(place / "images.npz")["features"][:17]
+    np.savez(tmp_path / "x.npz", images)
+    out = ("--output", tmp_path / "y.npz")
+    found = said(capsys, "run", tmp_path / "wide", "--input", tmp_path / "x.npz", *out)
+    assert found["device"]["launches"] == 3
+    timed = said(capsys, "profile", tmp_path / "wide")
+    assert timed["images"] == 8
+    assert main(["profile", str(tmp_path / "wide")]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert f"{timed['cycles']:,} cycles a launch of 8 images" in text
+    assert f"{timed['cycles'] / 8:,.0f} an image" in text
+    assert "Bytes by buffer, a launch of 8 images" in text
 
 
 def test_the_memory_port_is_the_same_everywhere(

@@ -33,10 +33,14 @@ class Config:
 
 @dataclass(frozen=True)
 class Result:
-    """Reports of all programs by the names of their functions, and the parameters."""
+    """Reports of all programs by the names of their functions, and the parameters.
+
+    ``images``: how many images a launch takes, which is what its cycles and bytes are for.
+    """
 
     model: str
     machine: str
+    images: int
     parameters: dict[str, int]
     reports: dict[str, TimingReport]
 
@@ -46,6 +50,7 @@ class Result:
         return {
             "model": self.model,
             "machine": self.machine,
+            "images": self.images,
             "parameters": self.parameters,
             "cycles": self.cycles,
             "utilisation": self.utilisation,
@@ -54,7 +59,7 @@ class Result:
 
     @property
     def cycles(self) -> int:
-        """Of all programs, for one image."""
+        """Of all programs, a launch each."""
         return sum(report.cycles for report in self.reports.values())
 
     @property
@@ -93,7 +98,8 @@ def profile(artifact: Artifact, config: Config) -> Result:
                 roofline.save_plot(roofline.roofline(report), plot)
         progress("simulate", len(regions), len(regions))
     machine = str(artifact.manifest.target.attributes.get("machine", ""))
-    return Result(artifact.manifest.source.name, machine, vars(parameters), reports)
+    name, images = artifact.manifest.source.name, artifact.regions.config.batch
+    return Result(name, machine, images, vars(parameters), reports)
 
 
 def tables(result: Result) -> list[Table]:
@@ -107,13 +113,15 @@ def tables(result: Result) -> list[Table]:
             layers.append(_layer(label.to_dict(), result.cycles))
         bytes_ += [(name, report.bytes[name]) for name in memories]
         waits += _waits(report)
+    each = "an image" if result.images == 1 else f"a launch of {result.images} images"
+    alone = f", {result.cycles / result.images:,.0f} an image" if result.images > 1 else ""
     note = (
-        f"{result.cycles:,} cycles an image; the matrix unit adds up products in "
+        f"{result.cycles:,} cycles {each}{alone}; the matrix unit adds up products in "
         f"{100 * result.utilisation:.1f} % of them."
     )
     return [
         Table("Cycles by layer", _LAYER, tuple(layers), 1, (note, *_NOTES)),
-        Table("Bytes by buffer, an image", ("buffer", "bytes"), tuple(_summed(bytes_)), 1),
+        Table(f"Bytes by buffer, {each}", ("buffer", "bytes"), tuple(_summed(bytes_)), 1),
         Table("Idle before an instruction", ("module", "waiting for", "cycles"), tuple(waits), 2),
     ]
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 HELP = "Run an artifact on the arrays of an .npz file."
 
 
-#: Images that an accelerator gets at once.
+#: Images that an accelerator gets at once, or one launch of it where that takes more.
 _PART = 4
 
 
@@ -85,12 +85,14 @@ def _in_parts(artifact: Artifact, feeds: Any, progress: output.Progress) -> dict
     batched = all(info.shape[:1] == (-1,) for info in tensors)
     counts = {len(array) if np.ndim(array) else 0 for array in arrays}
     count = counts.pop() if len(counts) == 1 else 0
-    if artifact.regions is None or not batched or count <= _PART:
+    # Both are powers of two, so no launch but the last one is padded.
+    size = max(_PART, artifact.regions.config.batch) if artifact.regions is not None else 0
+    if not size or not batched or count <= size:
         return _named(artifact, artifact.run(feeds))
     parts = []
-    for start in range(0, count, _PART):
+    for start in range(0, count, size):
         progress("run", start, count)
-        part = slice(start, start + _PART)
+        part = slice(start, start + size)
         cut = {k: v[part] for k, v in feeds.items()} if isinstance(feeds, dict) else feeds[part]
         parts.append(_named(artifact, artifact.run(cut)))
     progress("run", count, count)
