@@ -280,9 +280,13 @@ def evaluate(
             "expected calibration data for a model that is still float, got none; "
             "pass --calib, or evaluate a compiled artifact"
         )
+    resolved = parse(target)
+    if device is not None:  # before the conversion, which takes long
+        kind = resolved.kind if isinstance(resolved, AcceleratorTarget) else "cpu"
+        device = accelerator.device_of(kind, device)
     artifact = compile(
         model,
-        target=target,
+        target=resolved,
         calibration=calibration,
         terms=terms,
         budget=budget,

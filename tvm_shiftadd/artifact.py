@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tvm_shiftadd import __version__, _contents, _directory, _json, _runtime, manifest
-from tvm_shiftadd.errors import ArtifactError, DependencyError, InputError, ProgramError
+from tvm_shiftadd.errors import ArtifactError, DependencyError, ProgramError
 from tvm_shiftadd.manifest import (
     FileEntry,
     IntegerSpecification,
@@ -208,12 +208,7 @@ class Artifact:
         :class:`ProgramError` for programs that are not safe to run, and :class:`DeviceError` where
         the device cannot be reached.
         """
-        if self._regions is None:
-            raise InputError(
-                "the artifact is for the CPU alone, which needs no device; compile the model with "
-                "--target vta"
-            )
-        choice = DeviceChoice(device) if isinstance(device, str) else device
+        choice = accelerator.device_of(self._manifest.target.kind, device)
         runtime.check_process()
         with self._lock:
             self._machine, self._connected = self._made(None, choice)

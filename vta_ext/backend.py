@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from tvm_shiftadd.errors import InputError, ProgramError, VerificationError
 from vta_ext import checker, presets, tuning
 from vta_ext.presets import Preset
-from vta_ext.runtime import stored
+from vta_ext.runtime import regions, stored
 from vta_ext.runtime.regions import Regions
 from vta_ext.tuning.space import Space
 
@@ -72,6 +72,11 @@ class Partition:
 def check(machine: str) -> None:
     """Raise InputError where there is no such machine."""
     presets.machine(machine or DEFAULT)
+
+
+def check_device(choice: regions.Choice) -> None:
+    """Raise InputError where there can be no such device."""
+    regions.check(choice)
 
 
 def machine_of(attributes: Mapping[str, Any]) -> str:

@@ -16,6 +16,7 @@ import pytest
 from tests.relay_passes.onnx_networks import NETWORKS, images_for
 from tvm_shiftadd import api, manifest
 from tvm_shiftadd.artifact import Artifact, check_replaceable
+from tvm_shiftadd.data import Dataset
 from tvm_shiftadd.errors import ArtifactError, DeviceError, InputError, ProgramError
 from tvm_shiftadd.manifest import FileEntry, Manifest
 from tvm_shiftadd.target import DeviceChoice
@@ -224,6 +225,31 @@ def test_machines_that_do_not_exist(model: api.Model, images: Any, tmp_path: Pat
     config.write_text(json.dumps({**SHIFT.to_dict(), "LOG_BLOCK": 9}))
     with pytest.raises(InputError, match=r"mine.json: LOG_BLOCK must be 1 to 6"):
         api.explain(model, target=f"vta:{config}")
+
+
+def test_devices_that_cannot_be_used(model: api.Model, images: Any) -> None:
+    """Refused before the conversion, as by an artifact."""
+    told: list[str] = []
+    data = Dataset(images, np.zeros(len(images), np.int64))
+    for target, device, says in (
+        ("cpu", "sim", "for the CPU alone, which needs no device"),
+        ("vta", "fpga", "there is no device 'fpga'"),
+        ("vta", DeviceChoice(limit=-1.0), "a time limit of more than 0 seconds"),
+        ("vta", DeviceChoice(rpc="nowhere", key="k"), "expected HOST:PORT"),
+        ("vta", DeviceChoice(rpc="127.0.0.1:1"), "expected a key"),
+        ("vta", DeviceChoice(rpc="127.0.0.1:1", key="k", limit=-1.0), "more than 0 seconds"),
+        ("vta", DeviceChoice("sim", rpc="127.0.0.1:1", key="k"), "has its own device"),
+    ):
+        with pytest.raises(InputError, match=says):
+            api.evaluate(
+                model,
+                data,
+                calibration={model.graph.inputs[0]: images},
+                target=target,
+                device=device,
+                progress=lambda phase, *_: told.append(phase),
+            )
+    assert told == []
 
 
 def test_a_machine_of_ones_own(model: api.Model, images: Any, tmp_path: Path) -> None:

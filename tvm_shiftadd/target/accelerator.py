@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any, Final, Protocol, cast
 
+from tvm_shiftadd.errors import InputError
 from tvm_shiftadd.target.processor import CPUTarget
 
 #: The module that brings each kind of accelerator; it has what :class:`Backend` lists.
@@ -109,6 +110,9 @@ class Backend(Protocol):
     def check(self, machine: str) -> None:
         """Raise InputError where there is no such machine."""
 
+    def check_device(self, choice: DeviceChoice) -> None:
+        """Raise InputError where there can be no such device; nothing is opened."""
+
     def machine_of(self, attributes: Mapping[str, Any]) -> str:
         """The machine of an artifact as a target names it; InputError where none has that name.
 
@@ -134,6 +138,21 @@ class Backend(Protocol):
 
         ``attributes``: what the manifest says about the machine.
         """
+
+
+def device_of(kind: str, device: DeviceChoice | str) -> DeviceChoice:
+    """The device for a network compiled for such a target; a text is a device's name.
+
+    Raises InputError where it cannot be used, as far as that can be said without it.
+    """
+    if kind not in BACKENDS:
+        raise InputError(
+            "the network is for the CPU alone, which needs no device; compile the model with "
+            "--target vta"
+        )
+    choice = DeviceChoice(device) if isinstance(device, str) else device
+    backend(kind).check_device(choice)
+    return choice
 
 
 def backend(kind: str) -> Backend:

@@ -61,6 +61,14 @@ def driver(name: str) -> Driver:
         ) from None
 
 
+def check_limit(limit: float | None) -> None:
+    """Raise InputError unless a launch may be given so many seconds; None: any number."""
+    if limit is not None and not 0 < limit <= _LONGEST:
+        raise InputError(
+            f"expected a time limit of more than 0 seconds and at most {_LONGEST:g}, got {limit:g}"
+        )
+
+
 def open_device(
     name: str, config: Config, limit: float | None = None, memory_bits: int = MEMORY_BITS
 ) -> Device:
@@ -70,8 +78,5 @@ def open_device(
     which changes times and no result. Raises InputError for an unknown name, a limit that is not
     positive or has no end, or a port that the device cannot have.
     """
-    if limit is not None and not 0 < limit <= _LONGEST:
-        raise InputError(
-            f"expected a time limit of more than 0 seconds and at most {_LONGEST:g}, got {limit:g}"
-        )
+    check_limit(limit)
     return driver(name).open(config, limit, memory_bits)

@@ -10,8 +10,9 @@ from tvm_shiftadd.errors import InputError, ProgramError
 from vta_ext import checker
 from vta_ext.config import Config
 from vta_ext.presets import MEMORY_BITS
+from vta_ext.runtime import rpc
 from vta_ext.runtime.device import Device
-from vta_ext.runtime.drivers import open_device
+from vta_ext.runtime.drivers import check_limit, driver, open_device
 from vta_ext.runtime.executor import RegionFunction
 from vta_ext.runtime.stored import StoredRegion
 
@@ -37,6 +38,20 @@ class Choice(Protocol):
     @property
     def key(self) -> str | None:
         """The server's key."""
+
+
+def check(choice: Choice) -> None:
+    """Raise InputError where there can be no such device; nothing is opened."""
+    check_limit(choice.limit)
+    if choice.rpc is None:
+        driver((choice.name or DEFAULT).partition(":")[0])
+        return
+    if choice.name:
+        raise InputError(
+            f"the server at {choice.rpc} has its own device; leave out --device {choice.name}"
+        )
+    rpc.address_of(choice.rpc)
+    rpc.check_key(choice.key or "")
 
 
 class Connected:
@@ -94,13 +109,8 @@ class Regions:
         return Connected(self.regions, self._device(choice))
 
     def _device(self, choice: Choice) -> Device:
+        check(choice)
         if choice.rpc is None:
             name = choice.name or DEFAULT
             return open_device(name, self.config, choice.limit, self.memory_bits)
-        if choice.name:
-            raise InputError(
-                f"the server at {choice.rpc} has its own device; leave out --device {choice.name}"
-            )
-        from vta_ext.runtime.rpc import connect
-
-        return connect(choice.rpc, choice.key or "", self.config, choice.limit)
+        return rpc.connect(choice.rpc, choice.key or "", self.config, choice.limit)
