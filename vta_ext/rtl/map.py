@@ -38,5 +38,7 @@ COUNTERS: Final = (
     ("load_waits", "cycles in which load waited for a token"),
     ("store_waits", "cycles in which store waited for a token"),
 )
+#: What the addresses of arena and instructions are multiples of, in bytes.
+ALIGNMENT: Final = 256
 #: Bits of a register's number.
 NUMBER_BITS: Final = 5

@@ -12,9 +12,8 @@ from vta_ext.isa.codec import codec
 from vta_ext.isa.schema import Module
 from vta_ext.program import Program
 from vta_ext.rtl.simulation import UNITS, Memory, Simulation
-from vta_ext.runtime.device import LoadedProgram
+from vta_ext.runtime.device import LoadedProgram, patience
 from vta_ext.sim.report import Step, TimingReport
-from vta_ext.sim.timing import simulate
 
 #: Instructions and arenas begin at multiples of this many bytes.
 ALIGNMENT: Final = 4096
@@ -102,7 +101,7 @@ class RtlProgram:
         Raises DeviceError if it does not end, and ProgramError where it must not be started.
         """
         if not self._most:
-            self._most = _patience(self.program)
+            self._most = patience(self.program)
         self._simulation.attach(self.dram)
         count = len(self.program.instructions)
         self._simulation.run(self._instructions, count, self._most, self._limit, trace)
@@ -120,11 +119,6 @@ class RtlProgram:
             bus_busy=counters["read_beats"] + counters["write_beats"],
             memory_bits=self._simulation.memory_bits,
         )
-
-
-def _patience(program: Program) -> int:
-    """Cycles after which a program has surely stopped to move: many times what it may need."""
-    return 100_000 + 64 * simulate(program).cycles
 
 
 def _steps(program: Program, events: list[tuple[int, Module, bool]]) -> tuple[Step, ...]:

@@ -49,6 +49,11 @@ class Device(Protocol):
         """Give a program memory; ProgramError for one of another configuration."""
 
 
+def patience(program: Program) -> int:
+    """Cycles after which a program has surely stopped to move: many times what it may need."""
+    return 100_000 + 64 * simulate(program).cycles
+
+
 class SimulatorDevice:
     """The functional simulator as a :class:`Device`; ``limit``: seconds a launch may take.
 

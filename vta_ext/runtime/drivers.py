@@ -20,20 +20,38 @@ class Driver:
 
     It is called with a configuration, the seconds that a launch may take (None for any number) and
     the bits of the machine's memory port; and imported when it is first asked for, so that it may
-    need packages of its own.
+    need packages of its own. ``address``: the form of what says which board, after a colon, and is
+    handed over as well; empty where there is but one.
     """
 
     name: str
     description: str
     home: str
+    address: str = ""
+
+    @property
+    def form(self) -> str:
+        """How it is named."""
+        return f"{self.name}:{self.address}" if self.address else self.name
 
     def open(
-        self, config: Config, limit: float | None = None, memory_bits: int = MEMORY_BITS
+        self,
+        config: Config,
+        limit: float | None = None,
+        memory_bits: int = MEMORY_BITS,
+        address: str = "",
     ) -> Device:
-        """A device of that configuration. Raises DependencyError where a package is missing."""
+        """A device of that configuration.
+
+        Raises DependencyError where a package is missing, and InputError for an address where none
+        is expected, or none where one is.
+        """
+        if bool(address) != bool(self.address):
+            raise InputError(f"expected the device {self.form}, got {self.name}:{address!s:.80}")
         module, _, name = self.home.partition(":")
         make: Any = getattr(import_module(module), name)
-        device: Device = make(config, limit, memory_bits)
+        more = {"address": address} if address else {}
+        device: Device = make(config, limit, memory_bits, **more)
         return device
 
 
@@ -46,6 +64,7 @@ _DRIVERS: Final = (
     Driver(
         "rtl", "the hardware itself, simulated cycle by cycle", "vta_ext.rtl.verilated:RtlDevice"
     ),
+    Driver("serial", "a board on a serial line", "vta_ext.link.device:open_serial", "PORT[,BAUD]"),
 )
 
 DRIVERS: Final[Mapping[str, Driver]] = MappingProxyType({d.name: d for d in _DRIVERS})
@@ -57,7 +76,7 @@ def driver(name: str) -> Driver:
         return DRIVERS[name]
     except KeyError:
         raise InputError(
-            f"there is no device {name!r}; the devices are {', '.join(DRIVERS)}"
+            f"there is no device {name!r}; the devices are {', '.join(d.form for d in _DRIVERS)}"
         ) from None
 
 
@@ -72,11 +91,12 @@ def check_limit(limit: float | None) -> None:
 def open_device(
     name: str, config: Config, limit: float | None = None, memory_bits: int = MEMORY_BITS
 ) -> Device:
-    """The device of that name, for programs of ``config``; see :class:`Driver`.
+    """The device of that name, "KIND" or "KIND:ADDRESS", for programs of ``config``.
 
     ``limit``: seconds that a launch may take. ``memory_bits``: width of the machine's memory port,
     which changes times and no result. Raises InputError for an unknown name, a limit that is not
     positive or has no end, or a port that the device cannot have.
     """
     check_limit(limit)
-    return driver(name).open(config, limit, memory_bits)
+    kind, _, address = name.partition(":")
+    return driver(kind).open(config, limit, memory_bits, address)

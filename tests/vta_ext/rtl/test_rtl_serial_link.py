@@ -181,7 +181,7 @@ def test_a_repeated_command_is_done_once() -> None:
         assert (await board.ask(ctx, write)).address == Status.RUNNING
         ctx.set(board.endpoint.running, 0)
         assert (await board.ask(ctx, write)).address == Status.RUNNING
-        # Another host may begin with any number: what it reads first is read, and it goes on from it.
+        # Another host may begin with any number: what it reads first is read anew.
         read = await board.ask(ctx, Frame(11, Opcode.READ_MEMORY, 1, 0))
         assert (read.address, read.payload) == (Status.DONE, words(100))
         assert (await board.ask(ctx, Frame(12, write.opcode, 1, 0, words(5)))).address == 0

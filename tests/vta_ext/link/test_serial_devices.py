@@ -1,0 +1,182 @@
+"""Boards on serial lines as devices: programs, errors, ports."""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+import pytest
+
+from tests.vta_ext import kernels
+from tests.vta_ext.link.far_side import Line, SoftwareBoard
+from tests.vta_ext.programs import TINY
+from tvm_shiftadd.errors import DependencyError, DeviceError, InputError, ProgramError
+from vta_ext.link import device as serial_device
+from vta_ext.link.device import SerialDevice
+from vta_ext.link.frames import BAUD
+from vta_ext.link.host import Link
+from vta_ext.link.memory import Places
+from vta_ext.link.port import Port, parse
+from vta_ext.presets import SMALL
+from vta_ext.runtime.device import LoadedProgram
+from vta_ext.runtime.drivers import open_device
+
+
+def opened(board: SoftwareBoard, line: Line | None = None, **more: float) -> SerialDevice:
+    line = line or Line(board)
+    return SerialDevice(Link(line, clock=line.clock), board.config, **more)
+
+
+def check(loaded: LoadedProgram, case: kernels.Case) -> None:
+    for name, values in case.inputs.items():
+        loaded.write(case.program.section(name).offset, values.tobytes())
+    loaded.launch()
+    for name, values in case.expected.items():
+        section = case.program.section(name)
+        found = np.frombuffer(loaded.read(section.offset, section.size), values.dtype)
+        np.testing.assert_array_equal(found, values.ravel())
+
+
+def test_programs_share_a_board() -> None:
+    board = SoftwareBoard(TINY)
+    board.memory[:] = np.random.default_rng(1).bytes(len(board.memory))
+    device = opened(board)
+    cases = [kernels.blocked_gemm(TINY, "shift", 4, 3, 2), kernels.vector_add(TINY, 6)]
+    loaded = [device.load(case.program) for case in cases]
+    for _ in range(2):
+        for one, case in zip(loaded, cases, strict=True):
+            check(one, case)
+            assert one.counters()["cycles"] == 1234
+    # The constants were sent once: inputs, registers and a start are all that a launch needs.
+    board.done.clear()
+    check(loaded[1], cases[1])
+    assert len(board.done) == len(cases[1].inputs) + 2
+
+
+def test_memory_is_free_again() -> None:
+    board = SoftwareBoard(TINY, 2048)
+    device = opened(board)
+    case = kernels.vector_add(TINY, 6)
+    first = device.load(case.program)
+    with pytest.raises(DeviceError, match="of the board's memory, which has 2048 and"):
+        for _ in range(9):
+            first = [first, device.load(case.program)]
+    del first
+    check(device.load(case.program), case)
+
+
+def test_places() -> None:
+    places = Places(1024, 256)
+    one, two, three = places.take(100), places.take(257), places.take(1)
+    assert (one, two, three) == (0, 256, 768)
+    with pytest.raises(DeviceError, match=r"needs 257 bytes .* has 1024 and 358 of them in use"):
+        places.take(257)
+    places.give(two)
+    assert places.take(512) == 256
+    assert Places(512, 256).take(512) == 0
+
+
+def test_a_machine_that_does_not_finish(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given up and reset, by cycles, by time and by standing still; then the device goes on."""
+    board = SoftwareBoard(TINY)
+    case = kernels.vector_add(TINY, 6)
+    for reason in ("in many times the cycles", "within 0.001 s", "in many times the cycles"):
+        device = opened(board, limit=0.001) if "within" in reason else opened(board)
+        loaded = device.load(case.program)
+        resets, board.hangs = board.resets, True
+        if reason is not None and board.runs > 2:
+            monkeypatch.setattr(SoftwareBoard, "_space", standing(SoftwareBoard._space))
+        with pytest.raises(DeviceError, match=f"did not finish {reason}"):
+            loaded.launch()
+        monkeypatch.undo()
+        board.hangs = False
+        check(opened(board).load(case.program), case) if "within" in reason else check(loaded, case)
+        assert board.resets > resets
+
+
+def standing(space):
+    """Registers in which no cycles pass."""
+
+    def still(self: SoftwareBoard, opcode: int) -> bytes:
+        self.hangs, before = False, self.hangs
+        try:
+            return space(self, opcode)
+        finally:
+            self.hangs = before
+
+    return still
+
+
+def test_a_line_that_breaks_during_a_run() -> None:
+    """Whatever the machine was doing when the line came back, it is reset before the next use."""
+    board = SoftwareBoard(TINY)
+    case, line = kernels.vector_add(TINY, 6), Line(board)
+    loaded = opened(board, line).load(case.program)
+    board.hangs = True
+    line.faults = iter([bytes] * 6 + [lambda d: b""] * 100)
+    with pytest.raises(DeviceError, match="asked 6 times and sent nothing"):
+        loaded.launch()
+    assert board.registers[3] == 1
+    line.faults, board.hangs = iter(()), False
+    check(loaded, case)
+
+
+def test_what_is_refused() -> None:
+    board = SoftwareBoard(SMALL)
+    case = kernels.vector_add(TINY, 6)
+    line = Line(board)
+    with pytest.raises(ProgramError, match=f"has configuration {SMALL.hash}, the program is for"):
+        SerialDevice(Link(line, clock=line.clock), TINY)
+    device = opened(board)
+    with pytest.raises(ProgramError, match="compile it for this device"):
+        device.load(case.program)
+    loaded = opened(SoftwareBoard(TINY)).load(case.program)
+    with pytest.raises(ProgramError, match="outside the"):
+        loaded.write(case.program.dram_bytes - 1, b"12")
+    with pytest.raises(ProgramError, match="outside the"):
+        loaded.read(-1, 1)
+
+
+def test_names_of_boards(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert parse("/dev/ttyUSB0") == ("/dev/ttyUSB0", BAUD)
+    assert parse("COM3,115200") == ("COM3", 115200)
+    assert parse("/dev/serial/by-id/a,b,9600") == ("/dev/serial/by-id/a,b", 9600)
+    with pytest.raises(
+        InputError, match=r"expected serial:PORT or serial:PORT,BAUD, .* serial:ttyS0,0"
+    ):
+        parse("ttyS0,0")
+    asked: list[tuple[str, int]] = []
+    monkeypatch.setattr(
+        serial_device, "Port", lambda *named: asked.append(named) or Line(SoftwareBoard(TINY))
+    )
+    assert open_device("serial:/dev/ttyUSB7,9600", TINY, limit=5).config == TINY
+    assert asked == [("/dev/ttyUSB7", 9600)]
+    with pytest.raises(InputError, match=r"expected the device serial:PORT\[,BAUD\], got serial:"):
+        open_device("serial", TINY)
+    with pytest.raises(InputError, match="expected the device sim, got sim:x"):
+        open_device("sim:x", TINY)
+
+
+def test_ports_that_cannot_be_opened(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
+    with monkeypatch.context() as without:
+        without.setitem(sys.modules, "serial", None)
+        with pytest.raises(DependencyError, match=r"pip install 'tvm-shiftadd\[boards\]'"):
+            open_device("serial:ttyUSB0", TINY)
+    pytest.importorskip("serial", reason="no pyserial: pip install 'tvm-shiftadd[boards]'")
+    with pytest.raises(DeviceError, match=r"cannot open the serial port .*missing"):
+        Port(str(tmp_path / "missing"))
+    with pytest.raises(InputError, match="no serial port nonsense://x"):
+        Port("nonsense://x")
+
+
+def test_a_port_is_bytes_both_ways_until_it_is_lost() -> None:
+    """The loop of pyserial, then what it raises when closed."""
+    pytest.importorskip("serial", reason="no pyserial: pip install 'tvm-shiftadd[boards]'")
+    port = Port("loop://")
+    port.write(b"123")
+    assert port.read(1) == b"123"
+    assert port.read(0.01) == b""
+    port.close()
+    for use in (lambda: port.write(b"1"), lambda: port.read(1)):
+        with pytest.raises(DeviceError, match="serial port loop:// is lost"):
+            use()
