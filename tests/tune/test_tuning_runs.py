@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tvm
 
 from tvm_shiftadd import api
 from tvm_shiftadd.artifact import Artifact
@@ -27,7 +28,7 @@ from tvm_shiftadd.errors import InputError
 from tvm_shiftadd.target import CPUTarget, cpu
 from tvm_shiftadd.tune import cpu as tuning
 from tvm_shiftadd.tune import database as databases
-from tvm_shiftadd.tune import search
+from tvm_shiftadd.tune import remote, search
 from tvm_shiftadd.tune.database import Database, Record
 from tvm_shiftadd.tune.run import tune
 
@@ -223,8 +224,6 @@ def listening(port: int) -> tuple[object, ...]:
 
 
 def wait_for(tracker: Mapping[str, Any], count: int) -> int:
-    from tvm_shiftadd.tune import remote
-
     found, end = 0, time.monotonic() + 60
     while found < count and time.monotonic() < end:
         with contextlib.suppress(InputError):
@@ -250,6 +249,12 @@ def test_two_servers_of_a_tracker_tune_together(
     records = [r for r in Database.read(path, identity()).records if not r.final]
     assert len(records) == 4 and any(r.verified for r in records)
     assert all(0 < r.value < 0.1 and "127.0.0.1" in r.machine for r in records)
+    with (
+        remote.session(tracker, 1.0) as lent,
+        pytest.raises(tvm.error.RPCSessionTimeoutError),
+    ):
+        time.sleep(2)
+        lent.load_module("none.so")
     with pytest.raises(InputError, match="no server for the key 'others'"):
         tuning.tunable(TARGET, None, {**tracker, "key": "others"})
     with pytest.raises(InputError, match="got no answer"):

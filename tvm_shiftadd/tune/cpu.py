@@ -50,11 +50,12 @@ def tunable(
     """
     check_target(target)
     count, mine = threads or threads_of(target), identity(target)
-    processes, where = 1, machines.describe().processor
+    processes, where, waiting = 1, machines.describe().processor, 0.0
     if tracker is not None:
         from tvm_shiftadd.tune import remote
 
         processes = remote.servers(tracker["host"], tracker["port"], tracker["key"])
+        waiting = remote.WAITING
         where = f"{tracker['key']} of {tracker['host']}:{tracker['port']}"
     elif not set(mine["features"]) <= vector_names(vector_features() or mine["features"]):
         raise InputError(
@@ -62,7 +63,7 @@ def tunable(
             "measure on one of a --tracker"
         )
     config = {"target": asdict(target), "threads": count, "tracker": tracker}
-    return Tunable(mine, CPUSpace(count), _FACTORY, config, count, processes, where)
+    return Tunable(mine, CPUSpace(count), _FACTORY, config, count, processes, where, waiting)
 
 
 def check_target(target: CPUTarget) -> None:

@@ -35,7 +35,7 @@ class _Machine:
     def __init__(self, config: Mapping[str, Any]) -> None:
         self.target = cpu.tvm_target(CPUTarget(**config["target"]))
         self.threads = int(config["threads"])
-        self.tracker = config.get("tracker")
+        self.tracker, self.timeout = config.get("tracker"), float(config["timeout"])
         if self.tracker is None:
             runtime.set_num_threads(self.threads)
 
@@ -46,6 +46,11 @@ class _Machine:
         except RuntimeError as error:
             raise CompileError(str(error)) from error
 
+    @staticmethod
+    def build_here(mod: Any) -> Any:
+        """A module compiled for the machine of this process, whatever the target is."""
+        return tvm.compile(mod, target=tvm.target.Target({"kind": "llvm"}))
+
     @contextmanager
     def load(self, executable: Any) -> Iterator[tuple[Any, Any]]:
         """The module and the device where it runs."""
@@ -54,7 +59,7 @@ class _Machine:
             return
         from tvm_shiftadd.tune import remote
 
-        with remote.session(self.tracker) as found:
+        with remote.session(self.tracker, self.timeout) as found:
             yield remote.load(found, executable), found.cpu()
 
 
@@ -73,17 +78,20 @@ class CPUHandler:
             raise InputError(wrong)
         function = work.kernel(parameters).with_attr("global_symbol", "main")
         executable = self.machine.build(tvm.IRModule({"main": function}))
-        with self.machine.load(executable) as (module, device):
-            if request["job"] == "verify":
-                return self._verify(work, parameters, module, device)
-            if self.machine.tracker is None:
-                return {"values": _time(module["main"], function, work)}
-            return {"values": _time_remotely(module, device, function, work)}
+        try:
+            with self.machine.load(executable) as (module, device):
+                if request["job"] == "verify":
+                    return self._verify(work, parameters, module, device)
+                if self.machine.tracker is None:
+                    return {"values": _time(module["main"], function, work)}
+                return {"values": _time_remotely(module, device, function, work)}
+        except tvm.error.RPCSessionTimeoutError:
+            return {"error": f"took longer than {self.machine.timeout:g} s"}
 
     def _verify(
         self, work: Workload, parameters: Parameters, module: Any, device: Any
     ) -> dict[str, Any]:
-        arrays = arguments(work, parameters, self.machine.build)
+        arrays = arguments(work, parameters, self.machine.build_here)
         tensors = [tvm.runtime.tensor(array, device) for array in arrays]
         module["main"](*tensors)
         wrong = problem(work, tensors[-1].numpy())
@@ -145,7 +153,8 @@ def _time_remotely(module: Any, device: Any, kernel: Any, work: Workload) -> lis
 
 
 def serve(config: Mapping[str, Any]) -> CPUHandler:
-    """What ``worker`` starts: ``config`` has "target", "threads" and "tracker", which may be None.
+    """What ``worker`` starts: ``config`` has "target", "threads", "tracker", which may be None,
+    and "timeout", the seconds that a machine of it may be used for a candidate.
 
     On a machine of a tracker the threads are what TVM_NUM_THREADS says there.
     """

@@ -6,28 +6,32 @@ one machine or on a network of one's own.
 
 from __future__ import annotations
 
+import errno
+import os
 import socket
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from tvm import rpc
 
-from tvm_shiftadd.errors import DependencyError, InputError
+from tvm_shiftadd.errors import DependencyError, DeviceError, InputError
 
-#: Seconds in which a tracker must answer, that a server may be held, and attempts to get one.
-_ANSWER, _SESSION, _ATTEMPTS = 5.0, 60, 3
+#: Seconds in which a tracker must answer, and attempts to get a server of it.
+_ANSWER, _ATTEMPTS = 5.0, 3
+#: Seconds that an attempt waits for a server that others have, and that all take at most.
+_PATIENCE: Final = 20.0
+WAITING: Final = _ATTEMPTS * (_PATIENCE + _ANSWER)
 _LIBRARY = "candidate.so"
 
 
 def servers(host: str, port: int, key: str) -> int:
     """How many servers a tracker has for a key. Raises InputError where there is no tracker."""
     try:
-        # TVM's own attempts go on for a minute.
-        socket.create_connection((host, port), timeout=_ANSWER).close()
-        summary = rpc.connect_tracker(host, port).summary()
+        with _tracker(host, port, _ANSWER) as connected:
+            summary = connected.summary()
     except (RuntimeError, OSError) as error:
         raise InputError(
             f"expected a tracker at {host}:{port}, got no answer; start one with python -m "
@@ -43,10 +47,21 @@ def servers(host: str, port: int, key: str) -> int:
 
 
 @contextmanager
-def session(tracker: Mapping[str, Any]) -> Iterator[Any]:
-    """A server of a tracker ("host", "port", "key"), given back afterwards."""
-    connected = rpc.connect_tracker(str(tracker["host"]), int(tracker["port"]))
-    lent = connected.request(str(tracker["key"]), session_timeout=_SESSION, max_retry=_ATTEMPTS)
+def session(tracker: Mapping[str, Any], seconds: float) -> Iterator[Any]:
+    """A server of a tracker ("host", "port", "key"), given back afterwards.
+
+    After ``seconds`` the server ends what still runs. Raises DeviceError where the tracker is gone
+    or has none to lend.
+    """
+    host, port, key = str(tracker["host"]), int(tracker["port"]), str(tracker["key"])
+    try:
+        with _tracker(host, port, _PATIENCE) as connected:
+            lent = connected.request(key, session_timeout=seconds, max_retry=_ATTEMPTS)
+    except (RuntimeError, OSError) as error:
+        raise DeviceError(
+            f"the tracker at {host}:{port} is gone or has lent no server for the key {key!r}; see "
+            "that both run, and give the same command again"
+        ) from error
     try:
         yield lent
     finally:
@@ -54,13 +69,37 @@ def session(tracker: Mapping[str, Any]) -> Iterator[Any]:
         del lent
 
 
+@contextmanager
+def _tracker(host: str, port: int, seconds: float) -> Iterator[Any]:
+    """A tracker that is waited for so long each time; OSError or RuntimeError without an answer."""
+    # TVM's own attempts to reach one go on for a minute.
+    socket.create_connection((host, port), timeout=_ANSWER).close()
+    before = socket.getdefaulttimeout()
+    # Its sockets have no other way to get one.
+    socket.setdefaulttimeout(seconds)
+    try:
+        connected = rpc.connect_tracker(host, port)
+        try:
+            yield connected
+        finally:
+            connected.close()
+    finally:
+        socket.setdefaulttimeout(before)
+
+
 def load(lent: Any, executable: Any) -> Any:
-    """A compiled module, sent to a server and loaded there."""
+    """A compiled module, sent to a server and loaded there.
+
+    Raises DependencyError where it cannot be linked, and OSError where the disk is full.
+    """
     with tempfile.TemporaryDirectory(prefix="tvm-shiftadd-") as folder:
         path = Path(folder) / _LIBRARY
         try:
             executable.export_library(str(path))
-        except RuntimeError as error:
+        except (RuntimeError, TypeError) as error:
+            # The linker has words of its own for that; without a compiler TVM calls None.
+            if "No space left" in str(error):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), folder) from error
             raise DependencyError(
                 "linking a candidate needs a C++ compiler (g++ or clang++ on the PATH)"
             ) from error

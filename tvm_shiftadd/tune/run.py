@@ -21,6 +21,7 @@ class Tunable:
 
     ``identity`` is what its database must be for, ``factory`` and ``config`` what its processes
     are started with (see ``worker``), ``processes`` how many of them may measure at once.
+    ``waiting``: seconds that one may wait for a machine to try a candidate on.
     """
 
     identity: Mapping[str, Any]
@@ -30,6 +31,7 @@ class Tunable:
     threads: int = 1
     processes: int = 1
     machine: str = ""
+    waiting: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -71,9 +73,11 @@ def tune(
     Raises InputError for a database that is damaged, in use, or of another target, and
     ShiftAddError where nothing at all can be measured.
     """
+    config = {**tunable.config, "timeout": timeout}
+    limit, count = timeout + tunable.waiting, tunable.processes
     with (
         Database.open(path, tunable.identity) as database,
-        Workers(tunable.factory, tunable.config, count=tunable.processes, timeout=timeout) as pool,
+        Workers(tunable.factory, config, count=count, timeout=limit) as pool,
     ):
         search = Search(
             tunable.space,
