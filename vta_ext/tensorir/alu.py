@@ -34,14 +34,21 @@ class AluWriter:
     def write(self, target: Index, node: Node) -> None:
         """Instructions that make accumulators ``target``, over any loops, a node's value.
 
-        Raises CompileError for what would depend on the order of iterations.
+        All iterations read what was there before the first one writes, except for sums, maxima and
+        minima of several iterations. Raises CompileError for what depends on their order.
         """
         repeated = np.unique(target).size < target.size
         if repeated and not self._accumulates(target, node):
             raise CompileError(
                 "several iterations write one accumulator, which is only possible for sums, maxima "
-                "and minima with its own old value; initialise it in a step of its own"
+                "and minima of its own old value and what is not written meanwhile; initialise it "
+                "in a step of its own"
             )
+        if any(one.meets(target) and not one.same("acc", target) for one in vectors(node)):
+            # Micro-ops run in any order, so everything is read before anything is written.
+            apart = self._apart(target)
+            self._write(apart, node)
+            node = Vector("acc", apart)
         self._write(target, node)
 
     def _accumulates(self, target: Index, node: Node) -> bool:
@@ -51,7 +58,10 @@ class AluWriter:
             return False
         operands = self._own_first(target, node).operands
         first = isinstance(operands[0], Vector) and operands[0].same("acc", target)
-        return first and not any(isinstance(one, Operation) for one in operands[1:])
+        return first and not any(
+            isinstance(one, Operation) or (isinstance(one, Vector) and one.meets(target))
+            for one in operands[1:]
+        )
 
     def _own_first(self, target: Index, node: Operation) -> Operation:
         """The same with the target as the first operand, where order does not matter."""

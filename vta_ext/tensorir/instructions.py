@@ -18,7 +18,7 @@ from vta_ext.tensorir.buffers import Allocated, Buffers
 from vta_ext.tensorir.environment import Environment
 from vta_ext.tensorir.expressions import Parser, Vector
 from vta_ext.tensorir.intrinsics import GEMM_CALL
-from vta_ext.tensorir.nest import Index, Nest, NotElementsError, Order
+from vta_ext.tensorir.nest import Index, Nest, NotElementsError, Order, carried
 from vta_ext.tensorir.statements import Uses, describe
 from vta_ext.tensorir.transfers import rectangles
 
@@ -208,6 +208,8 @@ class Instructions:
                     f"with scope {self.env.acc_scope}"
                 )
             offsets = nest.offsets(access.source, access.indices)
+            if handle(access.source) == handle(stmt.buffer):
+                _check_order(access, written[mask], offsets[mask])
             # Of weights, the ALU reads rows of codes.
             lanes = self.config.block if place.memory == "wgt" else self._lanes("acc")
             begin = self._buffers.first(place) * (self._lanes(place.memory) // lanes)
@@ -228,6 +230,15 @@ class Instructions:
         AluWriter(self.recorder, self.config, self._buffers.temporary).write(found, node)
         if not (isinstance(node, Vector) and node.same("acc", found)):
             self._in_out[found] = True
+
+
+def _check_order(access: Any, written: Index, read: Index) -> None:
+    """A buffer that a statement reads and writes; its own old value is no matter of order."""
+    if (written != read).any() and carried(written, read):
+        raise CompileError(
+            f"`{access}` is what an earlier iteration writes, but the iterations of a statement "
+            "run in any order; write another buffer"
+        )
 
 
 @contextmanager

@@ -94,6 +94,14 @@ class Nest:
         return total
 
 
+def carried(written: Index, read: Index) -> bool:
+    """Whether an iteration reads what an earlier one has written; offsets in the loops' order."""
+    written, read = written.ravel(), read.ravel()
+    places, first = np.unique(written, return_index=True)
+    at = np.minimum(np.searchsorted(places, read), len(places) - 1)
+    return bool(((places[at] == read) & (first[at] < np.arange(read.size))).any())
+
+
 @dataclass(frozen=True, eq=False)
 class Order:
     """Loops in the order of a buffer: those over elements, then ``inner`` ones over lanes.
@@ -113,7 +121,7 @@ class Order:
         """
         steps = [_step(offsets, axis) for axis in range(offsets.ndim)]
         # Loops that stay at one place repeat it; they are the outermost.
-        axes = sorted(range(offsets.ndim), key=lambda axis: -steps[axis] or -(1 << 62))
+        axes = sorted(range(offsets.ndim), key=lambda axis: -abs(steps[axis]) or -(1 << 62))
         for inner in range(offsets.ndim + 1):
             sizes = [offsets.shape[axis] for axis in axes[len(axes) - inner :]]
             if prod(sizes) % lanes == 0:

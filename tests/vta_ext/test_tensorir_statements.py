@@ -1,0 +1,109 @@
+"""Statements of TensorIR give what the same text gives when Python runs it, or are refused."""
+
+from __future__ import annotations
+
+import itertools
+import textwrap
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tvm.script import from_source
+from tvm.script import tirx as T
+
+from tvm_shiftadd.errors import CompileError
+from vta_ext.presets import SHIFT
+from vta_ext.tensorir.build import build
+from vta_ext.tensorir.environment import Environment
+
+#: C and D are accumulators; the statements at hand come before both are stored.
+OPERATOR = """
+@T.prim_func(s_tir=True)
+def main(
+    A: T.Buffer((8, 1, 16), "int32"),
+    first: T.Buffer((8, 1, 16), "int32"),
+    second: T.Buffer((8, 1, 16), "int32"),
+):
+    C = T.sblock_alloc_buffer((8, 1, 16), "int32", scope="local.acc_buffer")
+    D = T.sblock_alloc_buffer((8, 1, 16), "int32", scope="local.acc_buffer")
+    for i, j, k in T.grid(8, 1, 16):
+        C[i, j, k] = A[i, j, k]
+    for i, j, k in T.grid(8, 1, 16):
+        D[i, j, k] = A[7 - i, j, k]
+"""
+STORED = """
+    for i, j, k in T.grid(8, 1, 16):
+        first[i, j, k] = C[i, j, k]
+    for i, j, k in T.grid(8, 1, 16):
+        second[i, j, k] = D[i, j, k]
+"""
+#: What the statements call, for Python.
+PYTHON = SimpleNamespace(
+    grid=lambda *sizes: itertools.product(*map(range, sizes)), max=max, min=min, serial=range
+)
+
+
+def same(text: str) -> None:
+    """What the machine makes of C and D is what Python does. Raises what ``build`` raises."""
+    text = textwrap.dedent(text)
+    source = OPERATOR + textwrap.indent(text, "    ") + STORED
+    operator = build(from_source(source, {"T": T}), Environment(SHIFT))
+    a = np.random.default_rng(5).integers(-300, 300, (8, 1, 16)).astype(np.int32)
+    memory = {"A": a, "C": a.copy(), "D": a[::-1].copy()}
+    exec(text, {"T": PYTHON}, memory)
+    for found, name in zip(operator(a), "CD", strict=True):
+        np.testing.assert_array_equal(found, memory[name], text)
+
+
+def over(statement: str, size: int = 7) -> str:
+    return f"for i, j, k in T.grid({size}, 1, 16):\n    {statement}\n"
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "C[i, j, k] = C[i + 1, j, k]",
+        "C[i, j, k] = C[i + 1, j, k] + D[i, j, k]",
+        "C[i, j, k] = T.max(C[i + 1, j, k], 0) + C[i, j, k]",
+        "C[i, j, k] = D[i, j, k] - C[i, j, k]",
+        "C[i, j, k] = T.max(D[i, j, k], 3) - T.min(C[i, j, k], C[i + 1, j, k])",
+        "C[i, j, k] = (C[i, j, k] << 2) + 5",
+        "D[0, j, k] = D[0, j, k] + C[i, j, k]",
+    ],
+)
+def test_iterations_read_before_any_writes(statement: str) -> None:
+    same(over(statement))
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "C[i + 1, j, k] = C[i + 1, j, k] + C[i, j, k]",
+        "C[i + 1, j, k] = C[i, j, k] + D[i, j, k]",
+        "C[i + 1, j, k] = C[i, j, k]",
+        "C[i, j, k] = C[0, j, k] + C[i, j, k]",
+        "C[0, j, k] = C[0, j, k] + C[i, j, k]",
+        "C[7 - i, j, k] = C[i, j, k] + 1",
+    ],
+)
+def test_what_depends_on_the_order_of_iterations_is_refused(statement: str) -> None:
+    with pytest.raises(CompileError, match="iteration") as caught:
+        same(over(statement, 7 if "+ 1," in statement else 8))
+    assert "`C[" in str(caught.value)
+
+
+INDICES = st.sampled_from(["i", "i + 1", "7 - i", "2", "i // 2", "i % 3"])
+
+
+@settings(max_examples=15)
+@given(INDICES, st.lists(st.tuples(st.sampled_from("CD"), INDICES), min_size=2, max_size=3))
+def test_any_indices(written: str, read: list[tuple[str, str]]) -> None:
+    first, second, *more = (f"{name}[{index}, j, k]" for name, index in read)
+    value = f"T.max({first}, 9) - {second}" if more else f"{first} + {second}"
+    value = f"{value} + {more[0]}" if more else value
+    try:
+        same(over(f"C[{written}, j, k] = {value}"))
+    except CompileError as error:
+        assert "iteration" in str(error)
