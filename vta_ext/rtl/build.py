@@ -1,4 +1,4 @@
-"""Builds the machine into a shared library: Amaranth to Verilog, Verilator to C++, compiler.
+"""Builds designs into shared libraries: Amaranth to Verilog, Verilator to C++, compiler.
 
 A library is kept in a cache under a name made of everything it depends on, so it is built once.
 """
@@ -12,6 +12,8 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
@@ -22,8 +24,10 @@ from vta_ext.config import Config
 
 _HARNESS: Final = Path(__file__).with_name("harness.cpp")
 _INSTALL: Final = "pip install 'tvm-shiftadd[rtl]'"
-#: Files of this folder that say nothing about the hardware.
-_SOFTWARE: Final = ("__init__", "area", "axi", "build", "simulation", "verilated")
+#: Files of this folder that say nothing about the machine.
+_OTHERS: Final = (
+    *("__init__", "area", "axi", "bridge", "build", "simulation", "tools", "uart", "verilated"),
+)
 #: Options of Verilator and of the compiler; both are part of a library's name.
 _VERILATOR: Final = (
     *("--cc", "-O3", "-Wno-fatal", "--prefix", "Vmachine", "--top-module", "vta_machine"),
@@ -43,23 +47,51 @@ def cache_folder() -> Path:
     return Path(base) / "tvm-shiftadd"
 
 
+@dataclass(frozen=True)
+class Design:
+    """What is built: the Verilog of a module ``vta_machine``, and the C++ around it.
+
+    name: which of all configurations it is; the library's begins with it. verilog: makes the text.
+    sources: the files that say what the hardware is, beside the machine's. defines: the compiler's.
+    """
+
+    name: str
+    verilog: Callable[[], str]
+    harness: Path
+    sources: tuple[Path, ...] = ()
+    defines: tuple[str, ...] = ()
+
+
 def build(config: Config, memory_bits: int = 64) -> Path:
-    """The library of a machine, from the cache or built now, which takes up to some minutes.
+    """The library of a machine; see :func:`library`.
+
+    Raises InputError for a configuration that the hardware cannot have.
+    """
+
+    def verilog() -> str:
+        from vta_ext.rtl.export import to_verilog
+
+        return to_verilog(config, memory_bits)
+
+    name, beat = f"machine-{config.hash}-{memory_bits}", memory_bits // 8
+    return library(Design(name, verilog, _HARNESS, defines=(f"-DVTA_BEAT_BYTES={beat}",)))
+
+
+def library(design: Design) -> Path:
+    """The library of a design, from the cache or built now, which takes up to some minutes.
 
     The compiler is the command in CXX, which may have arguments, or else g++ or clang++. Raises
-    DependencyError where Amaranth, Verilator or a C++ compiler is missing, InputError for a
-    configuration that the hardware cannot have, and DeviceError where a tool fails.
+    DependencyError where Amaranth, Verilator or a C++ compiler is missing, and DeviceError where a
+    tool fails.
     """
     verilator, compiler = _tools()
-    path = cache_folder() / f"machine-{config.hash}-{memory_bits}-{_fingerprint(compiler)}.so"
+    path = cache_folder() / f"{design.name}-{_fingerprint(compiler, design)}.so"
     if path.is_file():
         return path
-    from vta_ext.rtl.export import to_verilog
-
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="tvm-shiftadd-") as folder:
-        (Path(folder) / "machine.v").write_text(to_verilog(config, memory_bits))
-        made = _compile(Path(folder), verilator, compiler, memory_bits // 8)
+        (Path(folder) / "machine.v").write_text(design.verilog())
+        made = _compile(Path(folder), verilator, compiler, design)
         # Another process may be building the same: the last one to finish wins, whole.
         partial = path.with_suffix(f".{os.getpid()}")
         shutil.copyfile(made, partial)
@@ -87,29 +119,29 @@ def _tools() -> tuple[list[str], list[str]]:
     return [sys.executable, "-m", "verilator"], compiler
 
 
-def _fingerprint(compiler: list[str]) -> str:
+def _fingerprint(compiler: list[str], design: Design) -> str:
     """Of everything but the configuration: sources, tools with their versions, options."""
     version = _run([*compiler, "--version"])
     state = hashlib.sha256(repr((compiler, version, _VERILATOR, _FLAGS)).encode())
     root = Path(__file__).parents[1]
-    sources = [path for path in root.glob("rtl/*.py") if path.stem not in _SOFTWARE]
+    sources = [path for path in root.glob("rtl/*.py") if path.stem not in _OTHERS]
     encoding = [root / "isa" / f"{name}.py" for name in ("table", "schema", "layout")]
-    for path in (*sorted(sources), *encoding, _HARNESS):
+    for path in (*sorted(sources), *encoding, *design.sources, design.harness):
         state.update(path.read_bytes())
     for name in ("amaranth", "verilator"):
         state.update(metadata.version(name).encode())
     return state.hexdigest()[:16]
 
 
-def _compile(folder: Path, verilator: list[str], compiler: list[str], beat_bytes: int) -> Path:
+def _compile(folder: Path, verilator: list[str], compiler: list[str], design: Design) -> Path:
     """Translate ``machine.v`` in ``folder`` and link it with the harness."""
     _run([*verilator, *_VERILATOR, "machine.v"], folder)
     include = _include_folder()
     sources = sorted(str(path) for path in (folder / "made").glob("*.cpp"))
-    objects = [*sources, str(_HARNESS), *(str(include / name) for name in _RUNTIME)]
+    objects = [*sources, str(design.harness), *(str(include / name) for name in _RUNTIME)]
     _run(
         [
-            *(*compiler, *_FLAGS, f"-DVTA_BEAT_BYTES={beat_bytes}"),
+            *(*compiler, *_FLAGS, *design.defines),
             *("-I", "made", "-I", str(include), "-I", str(include / "vltstd")),
             *(*objects, "-o", "machine.so", "-lpthread"),
         ],
