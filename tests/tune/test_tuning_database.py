@@ -256,6 +256,19 @@ def test_the_best_is_verified_and_a_final_overrules(path: Path) -> None:
     assert [one.parameters["rows"] for one in read.best().values()] == [1]
 
 
+def test_what_has_failed_later_is_not_best(path: Path) -> None:
+    filled(
+        path,
+        record(1.0, rows=1, verified=True),
+        record(2.0, rows=2, verified=True),
+        record(0.5, rows=3, verified=True, final=True),
+        record(None, rows=1, error="crashed"),
+        record(None, rows=3, error="crashed"),
+    )
+    (best,) = Database.read(path, IDENTITY).best().values()
+    assert best.parameters == {"rows": 2}
+
+
 def test_written_whole(path: Path) -> None:
     filled(path, record(), record())
     database.write(path, IDENTITY, [record(4.0)])

@@ -177,6 +177,65 @@ def test_a_winner_by_luck_does_not_survive_the_final(path: Path) -> None:
     assert len(record.values) == len(record.baseline) == 7
 
 
+def test_what_is_found_wrong_in_the_final_is_a_failure(path: Path) -> None:
+    # The rule is fastest, so that nothing else is checked before the final.
+    machine = Machine(lambda n: 1.0 if n == 5 else 2.0 + 0.01 * n, wrong=lambda n: n in (0, 2))
+    search = tuned(path, machine, 20)
+    assert machine.checked == [5, 0, 1, 2, 3, 4]
+    failed = {r.parameters["n"]: r.error for r in Database.read(path, IDENTITY).records if r.error}
+    assert failed == dict.fromkeys((0, 2), "1 of 2 results are wrong")
+    assert {r.parameters["n"] for r in search.failures} == {0, 2}
+    again = tuned(path, machine, 20).outcomes()[0]
+    assert (again.failed, again.tried) == (2, 20) and len(machine.checked) == 6
+
+
+def test_what_fails_in_the_final_cannot_win(path: Path) -> None:
+    calls: dict[int, int] = {}
+
+    def time(n: int) -> float:
+        calls[n] = calls.get(n, 0) + 1
+        if n == 0 and calls[n] == 4:
+            raise RuntimeError("crashed")
+        return 1.0 + n
+
+    search = tuned(path, Machine(time), 20)
+    (outcome,) = search.outcomes()
+    assert (outcome.parameters, outcome.failed, calls[0]) == ({"n": 1}, 1, 4)
+    assert [record.error for record in search.failures] == ["crashed"]
+
+
+class Changed(Numbers):
+    """The rules of another version: they choose number 7."""
+
+    def candidates(self, workload: Mapping[str, Any]) -> list[dict[str, Any]]:
+        return sorted(super().candidates(workload), key=lambda c: c["n"] != 7)
+
+
+@pytest.mark.parametrize("trials", [6, 20])
+def test_the_final_measures_and_checks_a_rule_that_has_changed(path: Path, trials: int) -> None:
+    def cut(trial: Trial) -> None:
+        if trial.done == 6:
+            raise KeyboardInterrupt
+
+    # A third as fast, so that it is not checked for being best.
+    machine = Machine(lambda n: 30.0 if n == 7 else 10.0 + 0.001 * n)
+    before = Numbers(7)
+    with pytest.raises(KeyboardInterrupt):
+        tuned(path, machine, 6, space=before, report=cut)
+    machine.checked.clear()
+    search = tuned(path, machine, trials, space=Changed())
+    assert 7 in machine.checked
+    record = search.database.best()[('{"layer":"large"}', 1)]
+    assert record.final and set(record.baseline) == {30.0} and record.parameters != {"n": 7}
+
+
+def test_there_is_no_final_without_a_rule_that_is_right(path: Path) -> None:
+    search = tuned(path, Machine(lambda n: 1.0 + n, wrong=lambda n: n == 5), 20)
+    assert not any(record.final for record in search.database.records)
+    (outcome,) = search.outcomes()
+    assert (outcome.rule, outcome.parameters) == (None, {"n": 0})
+
+
 def test_cycles_need_no_final(path: Path) -> None:
     space = Numbers()
     space.unit = "cycles"

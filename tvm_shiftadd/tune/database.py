@@ -123,10 +123,14 @@ class Database:
         """The record to use for each workload and number of threads.
 
         The winner of the last final round, or where there was none the fastest that was verified.
+        What has ever failed is not used.
         """
+        failed = {(r.key, text_of(r.parameters)) for r in self.records if r.error}
         found: dict[Key, Record] = {}
         for record in self.records:
             if not record.verified or not record.values:
+                continue
+            if (record.key, text_of(record.parameters)) in failed:
                 continue
             before = found.get(record.key)
             if before is None or record.final or (not before.final and record.value < before.value):

@@ -204,17 +204,16 @@ class Search:
         """Measure the fastest and the rule's choice in turns; what does not gain is not used.
 
         In single measurements the least of many may be so by luck, or because others slept.
+        Without a rule's choice that is right there is nothing to hold others against.
         """
-        contenders = [state.rule]
-        ranked = sorted((r for r in state.tried.values() if r.values), key=lambda r: r.value)
-        for record in ranked:
-            if len(contenders) > FINALISTS:
-                break
-            known = record.verified or not self._verify(state, record.parameters)
-            if known and record.parameters != state.rule:
-                contenders.append(record.parameters)
+        if state.rule_value is None and text_of(state.rule) not in state.tried:
+            # The rules were others when the database was begun.
+            list(self._try(state, [state.rule]))
+        if state.rule_value is None or not self._is_right(state, state.rule):
+            return
+        contenders = [state.rule, *self._finalists(state)]
         samples = self._in_turns(state, contenders)
-        if state.rule_value is None or not samples[0]:
+        if not samples[0]:
             return
         medians = [statistics.median(s) if s else float("inf") for s in samples]
         best = min(range(len(medians)), key=medians.__getitem__)
@@ -225,16 +224,46 @@ class Search:
         self.database.append(record)
         state.changed = False
 
+    def _finalists(self, state: State) -> list[Parameters]:
+        """The fastest candidates that compute the right results."""
+        found: list[Parameters] = []
+        for record in sorted((r for r in state.tried.values() if r.values), key=lambda r: r.value):
+            if len(found) == FINALISTS:
+                break
+            if record.parameters != state.rule and self._is_right(state, record.parameters):
+                found.append(record.parameters)
+        return found
+
+    def _is_right(self, state: State, parameters: Parameters) -> bool:
+        """Whether a candidate computes the reference's results; if not it has failed."""
+        if state.tried[text_of(parameters)].verified:
+            return True
+        error = self._verify(state, parameters)
+        if error:
+            self._take_back(state, parameters, error)
+        return not error
+
+    def _take_back(self, state: State, parameters: Parameters, error: str) -> None:
+        """Record that a candidate that was measured has failed after all."""
+        record = self._record(state, parameters, error=error)
+        self.database.append(record)
+        state.tried[text_of(parameters)] = record
+        self.failures.append(record)
+
     def _in_turns(self, state: State, contenders: Sequence[Parameters]) -> list[tuple[float, ...]]:
-        samples: list[list[float]] = [[] for _ in contenders]
+        """Times of each contender, one a round; none of one that failed in any."""
         if len(contenders) == 1:
             return [state.tried[text_of(state.rule)].values]
+        samples: list[list[float]] = [[] for _ in contenders]
         order = list(range(len(contenders)))
         for _ in range(ROUNDS):
             self.random.shuffle(order)
-            for index in order:
+            for index in list(order):
                 answer = self.workers.ask(self._request(state, "measure", contenders[index]))
-                values = answer.get("values", ())
-                if values:
-                    samples[index].append(min(map(float, values)))
+                if answer.get("values"):
+                    samples[index].append(min(map(float, answer["values"])))
+                    continue
+                self._take_back(state, contenders[index], str(answer.get("error", "no values")))
+                samples[index].clear()
+                order.remove(index)
         return [tuple(values) for values in samples]
