@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import stat
@@ -107,6 +108,34 @@ def test_dev_says_what_is_missing(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "no Python 3.10 or newer" in done.stderr
     assert not (tmp_path / ".venv").exists()
+
+
+def test_dev_installs_what_a_verb_needs_and_passes_arguments_on(tmp_path: Path) -> None:
+    """With a Python that only notes what it is asked to do."""
+    shutil.copy(ROOT / "dev", tmp_path / "dev")
+    shutil.copy(ROOT / "pyproject.toml", tmp_path / "pyproject.toml")
+    python = tmp_path / ".venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text(f'#!/bin/sh\necho "$TVM_SHIFTADD_CACHE" "$@" >>{tmp_path}/noted\n')
+    python.chmod(0o755)
+
+    def noted(*arguments: str, **environment: str) -> list[str]:
+        (tmp_path / "noted").write_text("")
+        subprocess.run(
+            [tmp_path / "dev", *arguments],
+            env={"PATH": os.environ["PATH"], **environment},
+            check=True,
+            capture_output=True,
+        )
+        return (tmp_path / "noted").read_text().splitlines()
+
+    _, install, run = noted("rtl", "-m", "rtl and slow", "tests/x.py")
+    assert install.endswith(f"--editable {tmp_path}[dev,rtl]")
+    assert run == f"{tmp_path}/.venv/cache -m pytest -m rtl -m rtl and slow tests/x.py"
+    assert noted("rtl", TVM_SHIFTADD_CACHE="/kept") == ["/kept -m pytest -m rtl"]
+    _, install, run = noted("test", "-x")
+    assert install.endswith(f"--editable {tmp_path}[dev]")
+    assert run == f"{tmp_path}/.venv/cache -m pytest -x"
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
