@@ -41,7 +41,11 @@ STORED = """
 """
 #: What the statements call, for Python.
 PYTHON = SimpleNamespace(
-    grid=lambda *sizes: itertools.product(*map(range, sizes)), max=max, min=min, serial=range
+    grid=lambda *sizes: itertools.product(*map(range, sizes)),
+    serial=range,
+    max=max,
+    min=min,
+    sblock_alloc_buffer=lambda shape, dtype, scope: np.zeros(shape, dtype),
 )
 
 
@@ -92,6 +96,33 @@ def test_what_depends_on_the_order_of_iterations_is_refused(statement: str) -> N
     with pytest.raises(CompileError, match="iteration") as caught:
         same(over(statement, 7 if "+ 1," in statement else 8))
     assert "`C[" in str(caught.value)
+
+
+def test_a_loop_needs_again_what_its_last_statement_reads() -> None:
+    same("""
+        G = T.sblock_alloc_buffer((8, 1, 16), "int32", scope="local.acc_buffer")
+        H = T.sblock_alloc_buffer((8, 1, 16), "int32", scope="local.acc_buffer")
+        for i, j, k in T.grid(8, 1, 16):
+            G[i, j, k] = D[i, j, k] * 2
+        for t in T.serial(2):
+            if t == 1:
+                for i, j, k in T.grid(8, 1, 16):
+                    H[i, j, k] = G[i, j, k] + 1
+            else:
+                for i, j, k in T.grid(8, 1, 16):
+                    H[i, j, k] = G[i, j, k] + 2
+        for i, j, k in T.grid(8, 1, 16):
+            C[i, j, k] = H[i, j, k]
+        """)
+
+
+def test_loops_with_steps_are_refused() -> None:
+    with pytest.raises(CompileError, match="loop i has a step of 2; multiply the index"):
+        same("""
+            for i in T.serial(0, 8, step=2):
+                for j, k in T.grid(1, 16):
+                    C[i, j, k] = C[i, j, k] + 1
+            """)
 
 
 INDICES = st.sampled_from(["i", "i + 1", "7 - i", "2", "i // 2", "i % 3"])

@@ -50,7 +50,7 @@ class Buffers:
             "acc": Space("acc", config.acc_depth),
         }
         self._known: dict[int, Allocated] = {}
-        #: How many sequences of statements are around the one at hand.
+        #: How many sequences of statements and loops around them are around the one at hand.
         self.level = 0
         self._temporaries: list[int] = []
 

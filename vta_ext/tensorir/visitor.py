@@ -60,9 +60,15 @@ class Visitor:
             found = tuple(_loop(loop, values) for loop in loops)
             self._instructions.record(leaf, Nest(found, values), conditions)
             return
-        first = evaluate(stmt.min, values)
-        for value in range(first, first + evaluate(stmt.extent, values)):
-            self._visit(stmt.body, {**values, handle(stmt.loop_var): value})
+        loop = _loop(stmt, values)
+        for value in range(loop.minimum, loop.minimum + loop.extent):
+            self._turn(stmt.body, {**values, handle(stmt.loop_var): value})
+
+    def _turn(self, body: Any, values: Values) -> None:
+        """One iteration: what is declared outside may be needed by the next one."""
+        self._buffers.level += 1
+        self._visit(body, values)
+        self._buffers.level -= 1
 
     def _attribute(self, stmt: Any, values: Values) -> None:
         """A note on what is inside; virtual threads are a loop, whose turns overlap anyway."""
@@ -70,7 +76,7 @@ class Visitor:
             self._visit(stmt.body, values)
             return
         for value in range(evaluate(stmt.value, values)):
-            self._visit(stmt.body, {**values, handle(stmt.node.var): value})
+            self._turn(stmt.body, {**values, handle(stmt.node.var): value})
 
     def _branch(self, stmt: Any, values: Values) -> None:
         if evaluate(stmt.condition, values):
@@ -93,6 +99,10 @@ class Visitor:
 
 
 def _loop(loop: Any, values: Values) -> Loop:
+    if loop.step is not None and evaluate(loop.step, values) != 1:
+        raise CompileError(
+            f"loop {loop.loop_var} has a step of {loop.step}; multiply the index instead"
+        )
     try:
         extent, minimum = evaluate(loop.extent, values), evaluate(loop.min, values)
     except KeyError:
