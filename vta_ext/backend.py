@@ -42,7 +42,11 @@ class Partition:
     @property
     def files(self) -> dict[str, bytes]:
         """Programs and table, by file name."""
-        return stored.encode([one.stored() for one in self.found.regions], self.machine.config)
+        from vta_ext.compiler import frontend
+
+        regions = [one.stored() for one in self.found.regions]
+        host = frontend.host(self.found.marked["main"])
+        return stored.encode(regions, self.machine.config, host)
 
     @property
     def placed(self) -> tuple[str, ...]:
@@ -139,4 +143,5 @@ def read(files: Mapping[str, bytes], attributes: Mapping[str, Any]) -> Regions:
     """
     said = attributes.get("memory_bits")
     port = said if isinstance(said, int) else presets.MEMORY_BITS
-    return Regions(*stored.decode(files), port)
+    config, regions = stored.decode(files)
+    return Regions(config, regions, port, stored.decode_host(files))

@@ -16,10 +16,11 @@ from tvm_shiftadd.errors import ProgramError
 from vta_ext.compiler.compile import compile_network
 from vta_ext.compiler.layout import map_bytes
 from vta_ext.config import Config
+from vta_ext.host import HostPart, HostStep, HostTensor
 from vta_ext.presets import SHIFT, SMALL
 from vta_ext.runtime.device import SimulatorDevice
 from vta_ext.runtime.executor import RegionExecutor
-from vta_ext.runtime.stored import TABLE, StoredRegion, decode, encode
+from vta_ext.runtime.stored import TABLE, StoredRegion, decode, decode_host, encode
 
 Table = dict[str, Any]
 
@@ -59,6 +60,13 @@ def test_what_comes_back(stored: StoredRegion, files: dict[str, bytes]) -> None:
     )
     for result in stored.results:
         np.testing.assert_array_equal(found[result.name], wanted[result.name])
+
+
+def test_what_the_host_does_comes_back(stored: StoredRegion) -> None:
+    step = HostStep("quantize", "x", HostTensor("y", (6, 6, 3), "int8"), (4,))
+    host = HostPart((HostTensor("x", (6, 6, 3), "float32"),), (step,), ("z",))
+    assert decode_host(encode([stored], SHIFT, host)) == host
+    assert decode_host(encode([stored], SHIFT)) is None
 
 
 def test_no_regions() -> None:

@@ -1,4 +1,4 @@
-"""Reads the integer operators of a dialect module: the one part of the compiler that knows TVM."""
+"""Reads modules of the dialect, operators and host: the one part of the compiler with TVM."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tvm_shiftadd._compat import constant_array, relax
+from tvm_shiftadd._compat import constant_array, ir, relax
 from tvm_shiftadd.dialect.attrs import OPERATOR_ATTRS
 from tvm_shiftadd.dialect.registry import is_dialect_call, op_name
 from tvm_shiftadd.dialect.types import dimensions
 from tvm_shiftadd.errors import CompileError
 from tvm_shiftadd.formats.packing import unpack
 from vta_ext.compiler.operators import Network, Operator, Value
+from vta_ext.host import HostPart, HostStep, HostTensor
 
 #: Names of the constants of each operator, in the order of its arguments after the data.
 CONSTANTS: Mapping[str, tuple[str, ...]] = {
@@ -127,3 +128,60 @@ def network(steps: Iterable[Operator], outputs: Iterable[str]) -> Network:
         if given.name not in made
     }
     return Network(operators, tuple(inputs.values()), tuple(made[name] for name in outputs))
+
+
+def host(function: Any) -> HostPart:
+    """What a function whose regions are calls leaves to the host, calls left out."""
+    steps = [
+        _host_step(binding)
+        for block in function.body.blocks
+        for binding in block.bindings
+        if not _of_region(binding.value)
+    ]
+    result = function.body.body
+    outputs = list(result.fields) if isinstance(result, relax.Tuple) else [result]
+    return HostPart(
+        tuple(_host_tensor(var) for var in function.params),
+        tuple(steps),
+        tuple(str(var.name) for var in outputs),
+    )
+
+
+def _of_region(expression: Any) -> bool:
+    """Whether it is a call of a region, or one of several results of such a call."""
+    if isinstance(expression, relax.Call):
+        return isinstance(expression.op, ir.GlobalVar)
+    return isinstance(expression, relax.TupleGetItem)
+
+
+def _host_tensor(var: Any) -> HostTensor:
+    found = value(var)
+    return HostTensor(found.name, found.shape, found.dtype)
+
+
+def _host_step(binding: Any) -> HostStep:
+    expression = binding.value
+    if isinstance(expression, relax.Var):
+        return HostStep("alias", str(expression.name), _host_tensor(binding.var))
+    kind, numbers = _host_kind(expression)
+    source = expression.args[0] if kind in (*BORDERS, "permute", "reshape") else None
+    if not isinstance(source, relax.Var):
+        # Its type may be no tensor's, and nobody can run it who does not know the operator.
+        return HostStep(kind, "", HostTensor(str(binding.var.name), (), ""))
+    return HostStep(kind, str(source.name), _host_tensor(binding.var), numbers)
+
+
+def _host_kind(expression: Any) -> tuple[str, tuple[int, ...]]:
+    """The kind of a step, and its numbers; the operator's own name where it is another one."""
+    if not isinstance(expression, relax.Call):
+        return type(expression).__name__.lower(), ()
+    if is_dialect_call(expression):
+        name = op_name(expression)
+        if name == "quantize":
+            return name, (int(OPERATOR_ATTRS[name].of(expression).exponent),)  # type: ignore[attr-defined]
+        exponents = constant_array(expression.args[1]) if name == "dequantize" else None
+        return str(name), () if exponents is None else tuple(int(e) for e in exponents.ravel())
+    own = str(getattr(expression.op, "name", "a function of the host"))
+    name = MOVES.get(own, own)
+    axes = _move_attrs(expression, name)["axes"] if name == "permute" else ()
+    return name, tuple(axes)

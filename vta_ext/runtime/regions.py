@@ -9,10 +9,11 @@ from typing import Final, Protocol
 from tvm_shiftadd.errors import InputError, ProgramError
 from vta_ext import checker
 from vta_ext.config import Config
+from vta_ext.host import HostPart
 from vta_ext.presets import MEMORY_BITS
 from vta_ext.runtime import rpc
 from vta_ext.runtime.device import Device
-from vta_ext.runtime.drivers import check_limit, driver, open_device
+from vta_ext.runtime.drivers import check_limit, named, open_device
 from vta_ext.runtime.executor import RegionFunction
 from vta_ext.runtime.stored import StoredRegion
 
@@ -44,7 +45,7 @@ def check(choice: Choice) -> None:
     """Raise InputError where there can be no such device; nothing is opened."""
     check_limit(choice.limit)
     if choice.rpc is None:
-        driver((choice.name or DEFAULT).partition(":")[0])
+        named(choice.name or DEFAULT)
         return
     if choice.name:
         raise InputError(
@@ -82,6 +83,7 @@ class Regions:
     """Programs of one machine, read and checked; not yet proved safe to run.
 
     ``memory_bits``: width of the machine's memory port, which is no part of its configuration.
+    ``host``: what is done around the programs; None where the artifact does not say.
     """
 
     def __init__(
@@ -89,16 +91,14 @@ class Regions:
         config: Config,
         regions: tuple[StoredRegion, ...],
         memory_bits: int = MEMORY_BITS,
+        host: HostPart | None = None,
     ) -> None:
         self.config, self.regions, self.memory_bits = config, regions, memory_bits
+        self.host = host
         self._safe = False
 
-    def connect(self, choice: Choice) -> Connected:
-        """Load the programs onto a device, once they are proved safe to run.
-
-        Raises ProgramError for a program that is not, InputError for an unknown device, and
-        DeviceError where it cannot be reached.
-        """
+    def require_safe(self) -> None:
+        """Prove that the programs are safe to run, once; ProgramError for one that is not."""
         if not self._safe:
             for region in self.regions:
                 try:
@@ -106,6 +106,14 @@ class Regions:
                 except ProgramError as error:
                     raise ProgramError(f"{region.function}: {error}; compile it again") from error
             self._safe = True
+
+    def connect(self, choice: Choice) -> Connected:
+        """Load the programs onto a device, once they are proved safe to run.
+
+        Raises ProgramError for a program that is not, InputError for an unknown device, and
+        DeviceError where it cannot be reached.
+        """
+        self.require_safe()
         return Connected(self.regions, self._device(choice))
 
     def _device(self, choice: Choice) -> Device:

@@ -20,6 +20,7 @@ from vta_ext.compiler.layers import Patches, Phase, Tensor, Window
 from vta_ext.compiler.layout import map_bytes
 from vta_ext.compiler.operators import Network, Value
 from vta_ext.config import Config
+from vta_ext.host import HostPart
 from vta_ext.program import Program
 
 #: The table of the regions.
@@ -105,16 +106,23 @@ class _Table(_Strict, frozen=True):
     hash: str
     configuration: dict[str, Any]
     regions: tuple[_Region, ...]
+    host: HostPart | None = None
 
 
-def encode(regions: Sequence[StoredRegion], config: Config) -> dict[str, bytes]:
-    """The files of an artifact, by name: the table, and a program for each region."""
+def encode(
+    regions: Sequence[StoredRegion], config: Config, host: HostPart | None = None
+) -> dict[str, bytes]:
+    """The files of an artifact, by name: the table, and a program for each region.
+
+    ``host``: what is done around the programs, for those who run them without the library.
+    """
     files = {f"{_stem(number)}.vta": r.program.to_bytes() for number, r in enumerate(regions)}
     table = _Table(
         version=_VERSION,
         hash=config.hash,
         configuration=config.to_dict(),
         regions=tuple(_region(number, region) for number, region in enumerate(regions)),
+        host=host,
     )
     files[TABLE] = msgspec.json.format(msgspec.json.encode(table), indent=1) + b"\n"
     return files
@@ -152,6 +160,15 @@ def decode(files: Mapping[str, bytes]) -> tuple[Config, tuple[StoredRegion, ...]
         except ProgramError as error:
             raise ProgramError(f"{entry.program}: {error}") from error
     return config, tuple(regions)
+
+
+def decode_host(files: Mapping[str, bytes]) -> HostPart | None:
+    """What the host does around the programs; None where the artifact does not say.
+
+    ``files``: as :func:`decode` has accepted them.
+    """
+    table: _Table = msgspec.json.decode(files[TABLE], type=_Table)
+    return table.host
 
 
 def _stem(number: int) -> str:
