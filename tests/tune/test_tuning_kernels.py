@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -161,7 +160,7 @@ def test_tuned_parameters_are_used_where_the_workload_is_equal() -> None:
     assert [(name, used) for name, _, _, used in choices.made] == [("a", True), ("b", False)]
 
 
-def test_parameters_of_another_kind_are_refused(tmp_path: Path) -> None:
+def test_parameters_of_another_kind_are_refused() -> None:
     with pytest.raises(InputError, match="expected parameters for depthwise"):
         cpu_space.parameters_of(SMALL[-1], {"groups": "many"})
     with pytest.raises(InputError, match="kind depthwise"):

@@ -83,8 +83,8 @@ class CPUHandler:
                 if request["job"] == "verify":
                     return self._verify(work, parameters, module, device)
                 if self.machine.tracker is None:
-                    return {"values": _time(module["main"], function, work)}
-                return {"values": _time_remotely(module, device, function, work)}
+                    return {"values": _time(module["main"], function)}
+                return {"values": _time_remotely(module, device, function)}
         except tvm.error.RPCSessionTimeoutError:
             return {"error": f"took longer than {self.machine.timeout:g} s"}
 
@@ -107,7 +107,7 @@ def _tensors(function: Any, device: Any) -> list[Any]:
     return [tvm.runtime.tensor(array, device) for array in arrays]
 
 
-def _time(function: Any, kernel: Any, work: Workload) -> list[float]:
+def _time(function: Any, kernel: Any) -> list[float]:
     """Seconds of a call here, several samples.
 
     One thread's by the clock of the processor, which other programs disturb least.
@@ -138,7 +138,7 @@ def _copied(tensor: Any, count: int) -> list[Any]:
     return [tvm.runtime.tensor(tensor.numpy(), tvm.cpu()) for _ in range(count)]
 
 
-def _time_remotely(module: Any, device: Any, kernel: Any, work: Workload) -> list[float]:
+def _time_remotely(module: Any, device: Any, kernel: Any) -> list[float]:
     """Seconds of a call there; the weights of large layers come from memory."""
     tensors = _tensors(kernel, device)
     large = _runtime.tensor_bytes(tensors[1]) > _KEPT

@@ -46,7 +46,7 @@ class Search:
         self.space, self.database, self.workers = space, database, workers
         self.threads, self.machine, self.report = threads, machine, report
         self.model, self.random = CostModel(), random.Random(0)
-        self.states = [State(task, space.candidates(task.workload), threads) for task in tasks]
+        self.states = [State(task, space.candidates(task.workload)) for task in tasks]
         self.failures: list[Record] = []
         for state in self.states:
             self._recall(state)

@@ -82,7 +82,6 @@ class State:
 
     task: Task
     candidates: list[dict[str, Any]]
-    threads: int
     tried: dict[str, Record] = field(default_factory=dict)
     rows: dict[str, list[float]] = field(default_factory=dict)
     #: Batches since the best was found.
