@@ -1,4 +1,4 @@
-"""What a row of the matrix unit costs: cells of an ECP5 after synthesis with yosys.
+"""What a row of the matrix unit costs, and the serial bridge: cells of an ECP5 by yosys.
 
 Every variant has the same registers (inputs, weights, products, each level of the tree, a 32-bit
 accumulator) and the same flow; a multiplier's look-up tables come from yosys's Booth encoding,
@@ -24,6 +24,7 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from tvm_shiftadd.errors import DependencyError, DeviceError
+from vta_ext.rtl.bridge import Bridge
 from vta_ext.rtl.elements import INPUT_BITS
 from vta_ext.rtl.matrix import Row
 
@@ -78,22 +79,25 @@ def find_yosys() -> str:
 
 
 def row_area(modes: tuple[str, ...], log_block: int = 4) -> Area:
-    """The area of one row of these modes.
+    """The area of one row of these modes; see :func:`area`."""
+    booth = "booth; opt; " if "multiply" in modes else ""
+    return area(AccumulatingRow(modes, log_block), f"flatten; opt; wreduce; {booth}")
+
+
+def area(component: wiring.Component, steps: str = "") -> Area:
+    """The area of a component; ``steps``: yosys's commands before synthesis.
 
     Raises DependencyError where yosys is missing and DeviceError where it fails.
     """
     tool = find_yosys()
-    text = verilog.convert(
-        AccumulatingRow(modes, log_block), name="row", strip_internal_attrs=True, emit_src=False
-    )
-    booth = "booth; opt; " if "multiply" in modes else ""
+    text = verilog.convert(component, name="top", strip_internal_attrs=True, emit_src=False)
     script = (
-        "read_verilog row.v; hierarchy -top row; proc; flatten; opt; wreduce; "
-        f"{booth}synth_ecp5 -nodsp -nowidelut -top row; tee -q -o cells.json stat -json"
+        f"read_verilog top.v; hierarchy -top top; proc; {steps}"
+        "synth_ecp5 -nodsp -nowidelut -top top; tee -q -o cells.json stat -json"
     )
     with tempfile.TemporaryDirectory(prefix="tvm-shiftadd-") as name:
         folder = Path(name)
-        (folder / "row.v").write_text(text)
+        (folder / "top.v").write_text(text)
         done = subprocess.run(
             [tool, "-q", "-p", script], cwd=folder, capture_output=True, text=True, check=False
         )
@@ -108,7 +112,7 @@ def row_area(modes: tuple[str, ...], log_block: int = 4) -> Area:
 
 
 def main() -> None:
-    """Print the areas of rows of 16 elements, beside the multiplier's."""
+    """Print the areas of rows of 16 elements, beside the multiplier's, and the bridge's."""
     booth = row_area(("multiply",))
     print(f"{'row of 16':16}{'LUT':>7}{'of multiply':>13}{'registers':>11}{'DSP':>5}")
     for modes in (("multiply",), ("shift",), ("adder",), ("shift", "adder")):
@@ -119,6 +123,8 @@ def main() -> None:
             f"{found.multipliers:5}",
             flush=True,
         )
+    bridge = area(Bridge(80_000_000, 1 << 16))
+    print(f"{'serial bridge':16}{bridge.luts:7}{'':13}{bridge.registers:11}{bridge.multipliers:5}")
 
 
 if __name__ == "__main__":

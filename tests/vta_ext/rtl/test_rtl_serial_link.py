@@ -12,7 +12,7 @@ from amaranth.hdl import Module, Signal
 from amaranth.lib.memory import Memory
 from amaranth.sim import Simulator
 
-from tvm_shiftadd.errors import InputError
+from tvm_shiftadd.errors import DependencyError, InputError
 from vta_ext.link.frames import (
     ANSWER,
     FLAG,
@@ -25,6 +25,7 @@ from vta_ext.link.frames import (
     Status,
     encode,
 )
+from vta_ext.rtl.area import area
 from vta_ext.rtl.bridge import Bridge, Endpoint
 from vta_ext.rtl.uart import LEAST_DIVISOR, Receiver, Transmitter, divisor
 
@@ -339,6 +340,16 @@ def test_the_bridge_is_endpoint_and_serial_port() -> None:
     simulator.add_testbench(bench)
     simulator.run()
     assert found == [Frame(1, ANSWER, 6, 0, words(0x77, 0x77, 0x77, PROTOCOL, 400, 16))]
+
+
+@pytest.mark.rtl
+def test_the_bridge_is_small() -> None:
+    try:
+        found = area(Bridge(CLOCK, 1 << 16))
+    except DependencyError as error:
+        pytest.skip(str(error))
+    assert 400 < found.luts < 900
+    assert found.multipliers == 0
 
 
 def test_rates() -> None:
