@@ -130,7 +130,7 @@ def test_dev_installs_what_a_verb_needs_and_passes_arguments_on(tmp_path: Path) 
         return (tmp_path / "noted").read_text().splitlines()
 
     _, install, run = noted("rtl", "-m", "rtl and slow", "tests/x.py")
-    assert install.endswith(f"--editable {tmp_path}[dev,rtl]")
+    assert install.endswith(f"--editable {tmp_path}[dev,rtl,boards]")
     assert run == f"{tmp_path}/.venv/cache -m pytest -m rtl -m rtl and slow tests/x.py"
     assert noted("rtl", TVM_SHIFTADD_CACHE="/kept") == ["/kept -m pytest -m rtl"]
     _, install, run = noted("test", "-x")

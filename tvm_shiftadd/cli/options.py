@@ -175,7 +175,8 @@ Device = Annotated[
     typer.Option(
         "--device",
         help="Where the accelerator's part runs: sim (the functional simulator, the default), "
-        "timing (the same, and counts cycles), rtl (the hardware, simulated; needs the extra rtl).",
+        "timing (the same, and counts cycles), rtl (the hardware, simulated; needs the extra rtl), "
+        "serial:PORT[,BAUD] (a board; needs the extra boards).",
     ),
 ]
 TimeLimit = Annotated[
