@@ -234,6 +234,8 @@ def test_devices_that_cannot_be_used(model: api.Model, images: Any) -> None:
     for target, device, says in (
         ("cpu", "sim", "for the CPU alone, which needs no device"),
         ("vta", "fpga", "there is no device 'fpga'"),
+        ("vta", "serial", r"expected the device serial:PORT\[,BAUD\], got serial"),
+        ("vta", "sim:1", "expected the device sim, got sim:1"),
         ("vta", DeviceChoice(limit=-1.0), "a time limit of more than 0 seconds"),
         ("vta", DeviceChoice(rpc="nowhere", key="k"), "expected HOST:PORT"),
         ("vta", DeviceChoice(rpc="127.0.0.1:1"), "expected a key"),

@@ -41,13 +41,7 @@ class Driver:
         memory_bits: int = MEMORY_BITS,
         address: str = "",
     ) -> Device:
-        """A device of that configuration.
-
-        Raises DependencyError where a package is missing, and InputError for an address where none
-        is expected, or none where one is.
-        """
-        if bool(address) != bool(self.address):
-            raise InputError(f"expected the device {self.form}, got {self.name}:{address!s:.80}")
+        """A device of that configuration. Raises DependencyError where a package is missing."""
         module, _, name = self.home.partition(":")
         make: Any = getattr(import_module(module), name)
         more = {"address": address} if address else {}
@@ -70,14 +64,22 @@ _DRIVERS: Final = (
 DRIVERS: Final[Mapping[str, Driver]] = MappingProxyType({d.name: d for d in _DRIVERS})
 
 
-def driver(name: str) -> Driver:
-    """The driver of that name. Raises InputError that lists the names."""
-    try:
-        return DRIVERS[name]
-    except KeyError:
+def named(text: str) -> tuple[Driver, str]:
+    """The driver and the address of "KIND" or "KIND:ADDRESS".
+
+    Raises InputError that lists the kinds, or for an address where none is expected, or none where
+    one is.
+    """
+    kind, _, address = text.partition(":")
+    found = DRIVERS.get(kind)
+    if found is None:
         raise InputError(
-            f"there is no device {name!r}; the devices are {', '.join(d.form for d in _DRIVERS)}"
-        ) from None
+            f"there is no device {kind!r:.80}; the devices are "
+            f"{', '.join(d.form for d in _DRIVERS)}"
+        )
+    if bool(address) != bool(found.address):
+        raise InputError(f"expected the device {found.form}, got {text:.80}")
+    return found, address
 
 
 def check_limit(limit: float | None) -> None:
@@ -98,5 +100,5 @@ def open_device(
     positive or has no end, or a port that the device cannot have.
     """
     check_limit(limit)
-    kind, _, address = name.partition(":")
-    return driver(kind).open(config, limit, memory_bits, address)
+    driver, address = named(name)
+    return driver.open(config, limit, memory_bits, address)

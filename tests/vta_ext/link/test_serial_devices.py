@@ -151,7 +151,7 @@ def test_names_of_boards(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     assert open_device("serial:/dev/ttyUSB7,9600", TINY, limit=5).config == TINY
     assert asked == [("/dev/ttyUSB7", 9600)]
-    with pytest.raises(InputError, match=r"expected the device serial:PORT\[,BAUD\], got serial:"):
+    with pytest.raises(InputError, match=r"expected the device serial:PORT\[,BAUD\], got serial$"):
         open_device("serial", TINY)
     with pytest.raises(InputError, match="expected the device sim, got sim:x"):
         open_device("sim:x", TINY)
