@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
@@ -23,6 +23,9 @@ from vta_ext.tensorir.expressions import (
     vectors,
 )
 from vta_ext.tensorir.nest import Index
+
+#: Operations that take the low six bits of their operand.
+_SHIFTS: Final = ("shr", "rshr")
 
 
 class AluWriter:
@@ -144,12 +147,16 @@ class AluWriter:
             return
         first = operands[0]
         if isinstance(first, Constant):
+            if node.name in _SHIFTS and not -32 <= first.value <= 31:
+                raise CompileError(f"{node.name} shifts by -32 to 31, not by {first.value}")
             self._recorder.alu(node.name, _grid(target), imm=first.value)
             return
         rows: Index | int = 0
         if entry.source is Source.ROWS:
             self._check_rows(node, first, operands[1])
         elif entry.source is Source.CODES:
+            if parameters["row"]:
+                raise CompileError(f"{node.name} takes its row from the index of its codes")
             rows, parameters["row"] = self._codes(node, operands[1])
         if first.memory == "wgt":
             raise CompileError(f"operand of {node.name} are weights; load it as inputs instead")
@@ -161,7 +168,8 @@ class AluWriter:
         self._recorder.alu(node.name, grid, from_inp=first.memory == "inp", **parameters)
 
     def _check_rows(self, node: Operation, first: Vector, second: Constant | Vector) -> None:
-        if not isinstance(second, Vector) or not second.same("acc", first.entries + 1):
+        after = isinstance(second, Vector) and second.same("acc", first.entries + 1)
+        if first.memory != "acc" or not after:
             raise CompileError(
                 f"operation {node.name} reads two vectors one after the other; let both be in one "
                 "buffer, [..., 2, BATCH, BLOCK]"

@@ -150,13 +150,22 @@ def _written(body: Any) -> set[int]:
 
 
 def _codes(body: Any) -> set[int]:
-    """Arguments that hold term codes: bytes that are loaded as weights."""
-    return {
-        handle(access.source)
-        for store in _stores(body)
-        if str(store.buffer.scope()) == Environment.wgt_scope and store.buffer.dtype == "uint8"
-        for access in accesses(store.value)
-    }
+    """Arguments that hold term codes: bytes that are loaded as weights.
+
+    Raises CompileError for one that is also loaded as something else.
+    """
+    codes: set[int] = set()
+    others: set[int] = set()
+    for store in _stores(body):
+        wgt = str(store.buffer.scope()) == Environment.wgt_scope and store.buffer.dtype == "uint8"
+        for access in accesses(store.value):
+            (codes if wgt else others).add(handle(access.source))
+            if {handle(access.source)} <= codes & others:
+                raise CompileError(
+                    f"{access.source.name} holds term codes, two a byte in DRAM; only scope "
+                    f"{Environment.wgt_scope} takes them"
+                )
+    return codes
 
 
 def _place(recorder: Recorder, argument: Argument) -> Section:
