@@ -45,6 +45,7 @@ PYTHON = SimpleNamespace(
     serial=range,
     max=max,
     min=min,
+    if_then_else=lambda condition, yes, no: yes if condition else no,
     sblock_alloc_buffer=lambda shape, dtype, scope: np.zeros(shape, dtype),
 )
 
@@ -123,6 +124,41 @@ def test_loops_with_steps_are_refused() -> None:
                 for j, k in T.grid(1, 16):
                     C[i, j, k] = C[i, j, k] + 1
             """)
+
+
+def where(condition: str, statement: str) -> str:
+    return over(f"if {condition}:\n        {statement}")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        where("i < 5", "C[i, j, k] = T.if_then_else(i < 3, A[i + 1, j, k], 0)"),
+        where("i % 2 == 0", "C[i, j, k] = T.if_then_else(2 <= i, A[i - 2, j, k], 0)"),
+        where("2 <= i", "C[i, j, k] = A[i - 2, j, k]"),
+        where("i != 4", "C[i, j, k] = C[i + 1, j, k] + D[i, j, k]"),
+        over("C[7 - i, j, k] = A[i, j, k]"),
+        over("C[0, j, k] = A[3, j, k]"),
+    ],
+)
+def test_where_a_condition_fails_nothing_is_written(text: str) -> None:
+    same(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        (where("k < 8", "C[i, j, k] = D[i, j, k] + 1"), "its condition divides an element"),
+        (where("k < 8", "first[i, j, k] = C[i, j, k]"), "its condition divides an element"),
+        (over("C[i // 2, j, k] = A[i, j, k]"), "several iterations copy different elements"),
+        (over("second[i // 2, j, k] = C[i, j, k]"), "several iterations copy different elements"),
+        (over("C[0, j, k] = D[i, j, k]"), "several iterations write one accumulator"),
+        (over('C[T.Cast("int8", i * 9), j, k] = D[i, j, k]'), "is no index or condition"),
+    ],
+)
+def test_what_no_instruction_does_is_refused(text: str, sentence: str) -> None:
+    with pytest.raises(CompileError, match=sentence):
+        same(text)
 
 
 INDICES = st.sampled_from(["i", "i + 1", "7 - i", "2", "i // 2", "i % 3"])

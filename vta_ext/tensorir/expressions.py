@@ -15,6 +15,7 @@ from vta_ext.isa.schema import Source
 from vta_ext.isa.table import OPERATION_BY_NAME
 from vta_ext.tensorir.environment import ALU_CALL
 from vta_ext.tensorir.nest import Index
+from vta_ext.tensorir.types import require_computable, without_casts
 
 #: Operators of TensorIR that are operations by themselves.
 _PLAIN: Final = {"Add": "add", "Max": "max", "Min": "min", "Mul": "mul", "RShift": "shr"}
@@ -73,12 +74,8 @@ class Parser:
         if kind == "TensorLoad":
             return self._vector(expr)
         if kind == "Cast":
-            if _bits(expr) < _bits(expr.value):
-                raise CompileError(
-                    f"the ALU computes in 32 bits; `{expr}` narrows within an expression, so clip "
-                    "there and narrow in the last step"
-                )
-            return self.parse(expr.value)
+            return self.parse(without_casts(expr))
+        require_computable(expr)
         if kind in _PLAIN:
             return self._operation(_PLAIN[kind], self.parse(expr.a), self.parse(expr.b))
         if kind == "Sub":
@@ -154,11 +151,6 @@ class Parser:
         if not isinstance(b, Constant):
             raise CompileError(f"`{expr}` shifts left by a vector; negate it and shift right")
         return self._operation("shr", a, Constant(-b.value))
-
-
-def _bits(expr: Any) -> int:
-    """Width of a type such as int32."""
-    return int("".join(filter(str.isdigit, str(expr.ty))) or 1)
 
 
 def _left_shift_of(node: Node) -> int | None:

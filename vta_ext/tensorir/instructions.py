@@ -21,6 +21,7 @@ from vta_ext.tensorir.intrinsics import GEMM_CALL
 from vta_ext.tensorir.nest import Index, Nest, NotElementsError, Order, carried
 from vta_ext.tensorir.statements import Uses, describe
 from vta_ext.tensorir.transfers import rectangles
+from vta_ext.tensorir.types import low_bits, without_casts
 
 Mask = NDArray[np.bool_]
 
@@ -116,14 +117,13 @@ class Instructions:
         read = nest.offsets(source, copy.source.indices)
         sram = self._buffers.first(target) + order.elements(written, lanes, target.memory)
         dram = order.elements(read, lanes, str(source.name))
-        kept = order.arranged(inside)
-        if (kept != kept[..., :1]).any():
-            raise CompileError("its condition divides an element; compare with whole elements")
+        copied, touched = order.by_element(inside), order.by_element(mask)
+        _check_once(sram[touched], np.where(copied, dram, -1)[touched])
         memory, unsigned = self._memory_of(source, target.memory)
         padding = {"pad_least": copy.padding == -128} if copy.padding else {}
         if copy.padding not in (0, -128) or (padding and not self.config.has("pad-least")):
             raise CompileError(f"a load cannot pad with {copy.padding}")
-        for box in rectangles(sram, dram, kept[..., 0], copy.condition is not None):
+        for box in rectangles(sram, dram, copied, copied if copy.condition is None else touched):
             self.recorder.load(
                 memory,
                 section,
@@ -149,9 +149,13 @@ class Instructions:
         return _LOADED[memory, dtype], unsigned
 
     def _store(self, stmt: Any, nest: Nest, mask: Mask) -> None:
-        access = stmt.value
-        while type(access).__name__ == "Cast":
-            access = access.value
+        wide = str(stmt.buffer.dtype) == "int32"
+        if not wide and str(stmt.buffer.dtype) not in ("int8", "uint8"):
+            raise CompileError(
+                f"{stmt.buffer.name} is {stmt.buffer.dtype}, but a machine stores int32, int8 or "
+                "uint8"
+            )
+        access = without_casts(stmt.value) if wide else low_bits(stmt.value)
         place = None
         if type(access).__name__ == "TensorLoad":
             place = self._buffers.get(access.source)
@@ -160,7 +164,8 @@ class Instructions:
                 "what is written to DRAM must be a plain copy of accumulators; compute in a buffer "
                 f"of scope {self.env.acc_scope} before (Schedule.cache_write makes one)"
             )
-        wide = str(stmt.buffer.dtype) == "int32"
+        if wide and str(access.source.scope()) == self.env.out_scope:
+            raise CompileError(f"{access.source.name} holds 8 bits; store int8")
         if wide and not self.config.has("store-acc"):
             raise CompileError("this machine stores 8 bits only; clip and cast to int8")
         lanes, name = self._lanes("acc"), str(stmt.buffer.name)
@@ -169,10 +174,11 @@ class Instructions:
         dram = order.elements(written, lanes, name)
         read = nest.offsets(access.source, access.indices)
         sram = self._buffers.first(place) + order.elements(read, lanes, "acc")
-        stored = order.arranged(mask)[..., 0]
+        stored = order.by_element(mask)
+        _check_once(dram[stored], sram[stored])
         if not wide:
             self._fill_out(sram[stored])
-        for box in rectangles(sram, dram, stored, padded=False):
+        for box in rectangles(sram, dram, stored, stored):
             self.recorder.store(
                 self._sections[handle(stmt.buffer)],
                 memory="acc" if wide else "out",
@@ -199,6 +205,7 @@ class Instructions:
         lanes = self._lanes("acc")
         written = nest.offsets(stmt.buffer, stmt.indices)
         order = Order.of(written, lanes, "acc")
+        run = order.by_element(mask)
 
         def vector(access: Any) -> Vector:
             place = self._buffers.get(access.source)
@@ -210,23 +217,22 @@ class Instructions:
             offsets = nest.offsets(access.source, access.indices)
             if handle(access.source) == handle(stmt.buffer):
                 _check_order(access, written[mask], offsets[mask])
+            if str(access.source.scope()) == self.env.out_scope:
+                raise CompileError(f"the ALU does not read scope {self.env.out_scope}")
             # Of weights, the ALU reads rows of codes.
             lanes = self.config.block if place.memory == "wgt" else self._lanes("acc")
             begin = self._buffers.first(place) * (self._lanes(place.memory) // lanes)
             found = begin + order.elements(offsets, lanes, str(access.source.name))
-            return Vector(
-                place.memory, found if mask.all() else found[order.arranged(mask)[..., 0]]
-            )
+            return Vector(place.memory, found if mask.all() else found[run])
 
-        value = stmt.value
-        while type(value).__name__ == "Cast":
-            value = value.value
+        narrow = str(stmt.buffer.scope()) == self.env.out_scope
+        value = low_bits(stmt.value) if narrow else stmt.value
         node = Parser(self.config, vector).parse(value)
         entries = order.elements(written, lanes, "acc")
         if mask.all():
             self._buffers.share(target, entries, node, lambda key: self._uses.ends(key, stmt))
         found = self._buffers.first(target) + entries
-        found = found if mask.all() else found[order.arranged(mask)[..., 0]]
+        found = found if mask.all() else found[run]
         AluWriter(self.recorder, self.config, self._buffers.temporary).write(found, node)
         if not (isinstance(node, Vector) and node.same("acc", found)):
             self._in_out[found] = True
@@ -239,6 +245,16 @@ def _check_order(access: Any, written: Index, read: Index) -> None:
             f"`{access}` is what an earlier iteration writes, but the iterations of a statement "
             "run in any order; write another buffer"
         )
+
+
+def _check_once(written: Index, read: Index) -> None:
+    """A copy: iterations that write one element must agree on what, since any may be the last."""
+    if np.unique(written).size < written.size:
+        pairs = np.unique(np.stack([written.ravel(), read.ravel()]), axis=1)
+        if np.unique(pairs[0]).size < pairs.shape[1]:
+            raise CompileError(
+                "several iterations copy different elements to one place; copy what stays"
+            )
 
 
 @contextmanager

@@ -54,7 +54,7 @@ def evaluate(expr: Any, values: Mapping[int, Any]) -> Any:
         if handle(expr) not in values:
             raise KeyError(str(expr))
         return values[handle(expr)]
-    if kind == "Cast":
+    if kind == "Cast" and str(expr.ty) in ("int32", "int64"):
         return evaluate(expr.value, values)
     if kind == "Not":
         return np.logical_not(evaluate(expr.a, values))
@@ -137,6 +137,14 @@ class Order:
         """An array over the loops as ``[outer loops..., lanes]``."""
         moved = array.transpose(self.axes)
         return moved.reshape(*moved.shape[: moved.ndim - self.inner], -1, self.lanes)
+
+    def by_element(self, mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Which elements a condition holds for; NotElementsError where it divides one."""
+        rows = self.arranged(mask)
+        if (rows != rows[..., :1]).any():
+            raise NotElementsError("its condition divides an element; compare with whole elements")
+        whole: NDArray[np.bool_] = rows[..., 0]
+        return whole
 
     def elements(self, offsets: Index, lanes: int, what: str) -> Index:
         """The elements that offsets in lanes mean; NotElementsError where they are not whole."""

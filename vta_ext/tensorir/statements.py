@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from tvm_shiftadd._compat import handle
+from vta_ext.tensorir.types import without_casts
 
 #: Attributes that stand for a loop over threads.
 THREADS: Final = ("virtual_thread", "thread_extent")
@@ -87,19 +88,27 @@ class Uses:
         return self._last.get(buffer) == handle(stmt)
 
     def loads(self, stmt: Any) -> Copy | None:
-        """What an assignment copies from DRAM, if that is all it does."""
-        value = stmt.value
-        while type(value).__name__ == "Cast":
-            value = value.value
-        condition, padding = None, 0
+        """What an assignment copies from DRAM, if that is all it does.
+
+        Raises CompileError where casts change values on the way.
+        """
+        value, condition, padding = _under_casts(stmt.value), None, 0
         parts = _choice(value)
         if parts is not None and type(parts[2]).__name__ == "IntImm":
-            condition, value, padding = parts[0], parts[1], int(parts[2].value)
-            while type(value).__name__ == "Cast":
-                value = value.value
+            condition, value, padding = parts[0], _under_casts(parts[1]), int(parts[2].value)
         if type(value).__name__ != "TensorLoad" or handle(value.source) in self._made:
             return None
+        # Only now: what is no copy has other casts.
+        without_casts(stmt.value)
+        if parts is not None:
+            without_casts(parts[1])
         return Copy(value, condition, padding)
+
+
+def _under_casts(value: Any) -> Any:
+    while type(value).__name__ == "Cast":
+        value = value.value
+    return value
 
 
 def _choice(value: Any) -> tuple[Any, Any, Any] | None:

@@ -36,15 +36,15 @@ class Rectangle:
         return {"x_size": self.columns, "y_size": self.rows, "x_stride": self.stride}
 
 
-def rectangles(sram: Index, dram: Index, copied: Mask, padded: bool) -> Iterator[Rectangle]:
+def rectangles(sram: Index, dram: Index, copied: Mask, written: Mask) -> Iterator[Rectangle]:
     """The instructions of a copy over loops: entries of the buffer, elements of DRAM.
 
-    Where ``copied`` is False nothing is copied: the entry is padding if ``padded``, else it is
-    left alone. Raises NotElementsError for what no instruction can do.
+    Where ``written`` is False an entry is left alone; where only ``copied`` is, it becomes padding.
+    Raises NotElementsError for what no instruction can do.
     """
-    sram, dram, copied = _merged(sram, dram, copied)
+    sram, dram, copied, written = _merged(sram, dram, copied, written)
     for index in np.ndindex(sram.shape[:-2]):
-        yield from _plane(sram[index], dram[index], copied[index], padded)
+        yield from _plane(sram[index], dram[index], copied[index], written[index])
 
 
 def _steps(array: NDArray[Any], axis: int) -> int | None:
@@ -55,13 +55,15 @@ def _steps(array: NDArray[Any], axis: int) -> int | None:
     return int(moved.flat[0]) if (moved == moved.flat[0]).all() else None
 
 
-def _merged(sram: Index, dram: Index, copied: Mask) -> tuple[Index, Index, Mask]:
+def _merged(
+    sram: Index, dram: Index, copied: Mask, written: Mask
+) -> tuple[Index, Index, Mask, Mask]:
     """The same with neighbouring loops joined where they go on, and with at least two of them.
 
     The last one steps through both memories by one.
     """
     shape = tuple(extent for extent in sram.shape if extent > 1)
-    arrays: list[NDArray[Any]] = [part.reshape(shape) for part in (sram, dram, copied)]
+    arrays: list[NDArray[Any]] = [part.reshape(shape) for part in (sram, dram, copied, written)]
     axis = arrays[0].ndim - 2
     while axis >= 0:
         extent = arrays[0].shape[axis + 1]
@@ -70,7 +72,9 @@ def _merged(sram: Index, dram: Index, copied: Mask) -> tuple[Index, Index, Mask]
             outer is not None and inner is not None and outer == inner * extent
             for outer, inner in steps
         )
-        varies = any(_steps(arrays[2].astype(np.int8), n) != 0 for n in (axis, axis + 1))
+        varies = any(
+            _steps(mask.astype(np.int8), n) != 0 for mask in arrays[2:] for n in (axis, axis + 1)
+        )
         if goes_on and not varies:
             joined = (*arrays[0].shape[:axis], -1, *arrays[0].shape[axis + 2 :])
             arrays = [part.reshape(joined) for part in arrays]
@@ -78,25 +82,26 @@ def _merged(sram: Index, dram: Index, copied: Mask) -> tuple[Index, Index, Mask]
     by_one = all(_steps(part, -1) == 1 for part in arrays[:2]) if arrays[0].ndim else True
     missing = max(2 - arrays[0].ndim - (not by_one), 0)
     shape = (*(1,) * missing, *arrays[0].shape, *((1,) if not by_one else ()))
-    a, b, c = (part.reshape(shape) for part in arrays)
-    return a, b, c
+    a, b, c, d = (part.reshape(shape) for part in arrays)
+    return a, b, c, d
 
 
-def _plane(sram: Index, dram: Index, copied: Mask, padded: bool) -> Iterator[Rectangle]:
+def _plane(sram: Index, dram: Index, copied: Mask, written: Mask) -> Iterator[Rectangle]:
     """The instructions of two loops."""
+    if not written.all():
+        for part in _parts(written):
+            yield from _plane(sram[part], dram[part], copied[part], written[part])
+        return
     width, step = sram.shape[1], _steps(sram, 0)
     stride = _steps(dram, 0)
     if len(sram) > 1 and (step != width or stride is None or not 0 <= stride <= MAX_SIZE):
         # Rows that do not follow each other in the buffer.
         for row in range(len(sram)):
-            part = slice(row, row + 1)
-            yield from _plane(sram[part], dram[part], copied[part], padded)
+            one = slice(row, row + 1)
+            yield from _plane(sram[one], dram[one], copied[one], written[one])
         return
     rows: Mask = np.asarray(copied.any(axis=1))
     columns: Mask = np.asarray(copied.any(axis=0))
-    if not padded and not copied.all():
-        yield from _without_masked(sram, dram, copied)
-        return
     if not rows.any():
         yield from _nothing_but_padding(int(sram[0, 0]), len(sram), width)
         return
@@ -135,10 +140,16 @@ def _nothing_but_padding(sram: int, rows: int, width: int) -> Iterator[Rectangle
         yield Rectangle(sram + row * width, 0, width, 0, width, pad)
 
 
-def _without_masked(sram: Index, dram: Index, copied: Mask) -> Iterator[Rectangle]:
-    """Each row by itself, in pieces without gaps."""
-    for row in range(len(sram)):
-        edges = np.flatnonzero(np.diff(np.concatenate([[0], copied[row].astype(np.int8), [0]])))
+def _parts(written: Mask) -> Iterator[tuple[slice, slice]]:
+    """The rectangle that is written, or each row in pieces without gaps."""
+    rows, columns = np.flatnonzero(written.any(axis=1)), np.flatnonzero(written.any(axis=0))
+    if not rows.size:
+        return
+    box = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
+    if written[box].all():
+        yield box
+        return
+    for row in rows:
+        edges = np.flatnonzero(np.diff(np.concatenate([[0], written[row].astype(np.int8), [0]])))
         for begin, end in zip(edges[::2], edges[1::2], strict=True):
-            size = int(end - begin)
-            yield Rectangle(int(sram[row, begin]), int(dram[row, begin]), size, 1, size)
+            yield slice(row, row + 1), slice(begin, end)
