@@ -20,6 +20,7 @@ from tvm_shiftadd.formats import codes, packing
 from tvm_shiftadd.target import cpu, parse, runtime
 from tvm_shiftadd.topi.schedules.cpu.vnni.function import COMPUTED_BY, kernel
 from tvm_shiftadd.topi.schedules.cpu.vnni.instructions import dot
+from tvm_shiftadd.topi.schedules.cpu.vnni.workload import Choices
 
 pytestmark = pytest.mark.skipif(
     not cpu.use_vnni(parse("cpu"), cpu.tvm_target(parse("cpu"))),
@@ -34,7 +35,7 @@ class Network:
 
     def __init__(self, seed: int) -> None:
         self.rng = np.random.default_rng(seed)
-        self.batch = tvm.tirx.Var("n", "int64")
+        self.batch: Any = tvm.tirx.Var("n", "int64")
         self.data: dict[str, np.ndarray] = {}
         self.parameters: dict[str, np.ndarray] = {}
         self.variables: list[Any] = []
@@ -70,7 +71,9 @@ class Network:
         values = self.rng.integers(low, high + 1, channels).astype(np.int32)
         return self.parameter(values)
 
-    def check(self, make: Callable[[Callable[[Any], Any]], Any]) -> Any:
+    def check(
+        self, make: Callable[[Callable[[Any], Any]], Any], choices: Choices | None = None
+    ) -> Any:
         """Build what ``make(emit)`` returns, run it, and compare with the reference."""
         builder = relax.BlockBuilder()
         with builder.function("main", self.variables):
@@ -78,7 +81,7 @@ class Network:
                 output = builder.emit_output(make(builder.emit))
             builder.emit_func_output(output)
         module = builder.get()
-        executable = cpu.build(module, parse("cpu"), data_inputs=len(self.data))
+        executable = cpu.build(module, parse("cpu"), data_inputs=len(self.data), choices=choices)
         machine = relax.VirtualMachine(executable, tvm.cpu())
         tensors = [tvm.runtime.tensor(values) for values in self.parameters.values()]
         prepared = runtime.prepare_parameters(machine, tensors)
@@ -268,6 +271,17 @@ def test_dense(batch: int, inputs: int, outputs: int, terms: int) -> None:
     x = net.input((batch, inputs), "int8")
     packed, bias = net.weights(inputs, outputs, terms)
     net.check(lambda emit: emit(ops.dense(x, packed, bias)))
+
+
+@pytest.mark.parametrize(("batch", "images"), [(1, 1), (3, 3), (9, 4), (None, 4)])
+def test_a_dense_layer_of_a_known_batch(batch: int | None, images: int) -> None:
+    net, choices = Network(5), Choices()
+    net.batch = batch or net.batch
+    x = net.input((batch or 5, 50), "int8")
+    packed, bias = net.weights(50, 40, 2)
+    net.check(lambda emit: emit(ops.dense(x, packed, bias)), choices)
+    ((_, work, parameters, _),) = choices.made
+    assert (work.kind, work.images, parameters.rows) == ("dense", images, images)  # type: ignore[union-attr]
 
 
 def small_layer(terms: int, target: Any) -> str:

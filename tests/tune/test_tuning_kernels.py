@@ -50,6 +50,7 @@ SMALL = [
     workload("adder", (5, 6, 16), 20, 2, 3, scaled=True),
     workload("adder", (5, 6, 16), 20, 2, 3, scaled=True, signed=True),
     workload("dense", (1, 1, 50), 70, 1, 1, result="wide"),
+    workload("dense", (1, 1, 50), 170, 2, 1, signed=True, images=3),
     # Two groups that are computed as one, of one pixel: no dense layer all the same.
     workload("conv", (1, 1, 32), 80, 2, 1, groups=2),
     workload("depthwise", (6, 9, 24), 24, 2, 3, stride=2, groups=24),
@@ -110,6 +111,20 @@ def test_candidates_can_be_and_differ(work: Workload) -> None:
     assert lengths == {len(space.features(SMALL[0].to_dict(), {}))}, "one model learns from all"
 
 
+def test_images_that_share_weights_are_part_of_a_dense_workload() -> None:
+    """What is fastest for one image alone is not for four, which have four times the sums."""
+    alone, four = (workload("dense", (1, 1, 50), 170, 2, 1, images=images) for images in (1, 4))
+    assert {p.rows for p in candidates(alone.plan(), 1)} == {1}  # type: ignore[union-attr]
+    found = {(p.rows, p.vectors) for p in candidates(four.plan(), 1)}  # type: ignore[union-attr]
+    assert {(1, 8), (2, 8), (4, 1), (4, 4)} <= found and (4, 5) not in found
+    assert "4 rows, but 1 images" in problem_of(alone.plan(ConvParameters(rows=4)))
+    tuned = ConvParameters(vectors=8)
+    choices = Choices({alone: tuned})
+    assert choices.plan("a", alone, alone.source).parameters == tuned
+    assert choices.plan("b", four, four.source).parameters == four.plan().parameters
+    assert four.text == f"{alone.text}, 4 images"
+
+
 def test_workloads_come_back_from_json() -> None:
     for work in SMALL:
         again = msgspec.json.decode(msgspec.json.encode(work.to_dict()))
@@ -122,6 +137,8 @@ def test_workloads_come_back_from_json() -> None:
             {"shape": {**shape, "channels": work.pitch + 1}},
             {"shape": {**shape, "groups": shape["groups"] * 7}},
             {"kind": "dense", "shape": {**shape, "out_height": 2}},
+            {"images": 0},
+            {"images": 5 if work.kind == "dense" else 2},
         ]
         for change in changes:
             with pytest.raises(InputError, match="expected a layer's workload"):

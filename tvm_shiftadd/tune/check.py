@@ -36,14 +36,14 @@ class Layer:
 
     @cached_property
     def x(self) -> Array:
-        """int8 or uint8 ``[1, H, W, C]``, over the whole range."""
+        """int8 or uint8 ``[N, H, W, C]``, over the whole range."""
         shape = self.work.shape
         kind: type[np.generic] = np.int8 if self.work.signed else np.uint8
         low, high = (-128, 127) if self.work.signed else (0, 255)
         if self.work.kind == "adder":
             # On one scale with its weights an input without negative values is an int8 as well.
             kind, high = np.int8, 127
-        size = (1, shape.height, shape.width, shape.channels)
+        size = (self.work.images, shape.height, shape.width, shape.channels)
         return self._random("x").integers(low, high + 1, size).astype(kind)
 
     @cached_property
@@ -73,7 +73,7 @@ class Layer:
     def other(self) -> Array:
         """An addition's other operand: uint8 or int32, as large as the result."""
         shape = self.work.shape
-        size = (1, shape.out_height, shape.out_width, shape.outputs)
+        size = (self.work.images, shape.out_height, shape.out_width, shape.outputs)
         if self.work.residual == "bytes":
             return self._random("other").integers(0, 256, size).astype(np.uint8)
         return self._random("other").integers(-50_000, 50_000, size).astype(np.int32)
@@ -95,7 +95,7 @@ class Layer:
 
     @cached_property
     def expected(self) -> Array:
-        """The reference's result, ``[1, OH, OW, O]``: uint8 or int32."""
+        """The reference's result, ``[N, OH, OW, O]``: uint8 or int32."""
         sums = self._sums(self.operands)
         if self.work.result == "wide":
             return sums
@@ -123,28 +123,28 @@ class Layer:
 
 
 def stored(layout: Stored | Wide, values: Array) -> Array:
-    """A map ``[1, H, W, C]`` as kernels read it: ``[1, layout.size]``."""
+    """Maps ``[N, H, W, C]`` as kernels read them: ``[N, layout.size]``."""
     if isinstance(layout, Wide):
-        out: Array = np.zeros((1, layout.height, layout.width, layout.pitch), np.int32)
+        out: Array = np.zeros((len(values), layout.height, layout.width, layout.pitch), np.int32)
         out[..., : layout.channels] = values
-        return out.reshape(1, -1)
-    flat = np.full((1, layout.size), layout.zero, np.uint8)
+        return out.reshape(len(values), -1)
+    flat = np.full((len(values), layout.size), layout.zero, np.uint8)
     _pixels(layout, flat)[..., : layout.channels] = values.view(np.uint8) ^ np.uint8(layout.zero)
     return flat
 
 
 def plain(layout: Stored | Wide, flat: Array) -> Array:
-    """The map ``[1, H, W, C]`` of what a kernel has written; its zero is 0."""
+    """The maps ``[N, H, W, C]`` of what a kernel has written; their zero is 0."""
     if isinstance(layout, Wide):
-        shape = (1, layout.height, layout.width, layout.pitch)
+        shape = (len(flat), layout.height, layout.width, layout.pitch)
         return flat.reshape(shape)[..., : layout.channels]
     return _pixels(layout, flat)[..., : layout.channels]
 
 
 def _pixels(layout: Stored, flat: Array) -> Array:
-    """A view of a stored map's pixels, padded channels included."""
+    """A view of stored maps' pixels, padded channels included."""
     width = layout.row // layout.pitch
-    rows = flat[:, : layout.rows * layout.row].reshape(1, layout.rows, width, layout.pitch)
+    rows = flat[:, : layout.rows * layout.row].reshape(len(flat), layout.rows, width, layout.pitch)
     top, left = layout.border[:2]
     return rows[:, top : top + layout.height, left : left + layout.width]
 
@@ -162,7 +162,7 @@ def arguments(work: Workload, parameters: Parameters, build: Build) -> list[Arra
         found.append(stored(epilogue.residual, layer.other))
     kind = np.int32 if work.result == "wide" else np.uint8
     # Every byte of the result must be written, or be a border's.
-    return [*found, np.full((1, epilogue.out.size), 85, kind)]
+    return [*found, np.full((work.images, epilogue.out.size), 85, kind)]
 
 
 def problem(work: Workload, result: Array) -> str:

@@ -56,7 +56,8 @@ class CPUSpace:
             return [*layer, groups, parts, _log(runs), *([0.0] * 11)]
         p = plan.parameters
         if work.kind == "dense":
-            return [*layer, float(p.vectors), float(p.parallel), *([0.0] * 12)]
+            cut = (p.vectors, p.parallel, p.rows, work.images)
+            return [*layer, *map(float, cut), *([0.0] * 10)]
         sums = p.rows * p.columns * p.vectors
         return [
             *layer,

@@ -64,7 +64,10 @@ class _Machine:
 
 
 class CPUHandler:
-    """What a process answers: "measure" with "values" in seconds, "verify" with "equal"."""
+    """What a process answers: "measure" with "values", "verify" with "equal".
+
+    Values are seconds, of a kernel for several images those for one of them.
+    """
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         self.machine = _Machine(config)
@@ -83,8 +86,10 @@ class CPUHandler:
                 if request["job"] == "verify":
                     return self._verify(work, parameters, module, device)
                 if self.machine.tracker is None:
-                    return {"values": _time(module["main"], function)}
-                return {"values": _time_remotely(module, device, function)}
+                    samples = _time(module["main"], function)
+                else:
+                    samples = _time_remotely(module, device, function)
+                return {"values": [seconds / work.images for seconds in samples]}
         except tvm.error.RPCSessionTimeoutError:
             return {"error": f"took longer than {self.machine.timeout:g} s"}
 

@@ -23,21 +23,26 @@ from .parameters import ConvParameters
 from .plan import ConvPlan
 from .stored import Stored
 
-#: Rows that share decoded weights, and vectors of outputs that a block has, at most.
-_ROWS, _VECTORS = 4, 4
+#: Images whose rows share decoded weights, at most.
+TOGETHER = 4
+#: Vectors of outputs of a block, by rule.
+_VECTORS = 4
 #: Multiply-accumulates below which starting threads costs more than they bring.
 _SERIAL = 1_000_000
 
 
 def dense_plan(
-    shape: ConvShape, source: Stored, parameters: ConvParameters | None = None
+    shape: ConvShape, source: Stored, images: int, parameters: ConvParameters | None = None
 ) -> ConvPlan:
-    """A dense layer as a convolution of maps of one pixel; without parameters by rule."""
+    """A dense layer as a convolution of maps of one pixel; without parameters by rule.
+
+    ``images``: as many may be computed together, from 1 to ``TOGETHER``.
+    """
     if parameters is None:
         vectors = min(_VECTORS, -(-shape.outputs // LANES))
-        plan = ConvPlan(shape, source, ConvParameters(rows=_ROWS, vectors=vectors), dense=True)
+        plan = ConvPlan(shape, source, ConvParameters(rows=images, vectors=vectors), images=images)
         return shared_by_rule(plan)
-    return ConvPlan(shape, source, parameters, dense=True)
+    return ConvPlan(shape, source, parameters, images=images)
 
 
 def shared_by_rule(plan: ConvPlan) -> ConvPlan:

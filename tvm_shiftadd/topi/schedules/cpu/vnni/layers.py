@@ -12,6 +12,7 @@ from tvm_shiftadd.topi.schedules.cpu.geometry import ConvShape, conv_shape
 
 from . import weights
 from .chains import Chain, map_sizes, name_of
+from .dense import TOGETHER
 from .depthwise import DepthwisePlan, order_constants, pack_depthwise
 from .epilogue import Epilogue
 from .plan import ConvPlan
@@ -49,7 +50,9 @@ def workload(chain: Chain, source: Stored, epilogue: Epilogue) -> Workload:
     kind: Literal["conv", "adder", "dense", "depthwise"] = "dense" if is_pixel(shape) else "conv"
     if is_adder(chain.layer) or is_depthwise(chain):
         kind = "adder" if is_adder(chain.layer) else "depthwise"
-    other = epilogue.residual
+    other, batch = epilogue.residual, chain.result.ty.shape[0]
+    # Any batch may be a large one.
+    images = min(int(batch), TOGETHER) if isinstance(batch, tirx.IntImm) else TOGETHER
     return Workload(
         kind,
         shape,
@@ -58,6 +61,7 @@ def workload(chain: Chain, source: Stored, epilogue: Epilogue) -> Workload:
         result="wide" if isinstance(epilogue.out, Wide) else "bytes",
         residual="" if other is None else "wide" if isinstance(other, Wide) else "bytes",
         scaled=epilogue.scaled,
+        images=images if kind == "dense" else 1,
     )
 
 

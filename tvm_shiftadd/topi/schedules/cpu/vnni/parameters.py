@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 #: Raised when a record's fields change their meaning, or a kernel so much that times change:
 #: databases of other versions are then refused.
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True)

@@ -34,8 +34,8 @@ class ConvPlan:
 
     ``shape`` has ``merged`` of the layer's groups in one of its own, where a group alone would
     not fill a vector of outputs; weights between them are zero. With ``adder`` its weights are
-    bytes on the scale of the input, of which distances are taken. ``dense``: of the dense kernel,
-    whose rows are images.
+    bytes on the scale of the input, of which distances are taken. ``images``: of the dense kernel,
+    whose rows are images, as many as may be computed together; 0 for other kernels.
     """
 
     shape: ConvShape
@@ -43,7 +43,7 @@ class ConvPlan:
     parameters: ConvParameters
     merged: int = 1
     adder: bool = False
-    dense: bool = False
+    images: int = 0
 
     @property
     def rows(self) -> int:

@@ -44,7 +44,9 @@ def problem_of(plan: ConvPlan | DepthwisePlan) -> str:
         return "a size is less than 1"
     if p.vectors > plan.group_vectors:
         return f"{p.vectors} vectors of outputs, but the layer has {plan.group_vectors}"
-    if plan.dense:
+    if plan.images:
+        if p.rows > plan.images:
+            return f"{p.rows} rows, but {plan.images} images are computed together"
         if 2 * p.rows * p.vectors > _DENSE_SUMS:
             return f"{p.rows} rows of {p.vectors} vectors do not fit the registers"
         return ""
@@ -76,7 +78,7 @@ def candidates(plan: ConvPlan | DepthwisePlan, threads: int) -> list[Parameters]
     if isinstance(plan, DepthwisePlan):
         found = _depthwise(plan, threads)
     else:
-        found = _dense(plan, threads) if plan.dense else _conv(plan, threads)
+        found = _dense(plan, threads) if plan.images else _conv(plan, threads)
     return list(dict.fromkeys([plan.parameters, *found]))
 
 
@@ -89,9 +91,9 @@ def _depthwise(plan: DepthwisePlan, threads: int) -> Iterator[DepthwiseParameter
 
 def _dense(plan: ConvPlan, threads: int) -> Iterator[ConvParameters]:
     for vectors in range(1, 1 + min(_MOST_VECTORS, plan.group_vectors)):
-        rows = min(plan.rows, _DENSE_SUMS // (2 * vectors))
-        for parallel in (False, True)[: 2 if threads > 1 else 1]:
-            yield ConvParameters(rows=rows, vectors=vectors, parallel=parallel)
+        for rows in range(1, 1 + min(plan.images, _DENSE_SUMS // (2 * vectors))):
+            for parallel in (False, True)[: 2 if threads > 1 else 1]:
+                yield ConvParameters(rows=rows, vectors=vectors, parallel=parallel)
 
 
 def _conv(plan: ConvPlan, threads: int) -> Iterator[ConvParameters]:

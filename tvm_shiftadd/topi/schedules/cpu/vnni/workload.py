@@ -1,8 +1,9 @@
 """A layer as the tuner and its database see it: what decides how fast a kernel is, and no more.
 
 Two layers with equal workloads have the same best parameters, whatever networks they are in. The
-borders of stored maps, which depend on who else reads them, and the batch are left out: kernels
-compute image by image.
+borders of stored maps, which depend on who else reads them, are left out. So is the batch, since
+kernels compute image by image; but the dense kernel has images share its weights, as many as
+``images`` says.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from tvm_shiftadd.formats.codes import MAX_TERMS
 from tvm_shiftadd.topi.schedules.cpu.geometry import ConvShape, round_up
 
 from .conv import conv
-from .dense import dense, dense_plan
+from .dense import TOGETHER, dense, dense_plan
 from .dense import shared_by_rule as shared_dense
 from .depthwise import DepthwisePlan, depthwise, depthwise_plan, parted_by_rule
 from .epilogue import Epilogue
@@ -40,12 +41,13 @@ KINDS: dict[str, type[ConvParameters] | type[DepthwiseParameters]] = {
 
 @dataclass(frozen=True)
 class Workload:
-    """One kernel's work on one image.
+    """One kernel's work.
 
     ``pitch`` is the bytes of a pixel of its input, which holds negative values if ``signed``.
     ``result``: "bytes" where sums are requantised, "wide" where they stay int32. ``residual``:
     what is added, "" for nothing. ``scaled``: a factor for each channel comes before that.
-    ``shape.terms`` is 2 for all layers whose weights have more than one.
+    ``shape.terms`` is 2 for all layers whose weights have more than one. ``images`` are computed in
+    a call: of a dense layer as many as its weights can be used for at once, of others one.
     """
 
     kind: Literal["conv", "adder", "dense", "depthwise"]
@@ -55,6 +57,7 @@ class Workload:
     result: Literal["bytes", "wide"] = "bytes"
     residual: Literal["", "bytes", "wide"] = ""
     scaled: bool = False
+    images: int = 1
 
     @property
     def source(self) -> Stored:
@@ -92,8 +95,8 @@ class Workload:
         return (shared_dense if self.kind == "dense" else shared_by_rule)(plan).parameters
 
     def kernel(self, parameters: Parameters) -> tirx.PrimFunc:
-        """The kernel for one image, its parameters as those of ``conv``."""
-        return kernel_of(self.kind, self.plan(parameters), self.epilogue, 1)
+        """The kernel for ``images``, its parameters as those of ``conv``."""
+        return kernel_of(self.kind, self.plan(parameters), self.epilogue, self.images)
 
     @property
     def work(self) -> int:
@@ -109,7 +112,8 @@ class Workload:
         terms = "" if self.kind == "adder" else f", K={s.terms}"
         added = f", + {self.residual}" if self.residual else ""
         size = f"{s.height}x{s.width}x{s.channels} -> {s.outputs}"
-        return f"{self.kind} {window} {size}{terms}{added}"
+        images = f", {self.images} images" if self.images > 1 else ""
+        return f"{self.kind} {window} {size}{terms}{added}{images}"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON, which ``from_dict`` reads back."""
@@ -138,6 +142,8 @@ class Workload:
             return False
         if s.channels % s.groups or s.outputs % s.groups or self.pitch < s.channels:
             return False
+        if not 1 <= self.images <= (TOGETHER if self.kind == "dense" else 1):
+            return False
         if self.kind == "depthwise":
             return s.groups == s.channels == s.outputs
         return self.kind != "dense" or is_pixel(s)
@@ -160,7 +166,7 @@ def plan_of(
         return depthwise_plan(layer.shape, source, taps)
     tile = parameters if isinstance(parameters, ConvParameters) else None
     if layer.kind == "dense":
-        return dense_plan(layer.shape, source, tile)
+        return dense_plan(layer.shape, source, layer.images, tile)
     return choose_plan(layer.shape, source, layer.kind == "adder", tile)
 
 
