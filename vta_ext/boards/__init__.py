@@ -1,0 +1,79 @@
+"""Boards that carry the machine: what is known of each of them, without any tool.
+
+:mod:`vta_ext.boards.flow` makes reports and bitstreams; designs are modules that need Amaranth.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Final
+
+from tvm_shiftadd.errors import InputError
+from vta_ext import presets
+from vta_ext.config import Config
+
+#: Families of FPGA: what synthesis is called in yosys, and whether open tools place and route.
+ECP5, XC7, XCUP = "ecp5", "xc7", "xcup"
+
+
+@dataclass(frozen=True)
+class Board:
+    """A board, and the machine that is built for it: the preset of the same name.
+
+    memory_bits: width of the machine's memory port. clock_mhz: what the design is made for.
+    block_memory: bytes of block memory that serve as DRAM, 0 where the board brings its own.
+    baud: of the serial link to the host, 0 where the host reaches the machine otherwise.
+    """
+
+    name: str
+    description: str
+    family: str
+    part: str
+    config: Config
+    memory_bits: int
+    clock_mhz: int
+    block_memory: int = 0
+    baud: int = 0
+
+    @property
+    def routed(self) -> bool:
+        """Whether this project's tools place and route it and make its bitstream."""
+        return self.family == ECP5
+
+
+def _board(name: str, family: str, part: str, block_memory: int = 0, baud: int = 0) -> Board:
+    """The board of the preset ``name``."""
+    preset = presets.preset(name)
+    return Board(
+        name,
+        preset.description,
+        family,
+        part,
+        preset.config,
+        preset.memory_bits,
+        preset.clock_mhz,
+        block_memory,
+        baud,
+    )
+
+
+_BOARDS: Final = (
+    _board("ulx3s-85f", ECP5, "LFE5U-85F-6BG381C", 288 << 10, 3_000_000),
+    _board("ulx3s-85f-small", ECP5, "LFE5U-85F-6BG381C", 320 << 10, 3_000_000),
+    _board("pynq", XC7, "xc7z020clg400-1"),
+    _board("ultra96", XCUP, "xczu3eg-sbva484-1-i"),
+)
+
+BOARDS: Final[Mapping[str, Board]] = MappingProxyType({board.name: board for board in _BOARDS})
+
+
+def board(name: str) -> Board:
+    """The board of that name. Raises InputError that lists the names."""
+    try:
+        return BOARDS[name]
+    except KeyError:
+        raise InputError(
+            f"there is no board {name!r}; the boards are {', '.join(BOARDS)}"
+        ) from None

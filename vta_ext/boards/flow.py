@@ -1,0 +1,224 @@
+"""From a board to its report and its bitstream.
+
+ECP5: Amaranth, yosys, nextpnr, ecppack. Other families: the machine behind AXI through yosys
+alone, which counts cells; place and route is their vendor's.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Final
+
+from tvm_shiftadd.errors import CompileError, DependencyError
+from vta_ext.boards import Board
+from vta_ext.boards.stages import Done, Stage, Workshop
+from vta_ext.rtl import tools
+
+#: Told what begins, how many stages are done, and how many there are.
+Tell = Callable[[str, int, int], None]
+
+#: What is counted, by family: rows of the table, and the cells that each one adds up. A block
+#: memory of half the size counts as half a one, a carry cell of an ECP5 has two look-up tables.
+_ECP5: Final = {
+    "LUT": {"TRELLIS_COMB": 1.0},
+    "FF": {"TRELLIS_FF": 1.0},
+    "DSP": {"MULT18X18D": 1.0, "ALU54B": 1.0},
+    "BRAM": {"DP16KD": 1.0},
+    "IO": {"TRELLIS_IO": 1.0},
+    "PLL": {"EHXPLLL": 1.0},
+}
+_XILINX: Final = {
+    "LUT": {f"LUT{n}": 1.0 for n in range(1, 7)},
+    # Each RAM32M and its like takes the tables of as many ports as it has.
+    "LUT as memory": {
+        "RAM32M": 4.0,
+        "RAM64M": 4.0,
+        "RAM32X1D": 2.0,
+        "RAM64X1D": 2.0,
+        "SRL16E": 1.0,
+    },
+    "carry": {"CARRY4": 1.0, "CARRY8": 1.0},
+    "FF": dict.fromkeys(("FDRE", "FDSE", "FDCE", "FDPE"), 1.0),
+    "DSP": {"DSP48E1": 1.0, "DSP48E2": 1.0},
+    "BRAM36": {"RAMB36E1": 1.0, "RAMB36E2": 1.0, "RAMB18E1": 0.5, "RAMB18E2": 0.5},
+}
+#: No program reads a word of the buffers or of memory in the cycle in which it is written: tokens
+#: and the checker's rule for accumulators see to that. So no logic has to stand around block
+#: memories that gives the old word then.
+_UNREAD: Final = "setparam -set COLLISION_X_MASK 1'1 " + " ".join(
+    f"*.{module}/t:$memrd_v2" for module in ("machine", "memory")
+)
+#: Options of nextpnr for a part.
+_PARTS: Final = {
+    "LFE5U-85F-6BG381C": ("--85k", "--package", "CABGA381", "--speed", "6"),
+}
+
+
+@dataclass(frozen=True)
+class Resource:
+    """``used`` of a kind of cell, and how many the part has where that is known."""
+
+    used: float
+    available: int | None = None
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a board's design takes. ``fmax_mhz``: after routing, None where nothing was routed."""
+
+    board: str
+    part: str
+    machine: str
+    target_mhz: int
+    fmax_mhz: float | None
+    resources: Mapping[str, Resource]
+    stages: tuple[Done, ...]
+    bitstream: str | None = None
+
+    @property
+    def met(self) -> bool | None:
+        """Whether the clock is reached, None where that is not known."""
+        return None if self.fmax_mhz is None else self.fmax_mhz >= self.target_mhz
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {**asdict(self), "met": self.met}
+
+
+def build(board: Board, folder: Path, bitstream: bool, tell: Tell, seed: int = 1) -> Report:
+    """Make the report of ``board`` in ``folder``, and its bitstream if that is wanted.
+
+    seed: of placement. Files: ``report.json``, each stage's results and its log.
+
+    Raises DependencyError where a package or tool is missing, CompileError where a tool fails, and
+    for a bitstream that does not reach the board's clock or that this project cannot make;
+    InputError for a folder that cannot be one.
+    """
+    if bitstream and not board.routed:
+        raise CompileError(
+            f"{board.name} has an {board.part}, which no open tool places and routes: ask for "
+            "the report, and use the vendor's tools for the bitstream"
+        )
+    stages = _stages(board, seed)[: 3 if bitstream else 2]
+    for tool in dict.fromkeys(stage.tool for stage in stages):
+        tools.find(tool)
+    workshop = Workshop(folder)
+    tell("generate", 0, len(stages) + 1)
+    for name, text in _design(board).items():
+        workshop.write(name, text)
+    done: list[Done] = []
+    report = None
+    for stage in stages:
+        if stage.name == "pack":
+            report = _report(board, workshop, tuple(done))
+            _require_clock(report, board)
+        tell(stage.name, 1 + len(done), len(stages) + 1)
+        done.append(workshop.run(stage))
+    tell("done", len(stages) + 1, len(stages) + 1)
+    report = _report(board, workshop, tuple(done), "top.bit" if bitstream else None)
+    workshop.write("report.json", json.dumps(report.to_dict(), indent=2) + "\n")
+    return report
+
+
+def _design(board: Board) -> dict[str, str]:
+    """The inputs of the first stages."""
+    missing = [name for name in ("amaranth", "amaranth_boards") if find_spec(name) is None]
+    if missing:
+        raise DependencyError(f"hardware needs {' and '.join(missing)}: {tools.INSTALL}")
+    if board.routed:
+        from vta_ext.boards.ulx3s import plan
+
+        files = plan(board, "top").files
+        return {name: _text(files[name]) for name in ("top.il", "top.lpf")}
+    from amaranth.back import rtlil
+
+    from vta_ext.rtl.axi import AxiMachine
+
+    machine = AxiMachine(board.config, board.memory_bits)
+    return {"top.il": str(rtlil.convert(machine, name="top", emit_src=False))}
+
+
+def _text(content: str | bytes) -> str:
+    return content if isinstance(content, str) else content.decode()
+
+
+def _stages(board: Board, seed: int) -> tuple[Stage, ...]:
+    """All stages, of which a report needs all but the packing."""
+    make = "synth_ecp5" if board.routed else f"synth_xilinx -family {board.family} -flatten"
+    script = f"read_rtlil top.il; {_UNREAD}; {make} -top top; tee -q -o cells.json stat -json"
+    if not board.routed:
+        arguments = ("-q", "-p", script)
+        return (Stage("synthesis", "yosys", arguments, ("top.il",), ("cells.json",)),)
+    script += "; write_json netlist.json"
+    place = (
+        *_PARTS[board.part],
+        *("--freq", str(board.clock_mhz), "--seed", str(seed), "--timing-allow-fail"),
+        *("--json", "netlist.json", "--lpf", "top.lpf"),
+        *("--textcfg", "top.config", "--report", "route.json"),
+    )
+    return (
+        Stage(
+            "synthesis",
+            "yosys",
+            ("-q", "-p", script),
+            ("top.il",),
+            ("cells.json", "netlist.json"),
+        ),
+        Stage(
+            "route",
+            "nextpnr-ecp5",
+            place,
+            ("netlist.json", "top.lpf"),
+            ("top.config", "route.json"),
+        ),
+        Stage(
+            "pack",
+            "ecppack",
+            ("--compress", "--input", "top.config", "--bit", "top.bit"),
+            ("top.config",),
+            ("top.bit",),
+        ),
+    )
+
+
+def _report(
+    board: Board, workshop: Workshop, done: tuple[Done, ...], bitstream: str | None = None
+) -> Report:
+    if board.routed:
+        found = json.loads((workshop.folder / "route.json").read_text(encoding="utf-8"))
+        counts = {name: entry["used"] for name, entry in found["utilization"].items()}
+        limits = {name: entry["available"] for name, entry in found["utilization"].items()}
+        fmax = min((entry["achieved"] for entry in found["fmax"].values()), default=None)
+    else:
+        found = json.loads((workshop.folder / "cells.json").read_text(encoding="utf-8"))
+        counts, limits, fmax = found["design"]["num_cells_by_type"], {}, None
+    config = board.config
+    return Report(
+        board=board.name,
+        part=board.part,
+        machine=f"{'+'.join(config.gemm_modes)} {config.block} x {config.block}",
+        target_mhz=board.clock_mhz,
+        fmax_mhz=None if fmax is None else round(fmax, 1),
+        resources={
+            row: Resource(
+                sum(weight * counts.get(cell, 0) for cell, weight in cells.items()),
+                sum(limits.get(cell, 0) for cell in cells) or None,
+            )
+            for row, cells in (_ECP5 if board.routed else _XILINX).items()
+        },
+        stages=done,
+        bitstream=bitstream,
+    )
+
+
+def _require_clock(report: Report, board: Board) -> None:
+    """A bitstream that is too slow would compute nonsense."""
+    if not report.met:
+        raise CompileError(
+            f"the design reaches {report.fmax_mhz} MHz after routing, {board.name} runs it at "
+            f"{board.clock_mhz}: try another --seed"
+        )
