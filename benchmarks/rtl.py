@@ -22,7 +22,7 @@ from vta_ext.offload import offload
 from vta_ext.presets import preset
 from vta_ext.program import Program
 from vta_ext.rtl.verilated import RtlDevice
-from vta_ext.runtime.device import SimulatorDevice
+from vta_ext.runtime.device import Device, SimulatorDevice
 from vta_ext.sim.timing import TimingParameters, simulate
 
 
@@ -38,10 +38,10 @@ def programs(path: Path, terms: int, machine: str) -> list[Program]:
     return [region.compiled.program for region in found.regions]
 
 
-def equal(program: Program, device: RtlDevice, images: int) -> bool:
+def equal(program: Program, device: Device, images: int) -> bool:
     """Whether every output of so many images is what the functional simulator makes of them."""
     rng = np.random.default_rng(1)
-    machines = [device.place(program), SimulatorDevice(program.config).load(program)]
+    machines = [device.load(program), SimulatorDevice(program.config).load(program)]
     for _ in range(images):
         for section in program.sections:
             if section.role == "input":
