@@ -23,7 +23,8 @@ import tvm
 from tvm_shiftadd import api
 from tvm_shiftadd.artifact import Artifact
 from tvm_shiftadd.bench import inputs
-from tvm_shiftadd.cli import main
+from tvm_shiftadd.cli import main, options
+from tvm_shiftadd.cli import tune as tune_command
 from tvm_shiftadd.errors import InputError
 from tvm_shiftadd.target import CPUTarget, cpu
 from tvm_shiftadd.tune import cpu as tuning
@@ -153,6 +154,18 @@ def test_compile_uses_what_was_found_and_computes_the_same(artifact: Path, tmp_p
     assert after["workload"] == before["workload"]
     feed = inputs.random_inputs(plain, 3)
     np.testing.assert_array_equal(plain.run(feed), tuned.run(feed))
+
+
+def test_a_model_has_the_workloads_of_its_artifacts() -> None:
+    """Factors behind layers are part of a workload, and what a model is compiled for has them."""
+    choice = options.ModelChoice(MODEL, (), None)
+    config = tune_command.Config(choice, Path("any"), 1, "cpu", 2, None, 1.0, None)
+    found = tune_command._compiled(config, TARGET)
+    images = np.random.default_rng(3).uniform(0, 16, (64, 1, 8, 8)).astype(np.float32)
+    used = api.compile(api.load(MODEL), target=TARGET, calibration={"image": images})
+    mine, theirs = ([k["workload"] for k in a.report["kernels"]] for a in (found, used))
+    assert mine == theirs
+    assert any(work["scaled"] for work in mine)
 
 
 def test_other_numbers_of_threads_share_the_work_by_rule(artifact: Path, tmp_path: Path) -> None:

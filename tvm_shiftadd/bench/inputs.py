@@ -33,7 +33,10 @@ def random_calibration(graph: Graph) -> dict[str, Array]:
 
 
 def plain_options(terms: int) -> ConvertOptions:
-    """How to convert a network that is only to be timed: without what serves accuracy alone."""
+    """How to convert a network that is only to be timed: without what serves accuracy alone.
+
+    Nothing of that costs time later but factors of shifted copies, which some layers then lack.
+    """
     return ConvertOptions(
         terms, bias_correction=False, compensation=False, equalize=False, fold=False
     )

@@ -154,16 +154,17 @@ def _refuse_for_accelerators(config: Config) -> None:
 
 
 def _compiled(config: Config, target: Target) -> Artifact:
-    """A model's artifact for random inputs: what its kernels have to do is the same for others."""
+    """A model's artifact for random inputs, converted as for any others.
+
+    What its kernels have to do is nearly the same for all: inputs decide which layers have factors
+    of their own, which is part of a workload.
+    """
     from tvm_shiftadd import api
     from tvm_shiftadd.bench import inputs
 
     model = config.model.load()
-    said: dict[str, Any] = {"terms": config.terms}
-    if isinstance(config.terms, int):
-        said = {"options": inputs.plain_options(config.terms)}
     calibration = inputs.random_calibration(model.graph)
-    return api.compile(model, target=target, calibration=calibration, **said)
+    return api.compile(model, target=target, calibration=calibration, terms=config.terms)
 
 
 def _kernels(artifact: Artifact, listed: str, path: Path) -> Sequence[Mapping[str, Any]]:
