@@ -16,7 +16,7 @@ from tvm_shiftadd.errors import ConversionError, DataError, DependencyError
 
 COMMANDS = [
     *("compile", "run", "eval", "tune", "bench", "profile", "explain", "report", "serve"),
-    *("doctor", "demo"),
+    *("deploy", "doctor", "demo"),
 ]
 
 
