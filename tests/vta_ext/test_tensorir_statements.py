@@ -153,6 +153,10 @@ def test_where_a_condition_fails_nothing_is_written(text: str) -> None:
         (over("C[i // 2, j, k] = A[i, j, k]"), "several iterations copy different elements"),
         (over("second[i // 2, j, k] = C[i, j, k]"), "several iterations copy different elements"),
         (over("C[0, j, k] = D[i, j, k]"), "several iterations write one accumulator"),
+        (over("C[i, j, k] = D[i + 1, j, k]", 8), "elements 1 to 8 of D, which has 8"),
+        (over("C[6 - i, j, k] = D[i, j, k]", 8), "elements -1 to 6 of C, which has 8"),
+        (over("C[i, j, k] = A[i + 1, j, k]", 8), "elements 1 to 8 of A, which has 8"),
+        (over("first[i + 1, j, k] = C[i, j, k]", 8), "elements 1 to 8 of first, which has 8"),
         (over('C[T.Cast("int8", i * 9), j, k] = D[i, j, k]'), "is no index or condition"),
     ],
 )

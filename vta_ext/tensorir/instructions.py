@@ -84,6 +84,7 @@ class Instructions:
             offsets = nest.offsets(access.source, access.indices)
             if (offsets % self._lanes(name)).any():
                 raise CompileError(f"the intrinsic GEMM does not begin at an element of {name}")
+            _check_within(access.source, offsets[mask] // self._lanes(name), self._lanes(name))
             grid.append(self._buffers.first(place) + offsets // self._lanes(name))
         rows = np.stack(grid, axis=-1)
         rows = rows if mask.all() else rows[mask]
@@ -115,9 +116,12 @@ class Instructions:
         order = Order.of(written, lanes, target.memory)
         inside = mask if copy.condition is None else mask & nest.array(copy.condition)
         read = nest.offsets(source, copy.source.indices)
-        sram = self._buffers.first(target) + order.elements(written, lanes, target.memory)
-        dram = order.elements(read, lanes, str(source.name))
         copied, touched = order.by_element(inside), order.by_element(mask)
+        entries = order.elements(written, lanes, target.memory)
+        dram = order.elements(read, lanes, str(source.name))
+        _check_within(stmt.buffer, entries[touched], lanes)
+        _check_within(source, dram[copied], lanes)
+        sram = self._buffers.first(target) + entries
         _check_once(sram[touched], np.where(copied, dram, -1)[touched])
         memory, unsigned = self._memory_of(source, target.memory)
         padding = {"pad_least": copy.padding == -128} if copy.padding else {}
@@ -173,8 +177,10 @@ class Instructions:
         order = Order.of(written, lanes, name)
         dram = order.elements(written, lanes, name)
         read = nest.offsets(access.source, access.indices)
-        sram = self._buffers.first(place) + order.elements(read, lanes, "acc")
-        stored = order.by_element(mask)
+        entries, stored = order.elements(read, lanes, "acc"), order.by_element(mask)
+        _check_within(stmt.buffer, dram[stored], lanes)
+        _check_within(access.source, entries[stored], lanes)
+        sram = self._buffers.first(place) + entries
         _check_once(dram[stored], sram[stored])
         if not wide:
             self._fill_out(sram[stored])
@@ -222,13 +228,16 @@ class Instructions:
             # Of weights, the ALU reads rows of codes.
             lanes = self.config.block if place.memory == "wgt" else self._lanes("acc")
             begin = self._buffers.first(place) * (self._lanes(place.memory) // lanes)
-            found = begin + order.elements(offsets, lanes, str(access.source.name))
-            return Vector(place.memory, found if mask.all() else found[run])
+            found = order.elements(offsets, lanes, str(access.source.name))
+            found = found if mask.all() else found[run]
+            _check_within(access.source, found, lanes)
+            return Vector(place.memory, begin + found)
 
         narrow = str(stmt.buffer.scope()) == self.env.out_scope
         value = low_bits(stmt.value) if narrow else stmt.value
         node = Parser(self.config, vector).parse(value)
         entries = order.elements(written, lanes, "acc")
+        _check_within(stmt.buffer, entries[run], lanes)
         if mask.all():
             self._buffers.share(target, entries, node, lambda key: self._uses.ends(key, stmt))
         found = self._buffers.first(target) + entries
@@ -244,6 +253,16 @@ def _check_order(access: Any, written: Index, read: Index) -> None:
         raise CompileError(
             f"`{access}` is what an earlier iteration writes, but the iterations of a statement "
             "run in any order; write another buffer"
+        )
+
+
+def _check_within(buffer: Any, elements: Index, lanes: int) -> None:
+    """Beside a buffer are others, which no instruction tells apart from it."""
+    count = int(np.prod([int(n) for n in buffer.shape])) // lanes
+    if elements.size and not 0 <= elements.min() <= elements.max() < count:
+        raise CompileError(
+            f"it reaches elements {elements.min()} to {elements.max()} of {buffer.name}, which has "
+            f"{count}"
         )
 
 
