@@ -16,7 +16,7 @@ from tvm_shiftadd.errors import ConversionError, DataError, DependencyError
 
 COMMANDS = [
     *("compile", "run", "eval", "tune", "bench", "profile", "explain", "report", "serve"),
-    *("deploy", "doctor", "demo"),
+    *("image", "deploy", "doctor", "demo"),
 ]
 
 

@@ -24,6 +24,7 @@ from tvm_shiftadd.cli import (
     doctor,
     eval,
     explain,
+    image,
     isa,
     options,
     profile,
@@ -68,7 +69,7 @@ def _root(
 
 _COMMANDS = (
     *(compile, run, eval, tune, bench, profile, explain, report),
-    *(serve, deploy, doctor, demo),
+    *(image, serve, deploy, doctor, demo),
 )
 for _module in _COMMANDS:
     app.command(_module.__name__.rpartition(".")[2], help=_module.HELP)(_module.command)

@@ -132,17 +132,16 @@ def network(steps: Iterable[Operator], outputs: Iterable[str]) -> Network:
 
 def host(function: Any) -> HostPart:
     """What a function whose regions are calls leaves to the host, calls left out."""
-    steps = [
-        _host_step(binding)
-        for block in function.body.blocks
-        for binding in block.bindings
-        if not _of_region(binding.value)
-    ]
+    bindings = [binding for block in function.body.blocks for binding in block.bindings]
     result = function.body.body
+    last = bindings[-1] if bindings else None
+    if last is not None and last.var.same_as(result) and isinstance(last.value, relax.Tuple):
+        # Several results have a name of their own, which says nothing.
+        bindings, result = bindings[:-1], last.value
     outputs = list(result.fields) if isinstance(result, relax.Tuple) else [result]
     return HostPart(
         tuple(_host_tensor(var) for var in function.params),
-        tuple(steps),
+        tuple(_host_step(one) for one in bindings if not _of_region(one.value)),
         tuple(str(var.name) for var in outputs),
     )
 
