@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 import weakref
 from collections.abc import Mapping
@@ -22,73 +23,62 @@ from vta_ext.runtime.device import LoadedProgram, patience
 _STANDSTILL: Final = 100
 
 
-def open_serial(
-    config: Config, limit: float | None = None, memory_bits: int = MEMORY_BITS, address: str = ""
-) -> SerialDevice:
-    """The board at ``address``, "PORT[,BAUD]".
+class Session:
+    """A board that this process has opened: its link, its memory, its machine.
 
-    ``memory_bits`` is the board's own. Raises InputError for a malformed address, DependencyError
-    where pyserial is missing, DeviceError where no board answers and ProgramError where its
-    machine is of another configuration.
-    """
-    name, baud = parse(address)
-    return SerialDevice(Link(Port(name, baud), f"the board at {name}", baud=baud), config, limit)
-
-
-class SerialDevice:
-    """The board behind a link; ``limit``: seconds that a launch may take.
-
-    Programs share the machine; each has its own part of the board's memory, which is free again
-    when the program is dropped. Raises DeviceError where the board does not answer, ProgramError
-    where its machine is of another configuration.
+    All devices of one port share it, and threads take turns. Errors are those of the link.
     """
 
-    def __init__(self, link: Link, config: Config, limit: float | None = None) -> None:
-        self._link, self._config, self._limit = link, config, limit
-        if link.board.configuration != config.hash:
-            raise ProgramError(
-                f"the board's machine has configuration {link.board.configuration}, the program "
-                f"is for {config.hash}; compile it for that machine, or load another bitstream"
-            )
-        self.places = Places(link.board.memory_bytes, ALIGNMENT)
+    def __init__(self, link: Link, port: Port | None = None) -> None:
+        self.board, self.places = link.board, Places(link.board.memory_bytes, ALIGNMENT)
+        self._link, self._port = link, port
         # What an earlier host has left behind may still be running.
         self._rests = False
+        self._turn = threading.RLock()
 
     @property
-    def config(self) -> Config:
-        """The machine's configuration."""
-        return self._config
+    def lost(self) -> bool:
+        """Whether its port is gone, so that it must be opened again."""
+        return self._port is not None and self._port.lost
 
-    def load(self, program: Program) -> LoadedProgram:
-        """See :class:`Device`; DeviceError where the board's memory is full, or the link fails."""
-        program.require(self._config)
-        return _Loaded(self, program)
+    def write(self, address: int, data: bytes) -> None:
+        """Write bytes to memory."""
+        with self._turn:
+            self._rest().write(address, data)
 
-    def resting(self) -> Link:
+    def read(self, address: int, size: int) -> bytes:
+        """Bytes of memory."""
+        with self._turn:
+            return self._rest().read(address, size)
+
+    def _rest(self) -> Link:
         """The link, once the machine rests: one that may not be doing so is reset."""
         if not self._rests:
             self._link.reset()
             self._rests = True
         return self._link
 
-    def run(self, arena: int, instructions: int, count: int, most: int) -> dict[str, int]:
+    def run(
+        self, arena: int, instructions: int, count: int, most: int, limit: float | None
+    ) -> dict[str, int]:
         """Run a program that is in memory; what was counted.
 
-        Raises DeviceError after ``most`` cycles or the time limit, or where the link fails.
-        Whatever ends this early, the machine is reset before it is used again.
+        Raises DeviceError after ``most`` cycles or ``limit`` seconds. Whatever ends a run early,
+        the machine is reset before it is used again.
         """
-        link = self.resting()
-        link.write_registers(Register.ARENA, arena, instructions, count)
-        self._rests = False
-        link.write_registers(Register.CONTROL, 1)
-        self._wait(link, most)
-        self._rests = True
-        counts = link.read_registers(Register.CYCLES, len(COUNTERS))
+        with self._turn:
+            link = self._rest()
+            link.write_registers(Register.ARENA, arena, instructions, count)
+            self._rests = False
+            link.write_registers(Register.CONTROL, 1)
+            self._wait(link, most, limit)
+            self._rests = True
+            counts = link.read_registers(Register.CYCLES, len(COUNTERS))
         return {name: count for (name, _), count in zip(COUNTERS, counts, strict=True)}
 
-    def _wait(self, link: Link, most: int) -> None:
+    def _wait(self, link: Link, most: int, limit: float | None) -> None:
         """Until the machine rests. Each look takes as long as a frame each way."""
-        deadline = None if self._limit is None else time.monotonic() + self._limit
+        deadline = None if limit is None else time.monotonic() + limit
         last, still = -1, 0
         while True:
             running, *_, cycles = link.read_registers(
@@ -102,37 +92,89 @@ class SerialDevice:
             if cycles > most or still > _STANDSTILL:
                 problem = "in many times the cycles it needs; the checker says why"
             elif deadline is not None and time.monotonic() > deadline:
-                problem = f"within {self._limit:g} s; allow more time"
+                problem = f"within {limit:g} s; allow more time"
             if problem:
                 raise DeviceError(f"the machine did not finish {problem}")
+
+
+#: Open sessions by port and rate, while a device uses them: a port has one, and so has its memory.
+_SESSIONS: Final[weakref.WeakValueDictionary[tuple[str, int], Session]] = (
+    weakref.WeakValueDictionary()
+)
+_OPENING: Final = threading.Lock()
+
+
+def open_serial(
+    config: Config, limit: float | None = None, memory_bits: int = MEMORY_BITS, address: str = ""
+) -> SerialDevice:
+    """The board at ``address``, "PORT[,BAUD]".
+
+    ``memory_bits`` is the board's own. Raises InputError for a malformed address, DependencyError
+    where pyserial is missing, DeviceError where no board answers and ProgramError where its
+    machine is of another configuration.
+    """
+    name, baud = parse(address)
+    with _OPENING:
+        session = _SESSIONS.get((name, baud))
+        if session is None or session.lost:
+            port = Port(name, baud)
+            session = Session(Link(port, f"the board at {name}", baud=baud), port)
+            _SESSIONS[name, baud] = session
+    return SerialDevice(session, config, limit)
+
+
+class SerialDevice:
+    """The board of a session; ``limit``: seconds that a launch may take.
+
+    Programs share the machine; each has its own part of the board's memory, which is free again
+    when the program is dropped. Raises ProgramError for a machine of another configuration.
+    """
+
+    def __init__(self, session: Session, config: Config, limit: float | None = None) -> None:
+        if session.board.configuration != config.hash:
+            raise ProgramError(
+                f"the board's machine has configuration {session.board.configuration}, the "
+                f"program is for {config.hash}; compile it for that machine, or load another "
+                "bitstream"
+            )
+        self._session, self._config, self._limit = session, config, limit
+
+    @property
+    def config(self) -> Config:
+        """The machine's configuration."""
+        return self._config
+
+    def load(self, program: Program) -> LoadedProgram:
+        """See :class:`Device`; DeviceError where the board's memory is full, or the link fails."""
+        program.require(self._config)
+        return _Loaded(self._session, program, self._limit)
 
 
 class _Loaded:
     """A program in the board's memory: its arena, behind it the instructions."""
 
-    def __init__(self, device: SerialDevice, program: Program) -> None:
-        self._device, self._program = device, program
+    def __init__(self, session: Session, program: Program, limit: float | None) -> None:
+        self._session, self._program, self._limit = session, program, limit
         code = codec(program.config).encode_all(program.instructions)
         behind = -(-program.dram_bytes // ALIGNMENT) * ALIGNMENT
         # A beat may read beyond the last instruction.
-        self._arena = device.places.take(behind + len(code) + ALIGNMENT)
-        weakref.finalize(self, device.places.give, self._arena)
+        self._arena = session.places.take(behind + len(code) + ALIGNMENT)
+        weakref.finalize(self, session.places.give, self._arena)
         self._instructions = self._arena + behind
-        link = device.resting()
-        link.write(self._instructions, code)
+        session.write(self._instructions, code)
         for section in program.sections:
             if section.data is not None:
-                link.write(self._arena + section.offset, section.data)
+                session.write(self._arena + section.offset, section.data)
         self._most = 0
         self._counted: dict[str, int] = {}
 
     def write(self, offset: int, data: bytes) -> None:
         self._check(offset, len(data))
-        self._device.resting().write(self._arena + offset, data)
+        self._session.write(self._arena + offset, data)
 
     def read(self, offset: int, size: int) -> bytes:
         self._check(offset, size)
-        return self._device.resting().read(self._arena + offset, size)
+        return self._session.read(self._arena + offset, size)
 
     def _check(self, offset: int, size: int) -> None:
         if offset < 0 or size < 0 or offset + size > self._program.dram_bytes:
@@ -148,4 +190,6 @@ class _Loaded:
         if not self._most:
             self._most = patience(self._program)
         count = len(self._program.instructions)
-        self._counted = self._device.run(self._arena, self._instructions, count, self._most)
+        self._counted = self._session.run(
+            self._arena, self._instructions, count, self._most, self._limit
+        )

@@ -41,6 +41,8 @@ class Port:
                 "a serial port needs pyserial: pip install 'tvm-shiftadd[boards]'"
             ) from error
         self._name = name
+        #: Whether it broke off; it is closed then.
+        self.lost = False
         try:
             self._port: Any = serial.serial_for_url(
                 name, baudrate=baud, timeout=_LOOK, write_timeout=_STUCK, exclusive=True
@@ -78,6 +80,8 @@ class Port:
         self._port.close()
 
     def _lost(self, error: OSError) -> DeviceError:
+        self.lost = True
+        self.close()
         return DeviceError(
             f"the serial port {self._name} is lost ({error}); connect the board and open it again"
         )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -12,7 +14,7 @@ from tests.vta_ext.link.far_side import Line, SoftwareBoard
 from tests.vta_ext.programs import TINY
 from tvm_shiftadd.errors import DependencyError, DeviceError, InputError, ProgramError
 from vta_ext.link import device as serial_device
-from vta_ext.link.device import SerialDevice
+from vta_ext.link.device import SerialDevice, Session
 from vta_ext.link.frames import BAUD
 from vta_ext.link.host import Link
 from vta_ext.link.memory import Places
@@ -24,7 +26,7 @@ from vta_ext.runtime.drivers import open_device
 
 def opened(board: SoftwareBoard, line: Line | None = None, **more: float) -> SerialDevice:
     line = line or Line(board)
-    return SerialDevice(Link(line, clock=line.clock), board.config, **more)
+    return SerialDevice(Session(Link(line, clock=line.clock)), board.config, **more)
 
 
 def check(loaded: LoadedProgram, case: kernels.Case) -> None:
@@ -126,7 +128,7 @@ def test_what_is_refused() -> None:
     case = kernels.vector_add(TINY, 6)
     line = Line(board)
     with pytest.raises(ProgramError, match=f"has configuration {SMALL.hash}, the program is for"):
-        SerialDevice(Link(line, clock=line.clock), TINY)
+        SerialDevice(Session(Link(line, clock=line.clock)), TINY)
     device = opened(board)
     with pytest.raises(ProgramError, match="compile it for this device"):
         device.load(case.program)
@@ -135,6 +137,57 @@ def test_what_is_refused() -> None:
         loaded.write(case.program.dram_bytes - 1, b"12")
     with pytest.raises(ProgramError, match="outside the"):
         loaded.read(-1, 1)
+
+
+class FakePort(Line):
+    """A line that counts how often it was opened."""
+
+    opened: ClassVar[list[tuple[str, int]]] = []
+    lost = False
+
+    def __init__(self, name: str, baud: int) -> None:
+        super().__init__(SoftwareBoard(TINY))
+        self.opened.append((name, baud))
+
+
+def test_a_port_is_opened_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Devices of one port share its memory; it is opened again when it was given up or lost."""
+    monkeypatch.setattr(serial_device, "Port", FakePort)
+    monkeypatch.setattr(FakePort, "opened", [])
+    case = kernels.vector_add(TINY, 6)
+    devices = [open_device("serial:a", TINY) for _ in range(2)]
+    loaded = [device.load(case.program) for device in devices]
+    for one in loaded:
+        one.write(0, bytes(8))
+    for one in (*loaded, loaded[0]):
+        check(one, case)
+    assert FakePort.opened == [("a", BAUD)]
+    open_device("serial:b", TINY)
+    assert FakePort.opened.pop() == ("b", BAUD)
+    with monkeypatch.context() as lost:
+        lost.setattr(FakePort, "lost", True)
+        devices.append(open_device("serial:a", TINY))
+    assert len(FakePort.opened) == 2
+    devices.clear()
+    loaded.clear()
+    del one
+    open_device("serial:a", TINY)
+    assert len(FakePort.opened) == 3
+
+
+def test_threads_take_turns() -> None:
+    """Launches of several threads do not come between each other's commands."""
+    board = SoftwareBoard(TINY)
+    device, case = opened(board), kernels.vector_add(TINY, 6)
+    loaded = [device.load(case.program) for _ in range(4)]
+    for one in loaded:
+        for name, values in case.inputs.items():
+            one.write(case.program.section(name).offset, values.tobytes())
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda number: loaded[number % 4].launch(), range(40)))
+    assert board.runs == 40
+    for one in loaded:
+        check(one, case)
 
 
 def test_names_of_boards(monkeypatch: pytest.MonkeyPatch) -> None:
