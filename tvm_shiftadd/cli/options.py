@@ -176,7 +176,7 @@ Device = Annotated[
         "--device",
         help="Where the accelerator's part runs: sim (the functional simulator, the default), "
         "timing (the same, and counts cycles), rtl (the hardware, simulated; needs the extra rtl), "
-        "serial:PORT[,BAUD] (a board; needs the extra boards).",
+        "serial:PORT[,BAUD] (a board; needs the extra boards), pynq:OVERLAY.bit (this Zynq board).",
     ),
 ]
 TimeLimit = Annotated[

@@ -15,7 +15,7 @@ from amaranth.lib.wiring import In, Out, Signature
 
 from vta_ext.config import Config
 from vta_ext.rtl.machine import Machine
-from vta_ext.rtl.map import NUMBER_BITS
+from vta_ext.rtl.map import FAILED_BIT, NUMBER_BITS, Register
 from vta_ext.rtl.port import ADDRESS_BITS
 
 #: Bytes of the registers' window.
@@ -136,7 +136,8 @@ class RegisterSlave(wiring.Component):
 class AxiMachine(wiring.Component):
     """The machine with ``memory`` (AXI4 master), ``control`` (AXI4-Lite slave) and ``done``.
 
-    done: 1 while the machine rests. failed: a response was an error; it stays until the reset.
+    done: 1 while the machine rests. failed: a response was an error; it stays until the next start,
+    and is bit 1 of the control register.
     """
 
     def __init__(self, config: Config, memory_bits: int = 64) -> None:
@@ -157,11 +158,13 @@ class AxiMachine(wiring.Component):
         wiring.connect(m, wiring.flipped(self.control), slave.bus)
         size = machine.beat.bit_length() - 1
         reads, writes = machine.read_requests, machine.write_requests
+        of_control = Signal()
+        m.d.sync += of_control.eq(slave.address == Register.CONTROL)
         m.d.comb += [
             machine.address.eq(slave.address),
             machine.write.eq(slave.write),
             machine.write_word.eq(slave.write_word),
-            slave.read_word.eq(machine.read_word),
+            slave.read_word.eq(machine.read_word | (of_control & self.failed) << FAILED_BIT),
             self.done.eq(~machine.running),
             machine.read_beats.valid.eq(bus.rvalid),
             machine.read_beats.data.eq(bus.rdata),
@@ -187,4 +190,6 @@ class AxiMachine(wiring.Component):
         bad = (bus.rvalid & bus.rresp[1]) | (bus.bvalid & bus.bresp[1])
         with m.If(bad):
             m.d.sync += self.failed.eq(1)
+        with m.Elif(slave.write & (slave.address == Register.CONTROL) & ~machine.running):
+            m.d.sync += self.failed.eq(0)
         return m

@@ -42,3 +42,5 @@ COUNTERS: Final = (
 ALIGNMENT: Final = 256
 #: Bits of a register's number.
 NUMBER_BITS: Final = 5
+#: Of the control register, behind AXI: an access to memory was refused in the last run.
+FAILED_BIT: Final = 1

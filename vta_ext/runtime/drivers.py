@@ -59,6 +59,9 @@ _DRIVERS: Final = (
         "rtl", "the hardware itself, simulated cycle by cycle", "vta_ext.rtl.verilated:RtlDevice"
     ),
     Driver("serial", "a board on a serial line", "vta_ext.link.device:open_serial", "PORT[,BAUD]"),
+    Driver(
+        "pynq", "this Zynq board, under PYNQ", "vta_ext.boards.pynq_driver:open_pynq", "OVERLAY.bit"
+    ),
 )
 
 DRIVERS: Final[Mapping[str, Driver]] = MappingProxyType({d.name: d for d in _DRIVERS})

@@ -1,0 +1,222 @@
+"""The PYNQ driver's own code, with PYNQ replaced by a machine and a memory of this process."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from tests.relay_passes.onnx_networks import converted
+from tests.vta_ext.kernels import Case, blocked_gemm, vector_add
+from tests.vta_ext.offloading import dialect_module
+from tests.vta_ext.programs import TINY
+from tests.vta_ext.zynq.fake_pynq import MEMORY, FunctionalMachine, install
+from tvm_shiftadd.errors import DependencyError, DeviceError, InputError, ProgramError
+from vta_ext import presets
+from vta_ext.boards import pynq_driver
+from vta_ext.config import Config
+from vta_ext.offload import offload
+from vta_ext.program import Program
+from vta_ext.rtl.map import COUNTERS
+from vta_ext.runtime.device import Device, LoadedProgram, SimulatorDevice
+from vta_ext.runtime.drivers import open_device
+
+
+@pytest.fixture
+def overlay(tmp_path: Path) -> Path:
+    """Stands for a bitstream and its description; the fake reads neither."""
+    for name in ("vta.bit", "vta.hwh"):
+        (tmp_path / name).write_bytes(b"")
+    return tmp_path / "vta.bit"
+
+
+@pytest.fixture
+def memory() -> NDArray[np.uint8]:
+    return np.zeros(MEMORY + (4 << 20), np.uint8)
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch, memory: NDArray[np.uint8]) -> FunctionalMachine:
+    made = FunctionalMachine(TINY, memory)
+    install(monkeypatch, made, memory)
+    return made
+
+
+def run(loaded: LoadedProgram, case: Case) -> None:
+    """Twice, with other inputs before: what a run leaves must not be in the next one's way."""
+    for inputs in ({name: np.zeros_like(v) for name, v in case.inputs.items()}, case.inputs):
+        for name, values in inputs.items():
+            loaded.write(case.program.section(name).offset, values.tobytes())
+        loaded.launch()
+    for name, values in case.expected.items():
+        section = case.program.section(name)
+        assert loaded.read(section.offset, section.size) == values.tobytes()
+
+
+def agree(device: Device, program: Program, seed: int) -> bool:
+    """Whether the device and the functional simulator make the same outputs of random inputs."""
+    rng = np.random.default_rng(seed)
+    machines = [device.load(program), SimulatorDevice(program.config).load(program)]
+    for section in program.sections:
+        if section.role == "input":
+            data = rng.integers(0, 256, section.size, np.uint8).tobytes()
+            for one in machines:
+                one.write(section.offset, data)
+    for one in machines:
+        one.launch()
+    outputs = [s for s in program.sections if s.role == "output"]
+    found = [[one.read(s.offset, s.size) for s in outputs] for one in machines]
+    return bool(outputs) and found[0] == found[1]
+
+
+def test_programs_run_beside_each_other(machine: FunctionalMachine, overlay: Path) -> None:
+    device = open_device(f"pynq:{overlay}", TINY)
+    assert device.config == TINY
+    cases = [blocked_gemm(TINY, "shift", 4, 3, 2), vector_add(TINY, 6)]
+    for loaded, case in [(device.load(case.program), case) for case in cases] * 2:
+        run(loaded, case)
+    counters = loaded.counters()
+    assert list(counters) == [name for name, _ in COUNTERS]
+    assert counters["cycles"] == 21 and counters["store_waits"] == 8
+
+
+def test_a_network(
+    monkeypatch: pytest.MonkeyPatch, memory: NDArray[np.uint8], overlay: Path
+) -> None:
+    install(monkeypatch, FunctionalMachine(presets.SMALL, memory), memory)
+    made = converted("residual")
+    device = open_device(f"pynq:{overlay}", presets.SMALL)
+    regions = offload(dialect_module(made.model, made.plan), presets.SMALL).regions
+    assert regions
+    assert all(agree(device, region.compiled.program, 1) for region in regions)
+
+
+@pytest.mark.parametrize("forgotten", ["flush", "invalidate"])
+def test_the_cache_is_kept_in_step(
+    forgotten: str,
+    machine: FunctionalMachine,
+    overlay: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A driver that forgets either computes with stale bytes, and the tests above see it."""
+    monkeypatch.setattr(f"tests.vta_ext.zynq.fake_pynq.Buffer.{forgotten}", lambda self: None)
+    case = vector_add(TINY, 6)
+    loaded = open_device(f"pynq:{overlay}", TINY).load(case.program)
+    with pytest.raises((AssertionError, ProgramError)):
+        run(loaded, case)
+
+
+def test_a_machine_that_does_not_end_is_loaded_again(
+    machine: FunctionalMachine, overlay: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case = vector_add(TINY, 6)
+    loaded = open_device(f"pynq:{overlay}", TINY, limit=0.02).load(case.program)
+    machine.stuck = True
+    with pytest.raises(DeviceError, match=r"did not finish within 0\.02 s; allow more time"):
+        loaded.launch()
+    assert machine.resets == 1
+    run(loaded, case)
+    machine.stuck = True
+    patient = open_device(f"pynq:{overlay}", TINY).load(case.program)
+    monkeypatch.setattr(pynq_driver, "patience", lambda program: 700)
+    with pytest.raises(DeviceError, match="many times the cycles it needs"):
+        patient.launch()
+    assert machine.resets == 2
+
+
+def test_a_refused_access_is_an_error(machine: FunctionalMachine, overlay: Path) -> None:
+    loaded = open_device(f"pynq:{overlay}", TINY).load(vector_add(TINY, 6).program)
+    machine.refused = True
+    with pytest.raises(DeviceError, match="access of the machine to memory was refused"):
+        loaded.launch()
+    assert machine.resets == 0
+
+
+def test_what_goes_wrong_is_said(
+    monkeypatch: pytest.MonkeyPatch,
+    machine: FunctionalMachine,
+    memory: NDArray[np.uint8],
+    overlay: Path,
+) -> None:
+    device = open_device(f"pynq:{overlay}", TINY)
+    loaded = device.load(vector_add(TINY, 6).program)
+    with pytest.raises(ProgramError, match=r"outside the \d+ bytes of DRAM"):
+        loaded.write(-1, b"x")
+    with pytest.raises(ProgramError, match="compile it for this device"):
+        device.load(vector_add(presets.SMALL).program)
+    with pytest.raises(ProgramError, match=f"has configuration {TINY.hash}, the program is for"):
+        open_device(f"pynq:{overlay}", presets.SHIFT)
+    with pytest.raises(InputError, match=r"found no .*other\.bit"):
+        open_device(f"pynq:{overlay.with_name('other.bit')}", TINY)
+    overlay.with_suffix(".hwh").unlink()
+    with pytest.raises(InputError, match=r"found no .*vta\.hwh"):
+        open_device(f"pynq:{overlay}", TINY)
+    overlay.with_suffix(".hwh").touch()
+    with pytest.raises(InputError, match=r"expected the device pynq:OVERLAY\.bit"):
+        open_device("pynq", TINY)
+    install(monkeypatch, machine, memory, cell="dma")
+    with pytest.raises(InputError, match=r"the machine as 'vta', but .* has dma"):
+        open_device(f"pynq:{overlay}", TINY)
+    install(monkeypatch, machine, memory[: MEMORY + 256])
+    with pytest.raises(DeviceError, match=r"no contiguous memory of .* cma="):
+        open_device(f"pynq:{overlay}", TINY).load(vector_add(TINY, 6).program)
+    install(monkeypatch, Empty(), memory)
+    with pytest.raises(DeviceError, match="identity 0x56544158, the register holds 0xffffffff"):
+        open_device(f"pynq:{overlay}", TINY)
+
+
+class Empty:
+    """Nothing behind the registers' addresses."""
+
+    def read(self, register: int) -> int:
+        return 0xFFFFFFFF
+
+
+def test_without_pynq(monkeypatch: pytest.MonkeyPatch, overlay: Path) -> None:
+    monkeypatch.setitem(sys.modules, "pynq", None)
+    with pytest.raises(DependencyError, match="needs PYNQ, which runs on the board alone"):
+        open_device(f"pynq:{overlay}", TINY)
+
+
+def verilated(monkeypatch: pytest.MonkeyPatch, memory: NDArray[np.uint8], config: Config) -> None:
+    """The Verilated machine as the board; each look at a register is a cycle of it."""
+    pytest.importorskip("amaranth", reason="no Amaranth: pip install 'tvm-shiftadd[rtl]'")
+    from tests.vta_ext.rtl.scoreboard import open_simulation
+
+    simulation = open_simulation(config)
+    simulation.attach(memory)
+    install(monkeypatch, simulation, memory)
+
+
+@pytest.mark.rtl
+def test_programs_on_the_verilated_machine(
+    monkeypatch: pytest.MonkeyPatch, memory: NDArray[np.uint8], overlay: Path
+) -> None:
+    verilated(monkeypatch, memory, TINY)
+    device = open_device(f"pynq:{overlay}", TINY)
+    for case in (blocked_gemm(TINY, "shift", 4, 3, 2), vector_add(TINY, 6)):
+        loaded = device.load(case.program)
+        run(loaded, case)
+        assert loaded.counters()["cycles"] > loaded.counters()["alu_micro_ops"]
+
+
+@pytest.mark.rtl
+@pytest.mark.data
+@pytest.mark.parametrize("model", ["mlperftiny_ic_resnet8.onnx", "cifar10_akamaster_resnet20.onnx"])
+def test_real_networks_on_the_verilated_machine(
+    model: str,
+    data_dir: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    memory: NDArray[np.uint8],
+    overlay: Path,
+) -> None:
+    """The network of the board, through the driver: bits of the functional simulator."""
+    from benchmarks.rtl import programs
+
+    verilated(monkeypatch, memory, presets.preset("pynq").config)
+    for program in programs(data_dir / "models" / model, 1, "pynq"):
+        device = open_device(f"pynq:{overlay}", program.config)
+        assert agree(device, program, 2)
