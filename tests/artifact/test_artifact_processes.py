@@ -120,6 +120,7 @@ X86 = pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="
         ({"mcpu": "generic"}, {"avx2", "fma", "sse41"}),
         ({"mcpu": "x86-64-v4"}, {"avx512bw", "avx512vl"}),
         ({"mcpu": "x86-64-v3", "mattr": ["+avx512vnni"]}, {"avx512vnni", "avx512f"}),
+        ({"mcpu": "x86-64-v3", "mattr": ["+avxvnni"]}, {"avx2", "avxvnni"}),
     ],
 )
 def test_the_needed_features_are_written_down(attributes, needed) -> None:

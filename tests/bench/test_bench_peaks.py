@@ -28,16 +28,14 @@ def test_shifts_and_additions() -> None:
 
 
 def test_dot_products() -> None:
-    from tvm.target import codegen
-
-    target = cpu.tvm_target(parse("cpu"))
-    width = peak_kernels.dot_width(lambda f: bool(codegen.target_has_features(f, target)))
-    if width is None:
+    """Every sum holds the recurrence t -> t + 2 * (its four bytes), from 0 and then from 1."""
+    isa = cpu.best_set(cpu.tvm_target(parse("cpu")))
+    if isa is None:
         pytest.skip("this processor has no dot product of bytes")
-    bench = peak_kernels.dot_products(1, 5, width)
+    bench = peak_kernels.dot_products(1, 5, isa)
+    assert bench.work == SUMS * isa.lanes * 5 * 4
     out = run(bench, np.full(bench.words, 0x02020202, np.int32))
-    assert (out == 5 * 4 * 4).all()
-    assert bench.work == out.size * 5 * 4
+    assert (out == 0).all()
 
 
 def test_reading_reads_everything() -> None:
@@ -48,19 +46,6 @@ def test_reading_reads_everything() -> None:
     assert bench.work == 2 * data.nbytes
 
 
-@pytest.mark.parametrize(
-    ("features", "width"),
-    [
-        ({"avx512f", "avx512vnni", "avxvnni"}, 64),
-        ({"avx2", "avxvnni"}, 32),
-        ({"avx512vl", "avx512vnni"}, 32),
-        ({"avx2"}, None),
-    ],
-)
-def test_the_widest_dot_product_is_taken(features: set[str], width: int | None) -> None:
-    assert peak_kernels.dot_width(features.__contains__) == width
-
-
 def test_peaks(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {
         "_BURSTS": 1,
@@ -69,7 +54,7 @@ def test_peaks(monkeypatch: pytest.MonkeyPatch) -> None:
     }.items():
         monkeypatch.setattr(peaks, name, value)
     (found,) = peaks.measure(parse("cpu:generic"), 1)
-    assert found.macs is None
+    assert found.macs is not None and found.macs > 1e8
     assert found.shift_adds > 1e8
     assert found.l2 > 1e8
     assert 0 < found.call < 1e-3

@@ -58,8 +58,8 @@ def test_every_layer_is_in_the_call_that_computes_it(kernels: str, batch: Any) -
     assert together["operators"] == ["shiftadd.conv2d", "shiftadd.requantize"]
     last = record.calls[-1]
     assert (last["layers"], last["operators"]) == (["scores"], ["relax.nn.softmax"])
-    used = cpu.use_vnni(target, cpu.tvm_target(target))
-    assert together["computed_by"] == ("vpdpbusd" if used else "")
+    isa = cpu.instruction_set(target)
+    assert together["computed_by"] == (isa.computed_by if isa else "")
 
 
 def test_a_result_without_a_name_belongs_to_its_reader() -> None:

@@ -17,8 +17,11 @@ from tvm_shiftadd.formats import codes, reference
 from tvm_shiftadd.target import cpu, parse
 
 #: Real shifts, on this machine's processor and on a lesser one; then the fastest kernels.
-SHIFTS = ['{"kind": "llvm", "kernels": "shift"}', "cpu:generic"]
-TARGETS = [*SHIFTS, "cpu"]
+SHIFTS = [
+    '{"kind": "llvm", "kernels": "shift"}',
+    '{"kind": "llvm", "mcpu": "generic", "kernels": "shift"}',
+]
+TARGETS = [*SHIFTS, "cpu:generic", "cpu"]
 
 
 def compiled(call: Any, target: str, **arrays: np.ndarray) -> Any:

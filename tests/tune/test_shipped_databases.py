@@ -9,6 +9,7 @@ import pytest
 import tvm
 
 from tvm_shiftadd.target import CPUTarget, cpu
+from tvm_shiftadd.topi.schedules.cpu.vnni.sets import choose
 from tvm_shiftadd.topi.schedules.cpu.vnni.space import problem_of
 from tvm_shiftadd.topi.schedules.cpu.vnni.workload import Workload
 from tvm_shiftadd.tune import check
@@ -20,8 +21,8 @@ from tvm_shiftadd.tune.database import Database, Record
 SHIPPED = sorted((Path(tuning.__file__).parent / "databases").glob("*.jsonl"))
 TARGET = CPUTarget(num_threads=1)
 
-needs_vnni = pytest.mark.skipif(
-    not cpu.use_vnni(TARGET, cpu.tvm_target(TARGET)), reason="needs AVX-512 VNNI and VBMI"
+needs_kernels = pytest.mark.skipif(
+    cpu.instruction_set(TARGET) is None, reason="needs a processor with fused kernels"
 )
 
 
@@ -42,11 +43,13 @@ def test_records_are_winners_that_can_be(path: Path) -> None:
     assert found and len({record.key for record in found}) == len(found)
     for record in found:
         work = Workload.from_dict(record.workload)
-        assert problem_of(work.plan(parameters_of(work, record.parameters))) == ""
+        isa = choose(databases.identity_of(path)["features"].__contains__)
+        assert isa is not None
+        assert problem_of(work.plan(isa, parameters_of(work, record.parameters))) == ""
         assert record.final and record.verified and record.value < min(record.baseline)
 
 
-@needs_vnni
+@needs_kernels
 def test_used_where_the_target_is_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     given = records(SHIPPED[0])
     mine, other = tuning.identity(TARGET), {**tuning.identity(TARGET), "processor": "another"}
@@ -60,17 +63,19 @@ def test_used_where_the_target_is_the_same(tmp_path: Path, monkeypatch: pytest.M
     assert len(tuning.chosen(tmp_path / "c", TARGET).tuned) == 1
 
 
-@needs_vnni
+@needs_kernels
 @pytest.mark.slow
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
 def test_kernels_compute_the_references_integers(path: Path) -> None:
+    isa = tuning.check_target(TARGET)
+
     def build(mod: Any) -> Any:
         return tvm.compile(mod, target=cpu.tvm_target(TARGET))
 
     for record in records(path):
         work = Workload.from_dict(record.workload)
         parameters = parameters_of(work, record.parameters)
-        tensors = [tvm.runtime.tensor(a) for a in check.arguments(work, parameters, build)]
-        function = work.kernel(parameters).with_attr("global_symbol", "main")
+        tensors = [tvm.runtime.tensor(a) for a in check.arguments(work, isa, parameters, build)]
+        function = work.kernel(isa, parameters).with_attr("global_symbol", "main")
         build(tvm.IRModule({"main": function}))["main"](*tensors)
         assert check.problem(work, tensors[-1].numpy()) == "", work.text

@@ -15,15 +15,10 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as build
 
 from tvm_shiftadd._compat import tirx
+from tvm_shiftadd.topi.schedules.cpu.vnni.instructions import ONE_TERM, QUAD, InstructionSet
 
 #: Independent sums: enough to hide the latency of one, and all fit the registers.
 SUMS = 12
-#: Bytes of a vector register with the dot product of bytes, by the feature that brings it and the
-#: one for registers of that width.
-DOT_BYTES = ((("avx512f", "avx512vnni"), 64), (("avxvnni",), 32), (("avx512vl", "avx512vnni"), 32))
-
-_DOT = {64: "llvm.x86.avx512.vpdpbusd.512", 32: "llvm.x86.avx512.vpdpbusd.256"}
-_QUAD = 4
 
 
 @dataclass(frozen=True)
@@ -39,22 +34,15 @@ class Bench:
     work: float
 
 
-def dot_width(has: Callable[[str], bool]) -> int | None:
-    """Bytes of the vectors that the target's dot product takes; None where it has none."""
-    return next((size for needed, size in DOT_BYTES if all(map(has, needed))), None)
-
-
-def dot_products(threads: int, turns: int, size: int) -> Bench:
-    """``vpdpbusd`` on registers of ``size`` bytes; its work is multiply-accumulates."""
-    lanes = size // _QUAD
+def dot_products(threads: int, turns: int, isa: InstructionSet) -> Bench:
+    """Products of bytes with weights of one term; its work is multiply-accumulates."""
 
     def step(total: Any, x: Any) -> Any:
-        operands = (T.reinterpret(value, dtype=f"int8x{size}") for value in (x, x))
-        name = T.llvm_lookup_intrinsic_id(_DOT[size])
-        return T.call_llvm_pure_intrin(name, total, *operands, dtype=f"int32x{lanes}")
+        # Inputs that change from turn to turn: what is the same in each would be done once.
+        return isa.dot(total, total, x, ONE_TERM)
 
-    bench = _in_registers(threads, turns, lanes, "int32", step)
-    return replace(bench, work=bench.work * _QUAD)
+    bench = _in_registers(threads, turns, isa.lanes, "int32", step)
+    return replace(bench, work=bench.work * QUAD)
 
 
 def shift_adds(threads: int, turns: int, size: int) -> Bench:

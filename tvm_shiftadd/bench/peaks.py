@@ -34,11 +34,12 @@ _TOGETHER = 0.8
 class Peaks:
     """Peaks of ``threads`` threads together.
 
-    macs: multiply-accumulates of bytes per second by the processor's dot product, None where the
-    target has none. shift_adds: 16-bit elements shifted and added per second. l2, l3, memory: bytes
-    read per second from each core's second-level cache, the cache behind it, and memory; l3 is
-    None where there is none or its size is not known. call: seconds of a kernel call that does
-    nothing, its threads started. l2_bytes, l3_bytes: what fits there, of all threads together.
+    macs: multiply-accumulates of bytes per second by what fused kernels are made of, None where
+    the target has none of it. shift_adds: 16-bit elements shifted and added per second. l2, l3,
+    memory: bytes read per second from each core's second-level cache, the cache behind it, and
+    memory; l3 is None where there is none or its size is not known. call: seconds of a kernel
+    call that does nothing, its threads started. l2_bytes, l3_bytes: what fits there, of all
+    threads together.
     crowded: whether the threads had no core each while they were measured.
     """
 
@@ -82,15 +83,10 @@ def measure(target: CPUTarget, threads: int) -> tuple[Peaks, ...]:
 
 def _measure(target: Any, threads: int) -> Peaks:
     """Peaks of as many tasks at a time, as measured."""
-    from tvm.target import codegen
-
     from tvm_shiftadd.bench import peak_kernels
     from tvm_shiftadd.target import cpu
 
-    def has(feature: str) -> bool:
-        return bool(codegen.target_has_features(feature, target))
-
-    vector, width = 2 * cpu.vector_lanes(target), peak_kernels.dot_width(has)
+    vector, isa = 2 * cpu.vector_lanes(target), cpu.best_set(target)
     sizes = caches()
     l2, l3 = sizes.get("L2", _DEFAULT_L2), sizes.get("L3", 0)
     large = max(_FROM_MEMORY, _TIMES_CACHE * l3)
@@ -98,7 +94,7 @@ def _measure(target: Any, threads: int) -> Peaks:
     rate = _Meter(target)
     return Peaks(
         threads=threads,
-        macs=rate(peak_kernels.dot_products(threads, _TURNS, width)) if width else None,
+        macs=rate(peak_kernels.dot_products(threads, _TURNS, isa)) if isa else None,
         shift_adds=rate(peak_kernels.shift_adds(threads, _TURNS, vector)),
         l2=rate(peak_kernels.reading(threads, l2 // 2, 10, vector)),
         l3=rate(peak_kernels.reading(threads, l3 // 2 // threads, 1, vector)) if l3 else None,

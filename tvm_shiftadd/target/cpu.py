@@ -18,13 +18,13 @@ from tvm_shiftadd.topi.schedules.cpu import schedule_function
 from tvm_shiftadd.topi.schedules.cpu.legalize import legalize_map
 from tvm_shiftadd.topi.schedules.cpu.vnni.function import COMPUTED_BY
 from tvm_shiftadd.topi.schedules.cpu.vnni.graph import FuseLayers
+from tvm_shiftadd.topi.schedules.cpu.vnni.instructions import InstructionSet
+from tvm_shiftadd.topi.schedules.cpu.vnni.sets import choose
 from tvm_shiftadd.topi.schedules.cpu.vnni.workload import Choices
 
 #: 16-bit elements of a vector register, by the feature that brings it, widest first.
 _LANES = {"avx512bw": 32, "avx2": 16}
 _BASELINE_LANES = 8
-#: What the VNNI kernels need: dot products of bytes, and a look-up of 64 bytes in a register.
-_VNNI = ("avx512f", "avx512bw", "avx512vnni", "avx512vbmi")
 #: TVM's operator pattern of a function that is not fused.
 _OPAQUE = 8
 #: Functions that compute the dialect's operators, alone or fused with others.
@@ -99,14 +99,14 @@ def build(
     has any batch there is a second function for one image (``batch.SINGLE``). ``record`` takes
     down which layers each kernel call computes.
 
-    With ``kernels`` "auto" in the target, layers become VNNI kernels where the processor has what
+    With ``kernels`` "auto" in the target, layers become fused kernels where the processor has what
     they need: the same integers, computed by its own products. ``choices`` has their tuned
     parameters, and takes down what was chosen for each.
 
     Raises CompileError where TVM or LLVM cannot build for the target, and VerificationError where
     another kernel of the dialect multiplies data.
     """
-    resolved = tvm_target(target)
+    resolved, found = tvm_target(target), instruction_set(target)
     if data_inputs is not None:
         mod = mod.clone()
         mod["main"] = mod["main"].with_attr("num_input", data_inputs)
@@ -117,7 +117,7 @@ def build(
                 resolved,
                 relax_pipeline=_pipeline(
                     vector_lanes(resolved),
-                    FuseLayers(choices) if use_vnni(target, resolved) else None,
+                    FuseLayers(found, choices) if found else None,
                     record or CallRecord(),
                     data_inputs,
                 ),
@@ -145,9 +145,17 @@ def vector_lanes(target: tvm.target.Target) -> int:
     return next((n for feature, n in _LANES.items() if _has(feature, target)), _BASELINE_LANES)
 
 
-def use_vnni(target: CPUTarget, resolved: tvm.target.Target) -> bool:
-    """Whether layers become VNNI kernels: the processor has what they need, and none is refused."""
-    return target.kernels == "auto" and all(_has(feature, resolved) for feature in _VNNI)
+def instruction_set(target: CPUTarget) -> InstructionSet | None:
+    """What the fused kernels are made of; None for real shifts, and where the target has none.
+
+    Raises what ``tvm_target`` does.
+    """
+    return best_set(tvm_target(target)) if target.kernels == "auto" else None
+
+
+def best_set(target: tvm.target.Target) -> InstructionSet | None:
+    """The best instructions for fused kernels that the target's processor has, if any."""
+    return choose(lambda feature: _has(feature, target))
 
 
 def _has(feature: str, target: tvm.target.Target) -> bool:

@@ -22,7 +22,7 @@ class CPUTarget:
     ("+avx2"). ``num_threads`` is what runs use by default; None takes one thread a core.
 
     ``kernels`` is "auto" for the fastest instructions that give the integers of the definition
-    (AVX-512 VNNI and VBMI where the processor has both), or "shift" for real shifts everywhere,
+    (dot products of bytes, or AVX2's products of 16 bits), or "shift" for real shifts everywhere,
     which holds no multiplication of data.
     """
 

@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from tvm_shiftadd._compat import te
 from tvm_shiftadd.formats import codes, packing, reference
 from tvm_shiftadd.topi.schedules.cpu.vnni import weights
+from tvm_shiftadd.topi.schedules.cpu.vnni.epilogue import Epilogue
+from tvm_shiftadd.topi.schedules.cpu.vnni.instructions import InstructionSet
 from tvm_shiftadd.topi.schedules.cpu.vnni.layers import LayerKernel, layer_kernel
 from tvm_shiftadd.topi.schedules.cpu.vnni.parameters import Parameters
 from tvm_shiftadd.topi.schedules.cpu.vnni.stored import Stored, Wide
@@ -149,14 +151,16 @@ def _pixels(layout: Stored, flat: Array) -> Array:
     return rows[:, top : top + layout.height, left : left + layout.width]
 
 
-def arguments(work: Workload, parameters: Parameters, build: Build) -> list[Array]:
+def arguments(
+    work: Workload, isa: InstructionSet, parameters: Parameters, build: Build
+) -> list[Array]:
     """What the kernel of a layer with random numbers is called with; the last one is its result.
 
     ``build``: compiles an IRModule for the machine that prepares the weights.
     """
-    layer, plan = Layer(work), work.plan(parameters)
-    packed, constants = _prepared(layer, layer_kernel(work, plan), build)
-    epilogue = work.epilogue
+    layer, kernel = Layer(work), layer_kernel(work, work.plan(isa, parameters))
+    epilogue = work.epilogue(isa)
+    packed, constants = _prepared(layer, kernel, epilogue, build)
     found = [stored(work.source, layer.x), packed, constants]
     if epilogue.residual is not None:
         found.append(stored(epilogue.residual, layer.other))
@@ -167,7 +171,7 @@ def arguments(work: Workload, parameters: Parameters, build: Build) -> list[Arra
 
 def problem(work: Workload, result: Array) -> str:
     """How a kernel's result differs from the reference's, for people; "" where it does not."""
-    expected, got = Layer(work).expected, plain(work.epilogue.out, result)
+    expected, got = Layer(work).expected, plain(work.out, result)
     wrong = np.argwhere(expected != got)
     if not len(wrong):
         return ""
@@ -178,17 +182,16 @@ def problem(work: Workload, result: Array) -> str:
     )
 
 
-def _prepared(layer: Layer, kernel: LayerKernel, build: Build) -> list[Array]:
+def _prepared(layer: Layer, kernel: LayerKernel, epilogue: Epilogue, build: Build) -> list[Array]:
     """The packed weights and the matrix of constants."""
     work, operands = layer.work, layer.operands
-    zero = 0 if kernel.bias else work.source.zero
 
     def define(weight: Any, bias: Any, *rest: Any) -> list[Any]:
         if kernel.bias is not None:
             bias = kernel.bias(weight, bias)
-        sums = weights.sum_of_weights(weight, work.shape.reduction) if zero else None
+        sums = weights.sum_of_weights(weight, work.shape.reduction) if kernel.zero else None
         named = dict(zip(operands, rest, strict=True))
-        matrix = weights.constants(work.epilogue, bias, zero, sums, named)
+        matrix = weights.constants(epilogue, bias, kernel.zero, sums, named)
         return [kernel.pack(weight), kernel.order(matrix)]
 
     return _evaluate(define, [layer.weight, layer.bias, *operands.values()], build)

@@ -1,4 +1,4 @@
-"""Tuning of the VNNI kernels: databases and workloads of a processor."""
+"""Tuning of the fused kernels: databases and workloads of a processor."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from tvm_shiftadd.bench import machine as machines
 from tvm_shiftadd.errors import InputError
 from tvm_shiftadd.manifest import SPECIFICATION_VERSION, TargetInfo, installed_tvm
 from tvm_shiftadd.target import CPUTarget, cpu, runtime
+from tvm_shiftadd.topi.schedules.cpu.vnni.instructions import InstructionSet
 from tvm_shiftadd.topi.schedules.cpu.vnni.parameters import VERSION
+from tvm_shiftadd.topi.schedules.cpu.vnni.sets import SETS
 from tvm_shiftadd.topi.schedules.cpu.vnni.space import problem_of
 from tvm_shiftadd.topi.schedules.cpu.vnni.workload import Choices, Workload
 from tvm_shiftadd.tune.cpu_space import CPUSpace, parameters_of
@@ -48,7 +50,7 @@ def tunable(
     have nothing to tune, for a processor that lacks its instructions, and where the tracker or its
     servers are missing.
     """
-    check_target(target)
+    isa = check_target(target)
     count, mine = threads or threads_of(target), identity(target)
     processes, where, waiting = 1, machines.describe().processor, 0.0
     if tracker is not None:
@@ -63,16 +65,19 @@ def tunable(
             "measure on one of a --tracker"
         )
     config = {"target": asdict(target), "threads": count, "tracker": tracker}
-    return Tunable(mine, CPUSpace(count), _FACTORY, config, count, processes, where, waiting)
+    return Tunable(mine, CPUSpace(isa, count), _FACTORY, config, count, processes, where, waiting)
 
 
-def check_target(target: CPUTarget) -> None:
-    """Raise InputError for a target whose kernels have nothing to tune."""
-    if not cpu.use_vnni(target, cpu.tvm_target(target)):
+def check_target(target: CPUTarget) -> InstructionSet:
+    """The instructions of the kernels; raises InputError where they have nothing to tune."""
+    found = cpu.instruction_set(target)
+    if found is None:
+        names = ", ".join(one.name for one in SETS)
         raise InputError(
-            "expected a target whose kernels can be tuned, which are those for AVX-512 VNNI and "
-            f"VBMI, got {target.as_dict()}"
+            f"expected a target whose kernels can be tuned, which are those for {names}, "
+            f"got {target.as_dict()}"
         )
+    return found
 
 
 def chosen(database: Path | None, target: CPUTarget) -> Choices:
@@ -81,14 +86,15 @@ def chosen(database: Path | None, target: CPUTarget) -> Choices:
     Raises InputError for a database of another target, and for a target that takes none.
     """
     if database is not None:
-        check_target(target)
-        return choices(Database.read(database, identity(target)), threads_of(target))
-    if not cpu.use_vnni(target, cpu.tvm_target(target)):
+        named = Database.read(database, identity(target))
+        return choices(named, threads_of(target), check_target(target))
+    isa = cpu.instruction_set(target)
+    if isa is None:
         return Choices()
     mine = identity(target)
     for shipped in sorted(_SHIPPED.glob("*.jsonl")):
         if identity_of(shipped) == mine:
-            return choices(Database.read(shipped, mine), threads_of(target))
+            return choices(Database.read(shipped, mine), threads_of(target), isa)
     return Choices()
 
 
@@ -97,7 +103,7 @@ def threads_of(target: CPUTarget) -> int:
     return target.num_threads or runtime.available_cores()
 
 
-def choices(database: Database, threads: int) -> Choices:
+def choices(database: Database, threads: int, isa: InstructionSet) -> Choices:
     """The best known parameters for runs on so many threads.
 
     Of a layer that was tuned for one thread alone, several share the work as the rules have it.
@@ -109,8 +115,8 @@ def choices(database: Database, threads: int) -> Choices:
             parameters = parameters_of(work, record.parameters)
             if count == threads:
                 exact[work] = parameters
-            elif not problem_of(work.plan(parameters)):
-                alone[work] = work.shared(parameters)
+            elif not problem_of(work.plan(isa, parameters)):
+                alone[work] = work.shared(isa, parameters)
     return Choices({**alone, **exact})
 
 

@@ -1,4 +1,4 @@
-"""The candidates of the VNNI kernels, and the numbers by which their times are guessed."""
+"""The candidates of the fused kernels, and the numbers by which their times are guessed."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import msgspec
 
 from tvm_shiftadd.errors import InputError
 from tvm_shiftadd.topi.schedules.cpu.vnni.depthwise import DepthwisePlan
+from tvm_shiftadd.topi.schedules.cpu.vnni.instructions import InstructionSet
 from tvm_shiftadd.topi.schedules.cpu.vnni.parameters import Parameters
 from tvm_shiftadd.topi.schedules.cpu.vnni.plan import ALL_SUMS, PANEL, sums_size, tile_cost
 from tvm_shiftadd.topi.schedules.cpu.vnni.space import candidates
@@ -26,16 +27,16 @@ def parameters_of(work: Workload, values: Mapping[str, Any]) -> Parameters:
 
 
 class CPUSpace:
-    """The candidates of VNNI kernels; see ``task.Space``."""
+    """The candidates of fused kernels; see ``task.Space``."""
 
     unit = "seconds"
 
-    def __init__(self, threads: int) -> None:
-        self.threads = threads
+    def __init__(self, isa: InstructionSet, threads: int) -> None:
+        self.isa, self.threads = isa, threads
 
     def candidates(self, workload: Mapping[str, Any]) -> list[dict[str, Any]]:
         """All parameters that can be, the rule's choice first."""
-        plan = Workload.from_dict(workload).plan()
+        plan = Workload.from_dict(workload).plan(self.isa)
         return [asdict(parameters) for parameters in candidates(plan, self.threads)]
 
     def describe(self, workload: Mapping[str, Any]) -> tuple[str, int]:
@@ -46,7 +47,7 @@ class CPUSpace:
     def features(self, workload: Mapping[str, Any], parameters: Mapping[str, Any]) -> list[float]:
         """The layer's sizes, the parameters, and what follows from both."""
         work = Workload.from_dict(workload)
-        shape, plan = work.shape, work.plan(parameters_of(work, parameters))
+        shape, plan = work.shape, work.plan(self.isa, parameters_of(work, parameters))
         sizes = (work.work, shape.channels, shape.outputs, shape.out_width, shape.terms, work.pitch)
         layer = [*map(float, shape.kernel), *map(float, shape.strides), *map(_log, sizes)]
         layer += [float(work.kind == kind) for kind in KINDS] + [float(bool(work.residual))]
@@ -72,7 +73,7 @@ class CPUSpace:
             float(plan.segmented),
             float(p.fetch),
             float(p.parallel),
-            plan.quads * p.vectors * 64 / PANEL,
+            plan.quads * p.vectors * self.isa.vector / PANEL,
             sums_size(plan) / ALL_SUMS,
             _log(plan.tasks),
         ]

@@ -1,4 +1,4 @@
-"""What a process does with a candidate of a VNNI kernel: build it, measure it, check it."""
+"""What a process does with a candidate of a fused kernel: build it, measure it, check it."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from tvm_shiftadd.topi.schedules.cpu.vnni.parameters import Parameters
 from tvm_shiftadd.topi.schedules.cpu.vnni.space import problem_of
 from tvm_shiftadd.topi.schedules.cpu.vnni.workload import Workload
 from tvm_shiftadd.tune.check import arguments, problem
+from tvm_shiftadd.tune.cpu import check_target
 from tvm_shiftadd.tune.cpu_space import parameters_of
 
 #: Seconds of one sample, and samples of a measurement.
@@ -33,7 +34,8 @@ class _Machine:
     """Where candidates run: here, or on a machine that a tracker lends."""
 
     def __init__(self, config: Mapping[str, Any]) -> None:
-        self.target = cpu.tvm_target(CPUTarget(**config["target"]))
+        target = CPUTarget(**config["target"])
+        self.target, self.isa = cpu.tvm_target(target), check_target(target)
         self.threads = int(config["threads"])
         self.tracker, self.timeout = config.get("tracker"), float(config["timeout"])
         if self.tracker is None:
@@ -76,10 +78,10 @@ class CPUHandler:
         """Build the candidate and do the job on it."""
         work = Workload.from_dict(request["workload"])
         parameters = parameters_of(work, request["parameters"])
-        wrong = problem_of(work.plan(parameters))
+        wrong = problem_of(work.plan(self.machine.isa, parameters))
         if wrong:
             raise InputError(wrong)
-        function = work.kernel(parameters).with_attr("global_symbol", "main")
+        function = work.kernel(self.machine.isa, parameters).with_attr("global_symbol", "main")
         executable = self.machine.build(tvm.IRModule({"main": function}))
         try:
             with self.machine.load(executable) as (module, device):
@@ -96,7 +98,7 @@ class CPUHandler:
     def _verify(
         self, work: Workload, parameters: Parameters, module: Any, device: Any
     ) -> dict[str, Any]:
-        arrays = arguments(work, parameters, self.machine.build_here)
+        arrays = arguments(work, self.machine.isa, parameters, self.machine.build_here)
         tensors = [tvm.runtime.tensor(array, device) for array in arrays]
         module["main"](*tensors)
         wrong = problem(work, tensors[-1].numpy())

@@ -1,4 +1,4 @@
-"""Finding the operators that one VNNI kernel computes.
+"""Finding the operators that one fused kernel computes.
 
 A chain begins at a layer and goes on, as long as each result has a single reader, with the
 optional ``scale``, ``add`` and ``requantize`` behind it.
@@ -15,7 +15,7 @@ from tvm_shiftadd._compat import TensorType, relax
 from tvm_shiftadd.dialect.attrs import RequantizeAttrs
 from tvm_shiftadd.dialect.registry import is_dialect_call, op_name
 
-from .instructions import LANES
+from .stored import CHANNELS
 
 #: Operators that hand on values of their only operand, or zeros.
 _MOVING = frozenset(f"shiftadd.{name}" for name in ("max_pool2d", "pad", "upsample2d")) | frozenset(
@@ -92,7 +92,7 @@ class Readers:
         if not isinstance(other, relax.Var):
             return False
         rank = len(other.ty.shape)
-        whole = int(other.ty.shape[-1]) % LANES == 0
+        whole = int(other.ty.shape[-1]) % CHANNELS == 0
         return rank in (2, 4) and (str(other.ty.dtype) != "int32" or whole)
 
     def never_negative(self, var: Any) -> bool:

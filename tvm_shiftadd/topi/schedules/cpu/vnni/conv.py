@@ -22,17 +22,7 @@ from tvm_shiftadd._compat import tirx
 from .convert import fill_border
 from .epilogue import Epilogue
 from .function import Kernel, batch_size, kernel
-from .instructions import (
-    LANES,
-    QUAD,
-    VECTOR,
-    decode,
-    dot,
-    fetch,
-    ones,
-    spread_quad,
-    sum_of_lanes,
-)
+from .instructions import QUAD, fetch
 from .plan import ConvPlan, reach_of
 
 
@@ -47,19 +37,20 @@ class _Tile:
         self.task, self.plan, self.epilogue = task, task.plan, task.epilogue
         self.image, self.y, self.column = image, y, column
         plan = task.plan
+        self.isa, self.lanes = plan.isa, plan.isa.lanes
         self.pixels = [(y, x) for y in range(plan.rows) for x in range(plan.columns)]
         source, strides = plan.source, plan.shape.strides
         self.step_y, self.step_x = strides[0] * source.row, strides[1] * source.pitch
         self.count = len(self.pixels) * plan.vectors
-        self.sums = T.alloc_buffer((self.count * LANES,), "int32")
+        self.sums = T.alloc_buffer((self.count * self.lanes,), "int32")
         #: Which vector of each quad of the next segment is fetched on the way, if any.
         self.ahead: Any = None
 
     def _put(self, index: int, value: Any) -> None:
-        T.buffer_store(self.sums, value, [T.ramp(index * LANES, 1, LANES)])
+        T.buffer_store(self.sums, value, [T.ramp(index * self.lanes, 1, self.lanes)])
 
     def _get(self, index: int) -> Any:
-        return self.sums.vload([index * LANES], dtype="int32x16")
+        return self.sums.vload([index * self.lanes], dtype=self.isa.vector_of("int32"))
 
     def fetch_ahead(self, index: Any) -> None:
         """Fetch the next weights while these are used: of each quad one vector, by turns."""
@@ -70,22 +61,23 @@ class _Tile:
         """Let every sum begin with its channel's bias; sums of minima with zero."""
         constants, vectors = self.task.made["constants"], self.plan.vectors
         for v in range(vectors):
-            channel = self.task.channel + v * LANES
+            channel = self.task.channel + v * self.lanes
             bias = T.bind(self.epilogue.constant(constants, "bias", channel))
             if self.plan.adder:
-                bias = T.broadcast(T.int32(0), LANES)
+                bias = self.isa.every(0)
             for p in range(len(self.pixels)):
                 self._put(p * vectors + v, bias)
 
     def load(self, partial: Any, start: Any) -> None:
         """Take up the sums where ``save`` has left them."""
+        kind = self.isa.vector_of("int32")
         for index in range(self.count):
-            self._put(index, partial.vload([start + index * LANES], dtype="int32x16"))
+            self._put(index, partial.vload([start + index * self.lanes], dtype=kind))
 
     def save(self, partial: Any, start: Any) -> None:
         """Keep the sums for the next segment."""
         for index in range(self.count):
-            where = [T.ramp(start + index * LANES, 1, LANES)]
+            where = [T.ramp(start + index * self.lanes, 1, self.lanes)]
             T.buffer_store(partial, self._get(index), where)
 
     def _multiply(self, base: Any, quad: Any) -> None:
@@ -97,7 +89,7 @@ class _Tile:
             weights = [T.bind(self.task.weights(quad + u, v)) for v in vectors]
             for p, (row, column) in enumerate(self.pixels):
                 where = base + (row * self.step_y + column * self.step_x + u * QUAD)
-                pixel = T.bind(spread_quad(self.task.made["x"], self.image, where))
+                pixel = T.bind(self.isa.spread_quad(self.task.made["x"], self.image, where))
                 for v in vectors:
                     index = p * self.plan.vectors + v
                     self._put(index, self._add(self._get(index), pixel, weights[v]))
@@ -105,33 +97,33 @@ class _Tile:
     def _add(self, total: Any, pixel: Any, weights: Any) -> Any:
         """Sums with the products, or with the minima, of a vector of inputs and of weights."""
         if not self.plan.adder:
-            return dot(total, pixel, weights)
-        least = tirx.min(T.reinterpret(pixel, dtype="uint8x64"), weights)
-        return dot(total, least, T.broadcast(T.int8(1), VECTOR))
+            return self.isa.dot(total, pixel, weights, self.plan.most)
+        least = tirx.min(T.reinterpret(pixel, dtype=self.isa.vector_of("uint8")), weights)
+        return self.isa.count(total, least, T.broadcast(T.int8(1), self.isa.vector))
 
     def _distance(self, total: Any, channel: Any, inputs: Any) -> Any:
         """The layer's sums from those of minima: |x - w| = x + w - 2 min(x, w)."""
         bias = self.epilogue.constant(self.task.made["constants"], "bias", channel)
-        return (total << T.broadcast(T.int32(1), LANES)) + bias - inputs
+        return (total << self.isa.every(1)) + bias - inputs
 
     def _inputs(self, pixel: tuple[int, int]) -> Any:
         """The sum of a pixel's window, in all lanes."""
-        plan, source = self.plan, self.plan.source
-        total: Any = T.broadcast(T.int32(0), LANES)
+        plan, source, isa = self.plan, self.plan.source, self.isa
+        total: Any = isa.every(0)
         start = self._start(pixel[0], pixel[1])
         for ky in range(plan.shape.kernel[0]):
             for run in range(plan.runs):
                 row = ky * plan.shape.dilation[0] * source.row
                 row += run * plan.shape.dilation[1] * source.pitch
-                for first in range(0, plan.run, VECTOR):
+                for first in range(0, plan.run, isa.vector):
                     counted = [
                         byte < plan.run and byte % source.pitch < plan.shape.group_channels
-                        for byte in range(first, first + VECTOR)
+                        for byte in range(first, first + isa.vector)
                     ]
                     place = [self.image, start + (row + first)]
-                    values = self.task.made["x"].vload(place, dtype="uint8x64")
-                    total = T.bind(dot(total, values, ones(counted)))
-        return T.bind(T.broadcast(sum_of_lanes(total), LANES))
+                    values = self.task.made["x"].vload(place, dtype=isa.vector_of("uint8"))
+                    total = T.bind(isa.count(total, values, isa.ones(counted)))
+        return T.bind(T.broadcast(isa.sum_of_lanes(total), self.lanes))
 
     def _start(self, row: Any, column: Any) -> Any:
         """Where the window of a pixel of the tile begins."""
@@ -156,7 +148,7 @@ class _Tile:
             with build.serial(plan.segment // span) as turn:
                 self._multiply(base + turn * (span * QUAD), first + turn * span)
 
-        if source.zero or plan.rows > 1 or reach_of(shape) == (0, 0):
+        if plan.zero or plan.rows > 1 or reach_of(shape) == (0, 0):
             turns()
             return
         # Rows of zeros above and below add nothing.
@@ -171,7 +163,7 @@ class _Tile:
             y, x = self.y + row, self.column + column
             inputs = self._inputs((row, column)) if self.plan.adder else None
             for v in range(self.plan.vectors):
-                channel = task.channel + v * LANES
+                channel = task.channel + v * self.lanes
                 operand = epilogue.operand(made, self.image, y, x, channel)
                 value = self._get(p * self.plan.vectors + v)
                 if inputs is not None:
@@ -179,7 +171,7 @@ class _Tile:
                 results.append(epilogue.shifted(value, made["constants"], channel, operand))
                 # Offset from the first pixel: what lies side by side is stored together.
                 out = epilogue.out
-                places.append(row * out.row + column * out.pitch + v * LANES)
+                places.append(row * out.row + column * out.pitch + v * self.lanes)
         at = epilogue.out.at(self.y, self.column) + task.channel
         epilogue.store(made["out"], self.image, at, places, results)
 
@@ -189,37 +181,40 @@ class _Task:
 
     def __init__(self, plan: ConvPlan, epilogue: Epilogue, made: Kernel, task: Any) -> None:
         self.plan, self.epilogue, self.made = plan, epilogue, made
-        shape, parts = plan.shape, plan.parameters.parts
+        shape, parts, isa = plan.shape, plan.parameters.parts, plan.isa
         self.block, self.part = T.bind(task // parts), T.bind(task % parts)
         group = T.bind(self.block // plan.panels)
-        first = plan.first_vector(self.block % plan.panels) * LANES
+        first = plan.first_vector(self.block % plan.panels) * isa.lanes
         self.channel = T.bind(group * (shape.outputs // shape.groups) + first)
         self.first_input = group * shape.group_channels
         self.panel = None
         if plan.coded:
-            self.panel = T.alloc_buffer((plan.quads * plan.vectors * VECTOR,), "int8")
+            self.panel = T.alloc_buffer((plan.quads * plan.vectors * isa.vector,), "int8")
             self._decode()
 
     def _decode(self) -> None:
         """Fill the panel with the block's weights."""
-        plan = self.plan
+        plan, isa = self.plan, self.plan.isa
+        kind, size = isa.vector_of("uint8"), isa.vector
         with build.grid(plan.quads // 2, plan.vectors) as (pair, v):
-            codes = T.bind(self.made["weights"].vload([self.block, pair, v, 0], dtype="uint8x64"))
-            for half, decoded in enumerate(decode(codes)):
-                at = ((pair * 2 + half) * plan.vectors + v) * VECTOR
-                T.buffer_store(self.panel, decoded, [T.ramp(at, 1, VECTOR)])
+            codes = T.bind(self.made["weights"].vload([self.block, pair, v, 0], dtype=kind))
+            for half, decoded in enumerate(isa.decode(codes)):
+                at = ((pair * 2 + half) * plan.vectors + v) * size
+                T.buffer_store(self.panel, decoded, [T.ramp(at, 1, size)])
 
     def weights(self, quad: Any, vector: int) -> Any:
         """The block's weights of one quad and vector of outputs."""
+        plan, isa = self.plan, self.plan.isa
         if self.panel is None:
-            kind = f"{self.plan.packed_type}x{VECTOR}"
+            kind = isa.vector_of(plan.packed_type)
             return self.made["weights"].vload([self.block, quad, vector, 0], dtype=kind)
-        return self.panel.vload([(quad * self.plan.vectors + vector) * VECTOR], dtype="int8x64")
+        at = (quad * plan.vectors + vector) * isa.vector
+        return self.panel.vload([at], dtype=isa.vector_of("int8"))
 
     def fetch(self, quad: Any, vector: Any) -> None:
         """Bring the weights of a quad, maybe of the next block, into the cache."""
         plan = self.plan
-        at = ((self.block * plan.quads + quad) * plan.vectors + vector) * VECTOR
+        at = ((self.block * plan.quads + quad) * plan.vectors + vector) * plan.isa.vector
         fetch(self.made["weights"], plan.packed_shape, at)
 
     def tile(self, image: Any, row: Any, column: Any) -> _Tile:
@@ -245,7 +240,7 @@ def conv(plan: ConvPlan, epilogue: Epilogue, batch: Any) -> tirx.PrimFunc:
         "weights": (plan.packed_shape, plan.packed_type),
         **epilogue.tensors(n),
     }
-    with kernel("shiftadd_conv2d", tensors) as made:
+    with kernel("shiftadd_conv2d", tensors, plan.isa.computed_by) as made:
         with build.serial(n) as image:
             fill_border(made["out"], image, epilogue.out)
         with spread(plan.tasks) as index:
@@ -269,7 +264,7 @@ def _by_tiles(task: _Task, n: Any) -> None:
 def _by_segments(task: _Task, n: Any) -> None:
     plan = task.plan
     columns = -(-plan.shape.out_width // plan.columns)
-    rows, size = plan.tiles // columns, plan.rows * plan.columns * plan.vectors * LANES
+    rows, size = plan.tiles // columns, plan.rows * plan.columns * plan.vectors * plan.isa.lanes
     partial = T.alloc_buffer((plan.tiles * size,), "int32")
     segments = plan.run_quads // plan.segment
     with build.serial(n) as image:

@@ -18,7 +18,7 @@ from tvm_shiftadd.topi.schedules.cpu.geometry import ConvShape
 from .convert import fill_border
 from .epilogue import Epilogue
 from .function import Kernel, batch_size, kernel
-from .instructions import LANES, QUAD, decode, dot, spread_quad
+from .instructions import QUAD, InstructionSet
 from .parameters import ConvParameters
 from .plan import ConvPlan
 from .stored import Stored
@@ -32,17 +32,23 @@ _SERIAL = 1_000_000
 
 
 def dense_plan(
-    shape: ConvShape, source: Stored, images: int, parameters: ConvParameters | None = None
+    shape: ConvShape,
+    source: Stored,
+    isa: InstructionSet,
+    images: int,
+    parameters: ConvParameters | None = None,
 ) -> ConvPlan:
     """A dense layer as a convolution of maps of one pixel; without parameters by rule.
 
     ``images``: as many may be computed together, from 1 to ``TOGETHER``.
     """
     if parameters is None:
-        vectors = min(_VECTORS, -(-shape.outputs // LANES))
-        plan = ConvPlan(shape, source, ConvParameters(rows=images, vectors=vectors), images=images)
+        vectors = min(_VECTORS, -(-shape.outputs // isa.lanes))
+        # Each row has two sums for a vector.
+        rows = min(images, isa.registers // (2 * vectors))
+        plan = ConvPlan(shape, source, isa, ConvParameters(rows, vectors=vectors), images=images)
         return shared_by_rule(plan)
-    return ConvPlan(shape, source, parameters, images=images)
+    return ConvPlan(shape, source, isa, parameters, images=images)
 
 
 def shared_by_rule(plan: ConvPlan) -> ConvPlan:
@@ -62,15 +68,15 @@ class _Rows:
 
     def compute(self, first: Any, block: Any) -> None:
         """The outputs of a block for ``count`` rows from ``first`` on."""
-        plan, epilogue, made = self.plan, self.epilogue, self.made
-        channel = plan.first_vector(block) * LANES
+        plan, epilogue, made, lanes = self.plan, self.epilogue, self.made, self.plan.isa.lanes
+        channel = plan.first_vector(block) * lanes
         # Low and high codes have sums of their own: more of them are in flight.
-        sums = T.alloc_buffer((2 * self.count * plan.vectors * LANES,), "int32")
+        sums = T.alloc_buffer((2 * self.count * plan.vectors * lanes,), "int32")
         for row in range(self.count):
             for v in range(plan.vectors):
-                bias = epilogue.constant(made["constants"], "bias", channel + v * LANES)
+                bias = epilogue.constant(made["constants"], "bias", channel + v * lanes)
                 self._put(sums, 0, row, v, bias)
-                self._put(sums, 1, row, v, T.broadcast(T.int32(0), LANES))
+                self._put(sums, 1, row, v, plan.isa.every(0))
         with build.serial(plan.quads // 2) as pair:
             self._multiply(sums, first, block, pair, 2)
         if plan.quads % 2:
@@ -79,19 +85,20 @@ class _Rows:
             results = []
             for v in range(plan.vectors):
                 total = self._get(sums, 0, row, v) + self._get(sums, 1, row, v)
-                at = channel + v * LANES
+                at = channel + v * lanes
                 operand = epilogue.operand(made, first + row, 0, 0, at)
                 results.append(epilogue.shifted(total, made["constants"], at, operand))
-            places = [v * LANES for v in range(plan.vectors)]
+            places = [v * lanes for v in range(plan.vectors)]
             at = epilogue.out.at(0, 0) + channel
             epilogue.store(made["out"], first + row, at, places, results)
 
     def _multiply(self, sums: Any, first: Any, block: Any, pair: Any, count: int) -> None:
         """Add the products of ``count`` quads from the first of a pair on."""
+        isa, most = self.plan.isa, self.plan.most
         start = self.plan.source.origin + pair * (2 * QUAD)
         inputs = [
             [
-                T.bind(spread_quad(self.made["x"], first + row, start + half * QUAD))
+                T.bind(isa.spread_quad(self.made["x"], first + row, start + half * QUAD))
                 for half in range(count)
             ]
             for row in range(self.count)
@@ -101,25 +108,26 @@ class _Rows:
                 weights = T.bind(weights)
                 for row in range(self.count):
                     before = self._get(sums, half, row, v)
-                    self._put(sums, half, row, v, dot(before, inputs[row][half], weights))
+                    added = isa.dot(before, inputs[row][half], weights, most)
+                    self._put(sums, half, row, v, added)
 
     def _weights(self, block: Any, pair: Any, vector: int) -> list[Any]:
         """The int8 weights of a pair of quads and a vector of outputs."""
-        packed = self.made["weights"]
+        packed, isa = self.made["weights"], self.plan.isa
         if self.plan.coded:
-            return list(decode(packed.vload([block, pair, vector, 0], dtype="uint8x64")))
-        return [
-            packed.vload([block, pair * 2 + half, vector, 0], dtype="int8x64") for half in (0, 1)
-        ]
+            codes = packed.vload([block, pair, vector, 0], dtype=isa.vector_of("uint8"))
+            return list(isa.decode(codes))
+        kind = isa.vector_of("int8")
+        return [packed.vload([block, pair * 2 + half, vector, 0], dtype=kind) for half in (0, 1)]
 
     def _at(self, half: int, row: int, vector: int) -> int:
-        return ((half * self.count + row) * self.plan.vectors + vector) * LANES
+        return ((half * self.count + row) * self.plan.vectors + vector) * self.plan.isa.lanes
 
     def _get(self, sums: Any, *where: int) -> Any:
-        return sums.vload([self._at(*where)], dtype="int32x16")
+        return sums.vload([self._at(*where)], dtype=self.plan.isa.vector_of("int32"))
 
     def _put(self, sums: Any, half: int, row: int, vector: int, value: Any) -> None:
-        T.buffer_store(sums, value, [T.ramp(self._at(half, row, vector), 1, LANES)])
+        T.buffer_store(sums, value, [T.ramp(self._at(half, row, vector), 1, self.plan.isa.lanes)])
 
 
 def dense(plan: ConvPlan, epilogue: Epilogue, batch: Any) -> tirx.PrimFunc:
@@ -132,7 +140,7 @@ def dense(plan: ConvPlan, epilogue: Epilogue, batch: Any) -> tirx.PrimFunc:
     }
     spread = build.parallel if plan.parameters.parallel else build.serial
     rows = plan.rows
-    with kernel("shiftadd_dense", tensors) as made:
+    with kernel("shiftadd_dense", tensors, plan.isa.computed_by) as made:
         with build.serial(n) as image:
             fill_border(made["out"], image, epilogue.out)
         with spread(plan.panels) as block:

@@ -1,9 +1,9 @@
-"""The depthwise kernel: four rows of a window's column a dot product, 64 channels at a time.
+"""The depthwise kernel: four rows of a window's column a dot product, in registers of channels.
 
-``vpdpbusd`` adds four neighbouring bytes, but the taps of a channel lie in different pixels. Two
-rounds of interleaving turn four vectors of 64 channels into four of sixteen channels by four
+A dot product adds four neighbouring bytes, but the taps of a channel lie in different pixels. Two
+rounds of interleaving turn four registers of channels into four of a quarter of them by four
 rows; every output pixel whose window has that column then uses them. They interleave within
-quarters of a register, so the sums come in an order of their own, for which weights and constants
+parts of a register, so the sums come in an order of their own, for which weights and constants
 are prepared; narrowing the results to bytes puts them right.
 """
 
@@ -22,12 +22,12 @@ from tvm_shiftadd.topi.schedules.cpu.geometry import ConvShape
 from .convert import fill_border
 from .epilogue import Epilogue
 from .function import Kernel, batch_size, kernel
-from .instructions import LANES, QUAD, VECTOR, decode, dot, interleave, narrow
+from .instructions import ANY, ONE_TERM, PART, QUAD, InstructionSet, shuffled
 from .parameters import DepthwiseParameters
 from .stored import Stored
 from .weights import code_or_sum
 
-#: Groups of pixels computed together: four vectors of sums each.
+#: Groups of pixels computed together at most: four vectors of sums each.
 _GROUPS = 4
 #: Multiply-accumulates below which starting threads costs more than they bring.
 _SERIAL = 400_000
@@ -39,6 +39,7 @@ class DepthwisePlan:
 
     shape: ConvShape
     source: Stored
+    isa: InstructionSet
     parameters: DepthwiseParameters
 
     @property
@@ -46,9 +47,8 @@ class DepthwisePlan:
         """Neighbouring pixels that share a vector where one has few channels."""
         if self.shape.strides[1] > 1:
             return 1
-        counts = (4, 2)
-        fits = [n for n in counts if n * self.source.pitch == VECTOR and n <= self.shape.out_width]
-        return max(fits, default=1)
+        count, rest = divmod(self.isa.vector, self.source.pitch)
+        return count if not rest and 1 < count <= self.shape.out_width else 1
 
     @property
     def stacks(self) -> int:
@@ -62,17 +62,17 @@ class DepthwisePlan:
 
     @property
     def blocks(self) -> int:
-        """Blocks of 64 channels; the last one steps back, or reaches past a narrow pixel."""
-        return -(-self.source.pitch // VECTOR)
+        """Registers of channels; the last one steps back, or reaches past a narrow pixel."""
+        return -(-self.source.pitch // self.isa.vector)
 
     def first_channel(self, block: Any) -> Any:
         """Where a block begins."""
-        return tirx.min(block * VECTOR, max(0, self.source.pitch - VECTOR))
+        return tirx.min(block * self.isa.vector, max(0, self.source.pitch - self.isa.vector))
 
     @property
     def width(self) -> int:
         """Bytes of a vector that are stored."""
-        return min(VECTOR, self.source.pitch * self.together)
+        return min(self.isa.vector, self.source.pitch * self.together)
 
     @property
     def coded(self) -> bool:
@@ -80,9 +80,19 @@ class DepthwisePlan:
         return self.shape.terms == 1
 
     @property
+    def most(self) -> int:
+        """The largest magnitude of a weight."""
+        return ONE_TERM if self.coded else ANY
+
+    @property
+    def most_groups(self) -> int:
+        """Groups of pixels whose sums have registers, beside two stages of interleaving."""
+        return (self.isa.registers - 8) // QUAD
+
+    @property
     def packed_shape(self) -> tuple[int, ...]:
         """Shape of the packed weights: vectors of int8, or of bytes with two codes each."""
-        return (self.blocks, self.columns * (2 if self.coded else 4), VECTOR)
+        return (self.blocks, self.columns * (2 if self.coded else 4), self.isa.vector)
 
     @property
     def packed_type(self) -> str:
@@ -90,22 +100,26 @@ class DepthwisePlan:
         return "uint8" if self.coded else "int8"
 
     def channel(self, block: Any, position: Any) -> Any:
-        """The channel whose constants are at a position of a block's 64."""
-        vector, quarter = tirx.indexdiv(position, LANES), tirx.indexdiv(position % LANES, QUAD)
-        byte = quarter * LANES + vector * QUAD + position % QUAD
+        """The channel whose constants are at a position of a block."""
+        lanes = self.isa.lanes
+        vector, part = tirx.indexdiv(position, lanes), tirx.indexdiv(position % lanes, QUAD)
+        byte = part * PART + vector * QUAD + position % QUAD
         if self.together > 1:
             return tirx.indexmod(byte, self.source.pitch)
         return self.first_channel(block) + byte
 
 
 def depthwise_plan(
-    shape: ConvShape, source: Stored, parameters: DepthwiseParameters | None = None
+    shape: ConvShape,
+    source: Stored,
+    isa: InstructionSet,
+    parameters: DepthwiseParameters | None = None,
 ) -> DepthwisePlan:
     """The plan of a layer; without parameters by rule."""
-    plan = DepthwisePlan(shape, source, parameters or DepthwiseParameters())
+    plan = DepthwisePlan(shape, source, isa, parameters or DepthwiseParameters())
     if parameters is not None:
         return plan
-    groups = min(_GROUPS, shape.out_width // plan.together)
+    groups = min(_GROUPS, plan.most_groups, shape.out_width // plan.together)
     return parted_by_rule(replace(plan, parameters=DepthwiseParameters(groups)))
 
 
@@ -122,7 +136,7 @@ def pack_depthwise(codes: Any, plan: DepthwisePlan) -> Any:
     (height, width), channels = plan.shape.kernel, plan.shape.channels
 
     def weight(block: Any, vector: Any, byte: Any) -> Any:
-        position = tirx.indexmod(vector, QUAD) * LANES + tirx.indexdiv(byte, QUAD)
+        position = tirx.indexmod(vector, QUAD) * plan.isa.lanes + tirx.indexdiv(byte, QUAD)
         channel = plan.channel(block, position)
         column = tirx.indexdiv(vector, QUAD)
         ky = tirx.indexdiv(column, width) * QUAD + tirx.indexmod(byte, QUAD)
@@ -140,14 +154,15 @@ def pack_depthwise(codes: Any, plan: DepthwisePlan) -> Any:
 
 
 def order_constants(constants: Any, plan: DepthwisePlan) -> Any:
-    """The matrix of constants in the order of the sums: ``[rows, 64 * blocks]``."""
+    """The matrix of constants in the order of the sums: ``[rows, blocks * vector]``."""
+    vector = plan.isa.vector
     rows, columns = (int(size) for size in constants.shape)
 
     def body(row: Any, at: Any) -> Any:
-        channel = plan.channel(tirx.indexdiv(at, VECTOR), tirx.indexmod(at, VECTOR))
+        channel = plan.channel(tirx.indexdiv(at, vector), tirx.indexmod(at, vector))
         return tirx.if_then_else(channel < columns, constants[row, channel], int32(0))
 
-    return te.compute((rows, plan.blocks * VECTOR), body, name="ordered")
+    return te.compute((rows, plan.blocks * vector), body, name="ordered")
 
 
 def depthwise(plan: DepthwisePlan, epilogue: Epilogue, batch: Any) -> tirx.PrimFunc:
@@ -161,9 +176,9 @@ def depthwise(plan: DepthwisePlan, epilogue: Epilogue, batch: Any) -> tirx.PrimF
         "weights": (plan.packed_shape, plan.packed_type),
         **epilogue.tensors(n),
     }
-    tensors["constants"] = ((len(epilogue.rows), plan.blocks * VECTOR), "int32")
+    tensors["constants"] = ((len(epilogue.rows), plan.blocks * plan.isa.vector), "int32")
     spread = build.parallel if parts > 1 else build.serial
-    with kernel("shiftadd_depthwise", tensors) as made:
+    with kernel("shiftadd_depthwise", tensors, plan.isa.computed_by) as made:
         with build.serial(n) as image:
             fill_border(made["out"], image, epilogue.out)
         with spread(parts) as part:
@@ -177,34 +192,35 @@ def depthwise(plan: DepthwisePlan, epilogue: Epilogue, batch: Any) -> tirx.PrimF
 
 
 class _Task:
-    """Code for a few groups of neighbouring pixels and 64 channels."""
+    """Code for a few groups of neighbouring pixels and a register of channels."""
 
     def __init__(self, plan: DepthwisePlan, epilogue: Epilogue, made: Kernel) -> None:
-        self.plan, self.epilogue, self.made = plan, epilogue, made
+        self.plan, self.epilogue, self.made, self.isa = plan, epilogue, made, plan.isa
         self.groups = plan.parameters.groups
         self.panel = None
         if plan.coded:
-            size = plan.columns * QUAD * VECTOR
+            vector, kind = self.isa.vector, self.isa.vector_of("uint8")
+            size = plan.columns * QUAD * vector
             self.panel = T.alloc_buffer((plan.blocks, size), "int8")
             with build.grid(plan.blocks, plan.columns * 2) as (block, index):
-                codes = T.bind(made["weights"].vload([block, index, 0], dtype="uint8x64"))
-                for half, decoded in enumerate(decode(codes)):
-                    at = (index * 2 + half) * VECTOR
-                    T.buffer_store(self.panel, decoded, [block, T.ramp(at, 1, VECTOR)])
+                codes = T.bind(made["weights"].vload([block, index, 0], dtype=kind))
+                for half, decoded in enumerate(self.isa.decode(codes)):
+                    at = (index * 2 + half) * vector
+                    T.buffer_store(self.panel, decoded, [block, T.ramp(at, 1, vector)])
 
     def _weights(self, block: Any, column: int, vector: int) -> Any:
-        index = column * QUAD + vector
+        index, kind = column * QUAD + vector, self.isa.vector_of("int8")
         if self.panel is None:
-            return self.made["weights"].vload([block, index, 0], dtype="int8x64")
-        return self.panel.vload([block, index * VECTOR], dtype="int8x64")
+            return self.made["weights"].vload([block, index, 0], dtype=kind)
+        return self.panel.vload([block, index * self.isa.vector], dtype=kind)
 
     def pixels(self, image: Any, y: Any, x: Any, block: Any) -> None:
         """``groups`` groups of output pixels from (y, x) on."""
         plan, epilogue, constants = self.plan, self.epilogue, self.made["constants"]
-        first = plan.first_channel(block)
-        start = T.bind(block * VECTOR)
+        first, lanes = plan.first_channel(block), self.isa.lanes
+        start = T.bind(block * self.isa.vector)
         bias = [
-            T.bind(epilogue.constant(constants, "bias", start + r * LANES)) for r in range(QUAD)
+            T.bind(epilogue.constant(constants, "bias", start + r * lanes)) for r in range(QUAD)
         ]
         sums = [list(bias) for _ in range(self.groups)]
         for stack in range(plan.stacks):
@@ -212,9 +228,10 @@ class _Task:
         out = epilogue.out
         for group in range(self.groups):
             wide = [
-                epilogue.shifted(sums[group][r], constants, start + r * LANES) for r in range(QUAD)
+                epilogue.shifted(sums[group][r], constants, start + r * lanes) for r in range(QUAD)
             ]
-            result = epilogue.limited(narrow(wide, epilogue.narrow_type[0], natural=False))
+            narrow = self.isa.narrow(wide, epilogue.narrow_type[0], natural=False)
+            result = epilogue.limited(narrow)
             at = out.at(y, x + group * plan.together) + first
             _store(self.made["out"], image, at, result, plan.width)
 
@@ -224,6 +241,7 @@ class _Task:
         """Add the products of up to four rows of the windows."""
         plan, shape, source = self.plan, self.plan.shape, self.plan.source
         top, left = shape.origin
+        kind = self.isa.vector_of("uint8")
         rows = range(stack * QUAD, min((stack + 1) * QUAD, shape.kernel[0]))
         start = source.at(y * shape.strides[0] - top, x * shape.strides[1] - left) + channel
         start = T.bind(start)
@@ -232,13 +250,14 @@ class _Task:
             vectors = []
             for ky in rows:
                 at = start + (ky * shape.dilation[0] * source.row + column * source.pitch)
-                vectors.append(T.bind(self.made["x"].vload([image, at], dtype="uint8x64")))
+                vectors.append(T.bind(self.made["x"].vload([image, at], dtype=kind)))
             # Missing rows have zero weights: any will do.
             vectors += vectors[:1] * (QUAD - len(vectors))
-            for r, quads in enumerate(interleave(vectors)):
+            for r, quads in enumerate(self.isa.interleave(vectors)):
                 for group, kx in users:
                     weights = self._weights(block, stack * shape.kernel[1] + kx, r)
-                    sums[group][r] = T.bind(dot(sums[group][r], quads, weights))
+                    total = self.isa.dot(sums[group][r], quads, weights, plan.most)
+                    sums[group][r] = T.bind(total)
 
 
 def _users(
@@ -253,11 +272,11 @@ def _users(
 
 
 def _store(out: Any, image: Any, at: Any, value: Any, width: int) -> None:
-    """Write the first ``width`` of 64 bytes, a multiple of sixteen."""
+    """Write the first ``width`` of a register's bytes, a multiple of sixteen."""
     value, start = T.bind(value), 0
+    size = int(value.ty.dtype.lanes)
     for piece in (64, 32, 16):
         if width & piece:
-            indices = [tirx.IntImm("int32", start + i) for i in range(piece)]
-            part = value if piece == VECTOR else tirx.Shuffle([value], indices)
+            part = value if piece == size else shuffled([value], range(start, start + piece))
             T.buffer_store(out, part, [image, T.ramp(at + start, 1, piece)])
             start += piece

@@ -12,16 +12,18 @@ from tvm_shiftadd.topi.scaling import quantized
 
 from .convert import fill_border
 from .function import batch_size, kernel
-from .instructions import LANES, QUAD
+from .instructions import QUAD
 from .stored import Stored
 
+#: Pixels that are quantised together.
+_LANES = 16
 #: Elements of an image below which starting threads costs more than they bring.
 _SERIAL = 100_000
 
 
 def can_enter(layout: Stored) -> bool:
     """Whether ``quantize_store`` makes maps of this layout."""
-    return layout.pitch == QUAD and layout.width >= LANES
+    return layout.pitch == QUAD and layout.width >= _LANES
 
 
 def quantize_store(layout: Stored, exponent: int, dtype: str, batch: Any) -> tirx.PrimFunc:
@@ -33,18 +35,18 @@ def quantize_store(layout: Stored, exponent: int, dtype: str, batch: Any) -> tir
     sizes: tuple[Any, ...] = (n, layout.channels, layout.height, layout.width)
     spread = build.parallel if layout.height * layout.row >= _SERIAL else build.serial
     # Flipping the top bit of all bytes at once makes signed ones stored.
-    flip = T.broadcast(T.int32(int.from_bytes([layout.zero] * QUAD, "little", signed=True)), LANES)
+    flip = T.broadcast(T.int32(int.from_bytes([layout.zero] * QUAD, "little", signed=True)), _LANES)
 
     def constant(value: int) -> Any:
-        return T.broadcast(T.int32(value), LANES)
+        return T.broadcast(T.int32(value), _LANES)
 
     tensors = {"x": (sizes, "float32"), "out": ((n, layout.size), "uint8")}
     with kernel("shiftadd_quantize", tensors, None) as made:
         with build.serial(n) as image:
             fill_border(made["out"], image, layout)
-        with spread(layout.height) as y, build.grid(n, -(-layout.width // LANES)) as (image, run):
+        with spread(layout.height) as y, build.grid(n, -(-layout.width // _LANES)) as (image, run):
             # The last run steps back, and quantises some pixels again.
-            x = T.bind(T.min(run * LANES, layout.width - LANES))
+            x = T.bind(T.min(run * _LANES, layout.width - _LANES))
             word = flip
             for channel in range(layout.channels):
                 values = made["x"].vload([image, channel, y, x], dtype="float32x16")
@@ -55,5 +57,5 @@ def quantize_store(layout: Stored, exponent: int, dtype: str, batch: Any) -> tir
                 word = T.bind(word ^ (byte << constant(8 * channel)))
             value = T.reinterpret(word, dtype="uint8x64")
             at = layout.at(y, x)
-            T.buffer_store(made["out"], value, [image, T.ramp(at, 1, LANES * QUAD)])
+            T.buffer_store(made["out"], value, [image, T.ramp(at, 1, _LANES * QUAD)])
     return made.function

@@ -1,4 +1,4 @@
-"""What a VNNI kernel does with its sums before they leave the registers.
+"""What a fused kernel does with its sums before they leave the registers.
 
 In the order of the dialect's operators: the optional factor of ``shiftadd.scale``, the optional
 ``shiftadd.add`` of a stored or a wide map, then ``shiftadd.requantize``. Everything that differs
@@ -17,14 +17,15 @@ from tvm_shiftadd._compat import tirx
 from tvm_shiftadd.topi.schedules.cpu.geometry import round_up
 
 from .function import Kernel
-from .instructions import LANES, VECTOR, narrow
-from .stored import Stored, View, Wide
+from .instructions import InstructionSet, shuffled
+from .stored import CHANNELS, Stored, View, Wide
 
 
 @dataclass(frozen=True)
 class Epilogue:
     """From sums to ``out``: ``lo`` and ``hi`` are the bounds of a stored result."""
 
+    isa: InstructionSet
     out: Stored | Wide
     lo: int = -128
     hi: int = 127
@@ -55,17 +56,17 @@ class Epilogue:
 
     @property
     def outputs(self) -> int:
-        """Output channels, rounded up to whole vectors."""
-        return round_up(self.out.channels, LANES)
+        """Output channels, rounded up to those that a map has room for."""
+        return round_up(self.out.channels, CHANNELS)
 
     def constant(self, constants: Any, name: str, channel: Any) -> Any:
-        """One row's values of sixteen channels."""
-        return constants.vload([self.rows.index(name), channel], dtype="int32x16")
+        """One row's values of a vector of channels."""
+        return constants.vload([self.rows.index(name), channel], dtype=self.isa.vector_of("int32"))
 
     def shifted(self, sums: Any, constants: Any, channel: Any, residual: Any = None) -> Any:
-        """Sixteen int32 results, not yet limited, from sixteen sums.
+        """A vector of int32 results, not yet limited, from one of sums.
 
-        ``residual`` is the sixteen values of the other operand of an addition as stored, if any.
+        ``residual`` is as many values of the other operand of an addition as stored, if any.
         """
 
         def row(name: str) -> Any:
@@ -75,7 +76,7 @@ class Epilogue:
         if self.scaled:
             value = value * row("factor")
         if self.residual is not None:
-            other = residual.astype("int32x16")
+            other = residual.astype(self.isa.vector_of("int32"))
             if "mask" in self.rows:
                 other = other & row("mask")
             value = (value << row("lhs_shift")) + (other << row("rhs_shift"))
@@ -109,29 +110,30 @@ class Epilogue:
         return ("int8", -128, 127) if self.zero else ("uint8", 0, 255)
 
     def operand(self, made: Kernel, image: Any, y: Any, x: Any, channel: Any) -> Any:
-        """Sixteen values of an addition's other operand at an output pixel; None without one."""
+        """Values of an addition's other operand at an output pixel; None without one."""
         if self.residual is None:
             return None
-        kind = f"{_element(self.residual)}x{LANES}"
+        kind = f"{_element(self.residual)}x{self.isa.lanes}"
         at = self.residual.at(y, x) + channel
         return made["residual"].vload([image, at], dtype=kind)
 
     def store(self, out: Any, image: Any, at: Any, places: list[int], results: list[Any]) -> None:
-        """Write vectors of sixteen results, as ``shifted`` gives them.
+        """Write vectors of results, as ``shifted`` gives them.
 
         ``places`` are their offsets from ``at``, ascending. Four at a time become bytes.
         """
+        lanes = self.isa.lanes
         if isinstance(self.out, Wide):
             for place, result in zip(places, results, strict=True):
-                T.buffer_store(out, result, [image, T.ramp(at + place, 1, LANES)])
+                T.buffer_store(out, result, [image, T.ramp(at + place, 1, lanes)])
             return
         for first in range(0, len(results), 4):
             four, where = results[first : first + 4], places[first : first + 4]
             full = four + four[:1] * (4 - len(four))
-            values = T.bind(self.limited(narrow(full, self.narrow_type[0], natural=True)))
-            for start, size in _pieces(where):
-                order = [tirx.IntImm("int32", start * LANES + i) for i in range(size)]
-                part = values if size == VECTOR else tirx.Shuffle([values], order)
+            values = T.bind(self.limited(self.isa.narrow(full, self.narrow_type[0], natural=True)))
+            for start, size in _pieces(where, lanes):
+                order = range(start * lanes, start * lanes + size)
+                part = values if size == self.isa.vector else shuffled([values], order)
                 T.buffer_store(out, part, [image, T.ramp(at + where[start], 1, size)])
 
     def tensors(self, batch: Any) -> dict[str, tuple[tuple[Any, ...], str]]:
@@ -146,14 +148,14 @@ def _element(layout: Stored | Wide) -> str:
     return "uint8" if isinstance(layout, Stored) else "int32"
 
 
-def _pieces(places: list[int]) -> list[tuple[int, int]]:
+def _pieces(places: list[int], lanes: int) -> list[tuple[int, int]]:
     """Of at most four vectors' places: the first one and the bytes of what is written at once."""
-    if len(places) == 4 and places[3] - places[0] == 3 * LANES:
-        return [(0, 4 * LANES)]
+    if len(places) == 4 and places[3] - places[0] == 3 * lanes:
+        return [(0, 4 * lanes)]
     pieces: list[tuple[int, int]] = []
     index = 0
     while index < len(places):
-        pair = index + 1 < len(places) and places[index + 1] - places[index] == LANES
-        pieces.append((index, 2 * LANES if pair else LANES))
+        pair = index + 1 < len(places) and places[index + 1] - places[index] == lanes
+        pieces.append((index, 2 * lanes if pair else lanes))
         index += 2 if pair else 1
     return pieces

@@ -1,4 +1,4 @@
-"""Writing a TensorIR function by TVM's builder: what every VNNI kernel begins with."""
+"""Writing a TensorIR function by TVM's builder: what every fused kernel begins with."""
 
 from __future__ import annotations
 
@@ -12,10 +12,9 @@ from tvm.script.ir_builder import tirx as build
 from tvm_shiftadd._compat import tirx
 
 #: Attribute of a kernel that computes the integers of its definition by the target's own
-#: instructions, products included: VNNI. Such a kernel is written, and tested bit by bit,
+#: instructions, products included. Such a kernel is written, and tested bit by bit,
 #: against a definition without products; nothing else may carry it.
 COMPUTED_BY = "shiftadd.computed_by"
-VNNI = "vpdpbusd"
 #: TVM's operator pattern of a function that is not fused.
 _OPAQUE = 8
 
@@ -34,12 +33,12 @@ class Kernel:
 
 @contextmanager
 def kernel(
-    name: str, tensors: Mapping[str, tuple[Sequence[Any], str]], computed_by: str | None = VNNI
+    name: str, tensors: Mapping[str, tuple[Sequence[Any], str]], computed_by: str | None
 ) -> Iterator[Kernel]:
     """Build a function that needs neither fusing nor scheduling.
 
     ``tensors`` are its parameters, shape and type of each, in order; an int in a shape is a
-    known size.
+    known size. ``computed_by``: the instruction that stands for shifts, None for real ones.
     """
     attrs: dict[str, Any] = {"tirx.noalias": True, "op_pattern": _OPAQUE, "tirx.is_scheduled": True}
     if computed_by is not None:

@@ -1,4 +1,4 @@
-"""Rewriting a module's layers to calls of VNNI kernels, each with all that belongs to it."""
+"""Rewriting a module's layers to calls of fused kernels, each with all that belongs to it."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from . import convert, weights
 from .chains import Chain, Readers, bindings, is_map, map_sizes, name_of, reach
 from .entry import can_enter, quantize_store
 from .epilogue import Epilogue
+from .instructions import InstructionSet
 from .layers import LayerKernel, is_depthwise, layer_kernel, layer_shape, workload
 from .pool import PoolPlan, max_pool
 from .stored import Stored, View, Wide, pitch_of
@@ -27,22 +28,24 @@ _MATRIX_LAYERS = ("shiftadd.dense", "shiftadd.adder_dense")
 class FuseLayers:
     """Replace layers of ``main`` and what follows them by kernels on stored maps.
 
-    ``choices`` gives the kernels' parameters, and takes down which they were.
+    ``isa`` is what the kernels are made of; ``choices`` gives their parameters, and takes down
+    which they were.
     """
 
-    def __init__(self, choices: Choices | None = None) -> None:
+    def __init__(self, isa: InstructionSet, choices: Choices | None = None) -> None:
+        self.isa = isa
         self.choices = Choices() if choices is None else choices
 
     def transform_module(self, mod: tvm.IRModule, _context: Any) -> tvm.IRModule:
         """Rewrite ``main``; every other function stays."""
-        return _Rewriter(mod, self.choices).run() if mod.get_global_var("main") else mod
+        return _Rewriter(mod, self.isa, self.choices).run() if mod.get_global_var("main") else mod
 
 
 class _Rewriter:
     """Rebuilds ``main`` binding by binding; values take the form that their readers want."""
 
-    def __init__(self, mod: Any, choices: Choices) -> None:
-        self.mod, self.function, self.choices = mod, mod["main"], choices
+    def __init__(self, mod: Any, isa: InstructionSet, choices: Choices) -> None:
+        self.mod, self.function, self.isa, self.choices = mod, mod["main"], isa, choices
         self.builder = relax.BlockBuilder(mod)
         self.readers = Readers(self.function)
         #: Chains by the variable that their kernel computes.
@@ -211,11 +214,11 @@ class _Rewriter:
         source = self._layout(layer.args[0])
         epilogue = self._epilogue(chain)
         work = workload(chain, source, epilogue)
-        kernel = layer_kernel(work, self.choices.plan(result.name, work, source))
+        kernel = layer_kernel(work, self.choices.plan(result.name, work, source, self.isa))
         packed = self._prepare(
             kernel.pack, [self._substitute(layer.args[1])], f"{result.name}.packed"
         )
-        constants = self._constants(chain, epilogue, source, kernel)
+        constants = self._constants(chain, epilogue, kernel)
         args = [self._stored(layer.args[0]), packed, constants]
         if chain.add is not None:
             view = self._view(chain)
@@ -237,12 +240,12 @@ class _Rewriter:
             residual = view[1] if view else residual
         scaled = chain.scale is not None
         if chain.requantize is None:
-            return Epilogue(Wide(*map_sizes(chain.result)), scaled=scaled, residual=residual)
-        return Epilogue(self._layout(chain.result), *chain.bounds, scaled, residual)
+            return Epilogue(
+                self.isa, Wide(*map_sizes(chain.result)), scaled=scaled, residual=residual
+            )
+        return Epilogue(self.isa, self._layout(chain.result), *chain.bounds, scaled, residual)
 
-    def _constants(
-        self, chain: Chain, epilogue: Epilogue, source: Stored, kernel: LayerKernel
-    ) -> Any:
+    def _constants(self, chain: Chain, epilogue: Epilogue, kernel: LayerKernel) -> Any:
         layer, name = chain.layer, chain.result.name
         operands: dict[str, Any] = {}
         if chain.scale is not None:
@@ -255,8 +258,7 @@ class _Rewriter:
         if kernel.bias is not None:
             bias = self._prepare(kernel.bias, [weight, bias], f"{name}.bias")
         inputs = [bias, *(self._substitute(value) for value in operands.values())]
-        zero = source.zero if kernel.bias is None else 0
-        if zero:
+        if kernel.zero:
             reduction = layer_shape(layer).reduction
             sums = self._prepare(
                 lambda codes: weights.sum_of_weights(codes, reduction), [weight], f"{name}.sums"
@@ -265,8 +267,8 @@ class _Rewriter:
 
         def made(bias: Any, *values: Any) -> Any:
             named = dict(zip(operands, values, strict=False))
-            sums = values[-1] if zero else None
-            return kernel.order(weights.constants(epilogue, bias, zero, sums, named))
+            sums = values[-1] if kernel.zero else None
+            return kernel.order(weights.constants(epilogue, bias, kernel.zero, sums, named))
 
         return self._prepare(made, inputs, f"{name}.constants")
 

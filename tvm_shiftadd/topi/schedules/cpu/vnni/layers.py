@@ -26,13 +26,15 @@ class LayerKernel:
 
     ``pack`` brings the weights into its order and ``order`` the matrix of constants, both as
     compute definitions; ``build(epilogue, batch)`` is the kernel. ``bias`` makes that of the
-    kernel from weights and bias, where it is another.
+    kernel from weights and bias, where it is another. ``zero`` is what its sums take an input of
+    zero as, which the bias has to make up for with the weights.
     """
 
     pack: Callable[[Any], Any]
     order: Callable[[Any], Any]
     build: Callable[[Epilogue, Any], tirx.PrimFunc]
     bias: Callable[[Any, Any], Any] | None = None
+    zero: int = 0
 
 
 def is_depthwise(chain: Chain) -> bool:
@@ -76,6 +78,7 @@ def layer_kernel(layer: Workload, plan: ConvPlan | DepthwisePlan) -> LayerKernel
             lambda codes: pack_depthwise(codes, plan),
             lambda constants: order_constants(constants, plan),
             build,
+            zero=plan.isa.zero(plan.source.zero),
         )
     if plan.adder:
         return LayerKernel(
@@ -85,7 +88,10 @@ def layer_kernel(layer: Workload, plan: ConvPlan | DepthwisePlan) -> LayerKernel
             lambda weight, bias: weights.adder_bias(weight, bias, plan.source.zero),
         )
     return LayerKernel(
-        lambda codes: weights.pack_codes(codes, plan), lambda constants: constants, build
+        lambda codes: weights.pack_codes(codes, plan),
+        lambda constants: constants,
+        build,
+        zero=plan.zero,
     )
 
 

@@ -10,20 +10,14 @@ from typing import Any
 from tvm_shiftadd._compat import tirx
 from tvm_shiftadd.topi.schedules.cpu.geometry import ConvShape, round_up
 
-from .instructions import LANES, QUAD, VECTOR
+from .instructions import ANY, ONE_TERM, QUAD, InstructionSet
 from .parameters import ConvParameters
 from .stored import Stored
 
-#: Vector registers that sums, weights and an input may fill.
-REGISTERS = 31
-#: Instructions of the innermost loop.
-MAX_UNROLLED = 112
 #: Bytes of weights, and of sums, that stay in the first-level cache while all tiles use them.
 PANEL, ALL_SUMS = 24_576, 49_152
 #: Bytes of a layer's weights from which on, and tiles up to which they are fetched ahead.
 FETCHED, MOST_TILES = 65_536, 32
-#: Relative cost of a dot product, by the vectors of outputs of a tile.
-_VECTOR_COST = {1: 1.13, 2: 1.0, 3: 1.03, 4: 1.04}
 #: Multiply-accumulates below which starting threads costs more than they bring.
 SERIAL = 1_500_000
 
@@ -40,6 +34,7 @@ class ConvPlan:
 
     shape: ConvShape
     source: Stored
+    isa: InstructionSet
     parameters: ConvParameters
     merged: int = 1
     adder: bool = False
@@ -94,6 +89,18 @@ class ConvPlan:
         return self.shape.terms == 1 and not self.adder
 
     @property
+    def most(self) -> int:
+        """The largest magnitude of what bytes of the input are multiplied with."""
+        if self.adder:
+            return 1
+        return ONE_TERM if self.coded else ANY
+
+    @property
+    def zero(self) -> int:
+        """What the sums take an input of zero as."""
+        return self.source.zero if self.adder else self.isa.zero(self.source.zero)
+
+    @property
     def panels(self) -> int:
         """Blocks of output channels of a group."""
         return -(-self.group_vectors // self.vectors)
@@ -101,7 +108,7 @@ class ConvPlan:
     @property
     def group_vectors(self) -> int:
         """Vectors of output channels of a group."""
-        return -(-(self.shape.outputs // self.shape.groups) // LANES)
+        return -(-(self.shape.outputs // self.shape.groups) // self.isa.lanes)
 
     def first_vector(self, panel: Any) -> Any:
         """Where a block begins in its group, in vectors; the last one steps back."""
@@ -111,7 +118,7 @@ class ConvPlan:
     def packed_shape(self) -> tuple[int, ...]:
         """Shape of the packed weights: a vector of int8, or of bytes with two codes each."""
         vectors = self.quads // 2 if self.coded else self.quads
-        return (self.shape.groups * self.panels, vectors, self.vectors, VECTOR)
+        return (self.shape.groups * self.panels, vectors, self.vectors, self.isa.vector)
 
     @property
     def packed_type(self) -> str:
@@ -154,13 +161,14 @@ class ConvPlan:
 def choose_plan(
     layer: ConvShape,
     source: Stored,
+    isa: InstructionSet,
     adder: bool = False,
     parameters: ConvParameters | None = None,
 ) -> ConvPlan:
     """The plan of a layer with given parameters, or with those that the rules give it."""
-    merged = _groups_to_merge(layer)
+    merged = _groups_to_merge(layer, isa.lanes)
     shape = replace(layer, groups=layer.groups // merged)
-    plan = ConvPlan(shape, source, parameters or ConvParameters(), merged, adder)
+    plan = ConvPlan(shape, source, isa, parameters or ConvParameters(), merged, adder)
     return plan if parameters else by_rule(plan, _best_tile(plan))
 
 
@@ -180,7 +188,7 @@ def tiles_of(plan: ConvPlan) -> Iterator[tuple[int, int, int]]:
     for vectors in range(1, min(4, plan.group_vectors) + 1):
         for rows in range(1, min(4, shape.out_height) + 1):
             for columns in range(1, min(28, shape.out_width) + 1):
-                if rows * columns * vectors + vectors + 1 <= REGISTERS:
+                if rows * columns * vectors <= plan.isa.room(vectors, plan.most):
                     yield rows, columns, vectors
 
 
@@ -216,7 +224,7 @@ def _segment(plan: ConvPlan) -> int:
     0 where it does, or holds no part. Sums of all tiles should stay in a cache too: where they
     are many, a run stays whole.
     """
-    quad = plan.vectors * VECTOR
+    quad = plan.vectors * plan.isa.vector
     if plan.shape.kernel[0] * plan.runs * plan.run_quads * quad <= PANEL:
         return 0
     whole = sums_size(plan) > ALL_SUMS
@@ -226,7 +234,7 @@ def _segment(plan: ConvPlan) -> int:
 
 def sums_size(plan: ConvPlan) -> int:
     """Bytes of the sums of all tiles, which leave the registers between segments."""
-    return plan.tiles * plan.rows * plan.columns * plan.vectors * VECTOR
+    return plan.tiles * plan.rows * plan.columns * plan.vectors * plan.isa.vector
 
 
 def segments_of(plan: ConvPlan) -> list[int]:
@@ -237,7 +245,7 @@ def segments_of(plan: ConvPlan) -> list[int]:
 
 def _fetches(plan: ConvPlan) -> bool:
     """Whether weights are fetched ahead: there are many, and few tiles to use them."""
-    size = plan.panels * plan.quads * plan.vectors * VECTOR
+    size = plan.panels * plan.quads * plan.vectors * plan.isa.vector
     return not plan.coded and size > FETCHED and plan.tiles <= MOST_TILES
 
 
@@ -248,7 +256,7 @@ def _unroll(plan: ConvPlan) -> int:
     registers that the sums need. A loop of two turns it makes one of.
     """
     apart = max(1, plan.shape.strides[1] * plan.source.pitch // QUAD)
-    most = min(8, max(1, MAX_UNROLLED // (plan.rows * plan.columns * plan.vectors)))
+    most = min(8, max(1, plan.isa.unrolled // (plan.rows * plan.columns * plan.vectors)))
     fits = [u for u in range(1, most + 1) if plan.segment % u == 0]
     if plan.columns == 1:
         return max(fits)
@@ -256,29 +264,22 @@ def _unroll(plan: ConvPlan) -> int:
     return max((u for u in fits if together[u] <= apart), default=1)
 
 
-def _groups_to_merge(layer: ConvShape) -> int:
+def _groups_to_merge(layer: ConvShape, lanes: int) -> int:
     """The fewest groups whose outputs are whole vectors, or all."""
     outputs = layer.outputs // layer.groups
     whole = [
         count
         for count in range(1, layer.groups + 1)
-        if layer.groups % count == 0 and outputs * count % LANES == 0
+        if layer.groups % count == 0 and outputs * count % lanes == 0
     ]
     return whole[0] if whole and layer.groups > 1 else layer.groups
 
 
 def tile_cost(plan: ConvPlan, rows: int, columns: int, vectors: int) -> float:
-    """Cycles an image takes, up to a constant, for a quad of the reduction.
-
-    Fitted to all tiles of six layers on a Zen 5: sums must cover the latency of a dot product, and
-    two vectors of outputs balance loads of inputs and of weights best.
-    """
-    pixels, shape = rows * columns, plan.shape
+    """Cycles an image takes, up to a constant, for a quad of the reduction."""
+    shape = plan.shape
     tiles = -(-shape.out_height // rows) * -(-shape.out_width // columns)
-    sums = pixels * vectors
-    cycles = max(sums, 12) * _VECTOR_COST[vectors]
-    if sums > 16:
-        cycles *= 1.03
+    cycles = plan.isa.cost(rows * columns, vectors, plan.most)
     cycles *= 1 + 0.02 * (rows - 1)
     return tiles * -(-plan.group_vectors // vectors) * (cycles + 0.3)
 

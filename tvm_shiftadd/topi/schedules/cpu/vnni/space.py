@@ -10,13 +10,10 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from .depthwise import DepthwisePlan
-from .instructions import VECTOR
 from .parameters import ConvParameters, DepthwiseParameters, Parameters
 from .plan import (
     ALL_SUMS,
-    MAX_UNROLLED,
     PANEL,
-    REGISTERS,
     ConvPlan,
     by_rule,
     segments_of,
@@ -29,10 +26,8 @@ from .plan import (
 _NEAR = 1.35
 #: Quads of a turn, and parts of a map, that are tried at most.
 _MOST_UNROLLED, _MOST_PARTS = 8, 4
-#: Groups of pixels of the depthwise kernel: four vectors of sums each, and a few for the rest.
-_MOST_GROUPS = 6
-#: Vectors of outputs of a block of the dense kernel, and of its sums: two for an image.
-_MOST_VECTORS, _DENSE_SUMS = 8, 32
+#: Vectors of outputs of a block of the dense kernel.
+_MOST_VECTORS = 8
 
 
 def problem_of(plan: ConvPlan | DepthwisePlan) -> str:
@@ -47,12 +42,12 @@ def problem_of(plan: ConvPlan | DepthwisePlan) -> str:
     if plan.images:
         if p.rows > plan.images:
             return f"{p.rows} rows, but {plan.images} images are computed together"
-        if 2 * p.rows * p.vectors > _DENSE_SUMS:
+        if 2 * p.rows * p.vectors > plan.isa.registers:
             return f"{p.rows} rows of {p.vectors} vectors do not fit the registers"
         return ""
     if p.rows > shape.out_height or p.columns > shape.out_width:
         return f"a tile of {p.rows}x{p.columns} does not fit {shape.out_height}x{shape.out_width}"
-    if p.rows * p.columns * p.vectors + p.vectors + 1 > REGISTERS:
+    if p.rows * p.columns * p.vectors > plan.isa.room(p.vectors, plan.most):
         return f"a tile of {p.rows}x{p.columns}x{p.vectors} vectors does not fit the registers"
     if plan.run_quads % plan.segment or plan.segment % p.unroll:
         return f"{plan.run_quads} quads are not made of {plan.segment} in turns of {p.unroll}"
@@ -64,12 +59,17 @@ def problem_of(plan: ConvPlan | DepthwisePlan) -> str:
 
 
 def _depthwise_problem(plan: DepthwisePlan) -> str:
-    p, width = plan.parameters, plan.shape.out_width // plan.together
-    if not 1 <= p.groups <= min(_MOST_GROUPS, width):
-        return f"{p.groups} groups of pixels are not from 1 to {min(_MOST_GROUPS, width)}"
+    p, most = plan.parameters, _groups(plan)
+    if not 1 <= p.groups <= most:
+        return f"{p.groups} groups of pixels are not from 1 to {most}"
     if not 1 <= p.parts <= plan.shape.out_height:
         return f"{p.parts} parts of {plan.shape.out_height} rows"
     return ""
+
+
+def _groups(plan: DepthwisePlan) -> int:
+    """Groups of pixels that can be computed together."""
+    return min(plan.most_groups, plan.shape.out_width // plan.together)
 
 
 def candidates(plan: ConvPlan | DepthwisePlan, threads: int) -> list[Parameters]:
@@ -83,15 +83,14 @@ def candidates(plan: ConvPlan | DepthwisePlan, threads: int) -> list[Parameters]
 
 
 def _depthwise(plan: DepthwisePlan, threads: int) -> Iterator[DepthwiseParameters]:
-    width, height = plan.shape.out_width // plan.together, plan.shape.out_height
-    for parts in range(1, 1 + min(_MOST_PARTS if threads > 1 else 1, height)):
-        for groups in range(1, 1 + min(_MOST_GROUPS, width)):
+    for parts in range(1, 1 + min(_MOST_PARTS if threads > 1 else 1, plan.shape.out_height)):
+        for groups in range(1, 1 + _groups(plan)):
             yield DepthwiseParameters(groups, parts)
 
 
 def _dense(plan: ConvPlan, threads: int) -> Iterator[ConvParameters]:
     for vectors in range(1, 1 + min(_MOST_VECTORS, plan.group_vectors)):
-        for rows in range(1, 1 + min(plan.images, _DENSE_SUMS // (2 * vectors))):
+        for rows in range(1, 1 + min(plan.images, plan.isa.registers // (2 * vectors))):
             for parallel in (False, True)[: 2 if threads > 1 else 1]:
                 yield ConvParameters(rows=rows, vectors=vectors, parallel=parallel)
 
@@ -120,7 +119,7 @@ def _spreads(plan: ConvPlan, threads: int) -> Iterator[tuple[int, bool]]:
 def _segments(plan: ConvPlan) -> Iterator[int]:
     """Cuts of a panel: none, and the largest parts that the first-level cache may hold."""
     yield 0
-    quad = plan.vectors * VECTOR
+    quad = plan.vectors * plan.isa.vector
     if plan.shape.kernel[0] * plan.runs * plan.run_quads * quad <= PANEL:
         return
     whole = sums_size(plan) > 4 * ALL_SUMS
@@ -132,7 +131,7 @@ def _inner(plan: ConvPlan) -> Iterator[ConvParameters]:
     """Lengths of the innermost loop, with weights fetched ahead and without."""
     sums = plan.rows * plan.columns * plan.vectors
     for unroll in range(1, _MOST_UNROLLED + 1):
-        if plan.segment % unroll or (unroll > 1 and unroll * sums > 2 * MAX_UNROLLED):
+        if plan.segment % unroll or (unroll > 1 and unroll * sums > 2 * plan.isa.unrolled):
             continue
         for fetch in (False,) if plan.coded else (False, True):
             yield replace(plan.parameters, unroll=unroll, fetch=fetch)

@@ -1,9 +1,9 @@
-"""How the VNNI kernels keep feature maps in memory between layers.
+"""How the fused kernels keep feature maps in memory between layers.
 
 A map is uint8, channels last, with a border of zeros all round that is as wide as the padding of
 the layers that read it: no kernel then asks where the map ends, and none copies it. ``zero`` is
 the byte that stands for the integer 0: 0 for maps that hold no negative value, as behind a ReLU,
-128 for others, whose top bit is flipped, since ``vpdpbusd`` takes one operand unsigned.
+128 for others, whose top bit is flipped, since products of bytes take one operand unsigned.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from tvm_shiftadd.topi.schedules.cpu.geometry import round_up
 
 #: Bytes behind an image: a kernel may read or write a vector that begins inside.
 SLACK = 64
-#: Channels of a vector of sums.
-_LANES = 16
+#: Channels that maps are padded to whole multiples of; vectors of sums have as many, or divide it.
+CHANNELS = 16
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class View(Stored):
 
 @dataclass(frozen=True)
 class Wide:
-    """An int32 map ``[height, width, channels]`` whose channels are padded to whole vectors."""
+    """An int32 map ``[height, width, channels]`` whose channels are padded to whole sixteens."""
 
     height: int
     width: int
@@ -95,7 +95,7 @@ class Wide:
     @property
     def pitch(self) -> int:
         """Elements from one pixel to the next."""
-        return round_up(self.channels, _LANES)
+        return round_up(self.channels, CHANNELS)
 
     @property
     def row(self) -> int:
@@ -115,7 +115,7 @@ class Wide:
 def pitch_of(channels: int, packed: bool) -> int:
     """The bytes of a pixel with so many channels.
 
-    Kernels write and add whole vectors of sixteen. What only convolutions read and no kernel has
+    Kernels write and add whole vectors. What only convolutions read and no kernel has
     computed may be ``packed`` closer.
     """
-    return next((few for few in (4, 8) if packed and channels <= few), round_up(channels, _LANES))
+    return next((few for few in (4, 8) if packed and channels <= few), round_up(channels, CHANNELS))

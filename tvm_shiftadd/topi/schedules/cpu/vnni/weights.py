@@ -13,7 +13,7 @@ from tvm_shiftadd.topi.scaling import clamp, int32, of_channel
 from tvm_shiftadd.topi.terms import shift_term, unpack_code
 
 from .epilogue import Epilogue
-from .instructions import LANES, QUAD
+from .instructions import QUAD
 from .stored import Stored, View
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ def _source_of(plan: ConvPlan, block: Any, quad: Any, vector: Any, byte: Any) ->
     quads = shape.kernel[0] * plan.runs * plan.run_quads
     group = tirx.indexdiv(block, plan.panels)
     panel = tirx.indexmod(block, plan.panels)
-    output = (plan.first_vector(panel) + vector) * LANES + tirx.indexdiv(byte, QUAD)
+    output = (plan.first_vector(panel) + vector) * plan.isa.lanes + tirx.indexdiv(byte, QUAD)
     element = tirx.indexmod(quad, plan.run_quads) * QUAD + tirx.indexmod(byte, QUAD)
     run = tirx.indexdiv(quad, plan.run_quads)
     if plan.runs == 1:
@@ -129,10 +129,10 @@ def constants(
 ) -> Any:
     """The matrix of constants of an epilogue, int32 ``[len(epilogue.rows), outputs]``.
 
-    ``zero`` is the byte that stands for zero in the kernel's input, ``weight_sums`` int32 ``[O]``
-    what it is multiplied with where that is 128. ``operands`` holds "factor" (uint8 codes
-    ``[K, C]`` or ``[K, 1]``), "lhs_shift", "rhs_shift" and "shift" (int32 ``[C]`` or ``[1]``) as
-    far as the epilogue has them.
+    ``zero`` is what the sums take an input of zero as: 0, 128 or -128. ``weight_sums``, int32
+    ``[O]``, is what it is multiplied with where it is not 0. ``operands`` holds "factor"
+    (uint8 codes ``[K, C]`` or ``[K, 1]``), "lhs_shift", "rhs_shift" and "shift" (int32 ``[C]`` or
+    ``[1]``) as far as the epilogue has them.
     """
     outputs = epilogue.out.channels
     shift = operands.get("shift")
@@ -146,7 +146,10 @@ def constants(
 
     def value(name: str, o: Any) -> Any:
         if name == "bias":
-            start = bias[o] - (weight_sums[o] << int32(7)) if zero else bias[o]
+            start = bias[o]
+            if zero:
+                of_zero = weight_sums[o] << int32(7)
+                start = start - of_zero if zero > 0 else start + of_zero
             return start if "offset" in epilogue.rows else start + rounding(o)
         if name == "factor":
             return _factor(operands["factor"], o)

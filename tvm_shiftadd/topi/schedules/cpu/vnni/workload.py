@@ -24,11 +24,11 @@ from .dense import TOGETHER, dense, dense_plan
 from .dense import shared_by_rule as shared_dense
 from .depthwise import DepthwisePlan, depthwise, depthwise_plan, parted_by_rule
 from .epilogue import Epilogue
-from .instructions import LANES
+from .instructions import InstructionSet
 from .parameters import ConvParameters, DepthwiseParameters, Parameters
 from .plan import ConvPlan, choose_plan, reach_of, shared_by_rule
 from .space import problem_of
-from .stored import Stored, Wide
+from .stored import CHANNELS, Stored, Wide
 
 #: The kernel of each kind of layer, and the record it takes.
 KINDS: dict[str, type[ConvParameters] | type[DepthwiseParameters]] = {
@@ -70,33 +70,39 @@ class Workload:
         size = (shape.height, shape.width, shape.channels)
         return Stored(*size, self.pitch, border, 128 if self.signed else 0)
 
-    @property
-    def epilogue(self) -> Epilogue:
+    def epilogue(self, isa: InstructionSet) -> Epilogue:
         """What follows the sums; stored results hold no negative values."""
-        out, residual = self._map(self.result), self._map(self.residual)
+        return Epilogue(isa, self.out, 0, 255, self.scaled, self._map(self.residual))
+
+    @property
+    def out(self) -> Stored | Wide:
+        """The result as it is stored where nothing else reads it."""
+        out = self._map(self.result)
         assert out is not None
-        return Epilogue(out, 0, 255, self.scaled, residual)
+        return out
 
     def _map(self, form: str) -> Stored | Wide | None:
         size = (self.shape.out_height, self.shape.out_width, self.shape.outputs)
         if form == "bytes":
-            return Stored(*size, round_up(size[2], LANES))
+            return Stored(*size, round_up(size[2], CHANNELS))
         return Wide(*size) if form == "wide" else None
 
-    def plan(self, parameters: Parameters | None = None) -> ConvPlan | DepthwisePlan:
+    def plan(
+        self, isa: InstructionSet, parameters: Parameters | None = None
+    ) -> ConvPlan | DepthwisePlan:
         """The plan of the kernel; without parameters by rule."""
-        return plan_of(self, self.source, parameters)
+        return plan_of(self, self.source, isa, parameters)
 
-    def shared(self, parameters: Parameters) -> Parameters:
+    def shared(self, isa: InstructionSet, parameters: Parameters) -> Parameters:
         """The parameters with the work given to threads as the rules have it."""
-        plan = self.plan(parameters)
+        plan = self.plan(isa, parameters)
         if isinstance(plan, DepthwisePlan):
             return parted_by_rule(plan).parameters
         return (shared_dense if self.kind == "dense" else shared_by_rule)(plan).parameters
 
-    def kernel(self, parameters: Parameters) -> tirx.PrimFunc:
+    def kernel(self, isa: InstructionSet, parameters: Parameters) -> tirx.PrimFunc:
         """The kernel for ``images``, its parameters as those of ``conv``."""
-        return kernel_of(self.kind, self.plan(parameters), self.epilogue, self.images)
+        return kernel_of(self.kind, self.plan(isa, parameters), self.epilogue(isa), self.images)
 
     @property
     def work(self) -> int:
@@ -156,18 +162,18 @@ def is_pixel(shape: ConvShape) -> bool:
 
 
 def plan_of(
-    layer: Workload, source: Stored, parameters: Parameters | None
+    layer: Workload, source: Stored, isa: InstructionSet, parameters: Parameters | None
 ) -> ConvPlan | DepthwisePlan:
     """The plan of a workload's kernel for an input as it is stored in a network."""
     if parameters is not None and not isinstance(parameters, KINDS[layer.kind]):
         raise InputError(f"expected parameters of a kernel of kind {layer.kind}, got {parameters}")
     if layer.kind == "depthwise":
         taps = parameters if isinstance(parameters, DepthwiseParameters) else None
-        return depthwise_plan(layer.shape, source, taps)
+        return depthwise_plan(layer.shape, source, isa, taps)
     tile = parameters if isinstance(parameters, ConvParameters) else None
     if layer.kind == "dense":
-        return dense_plan(layer.shape, source, layer.images, tile)
-    return choose_plan(layer.shape, source, layer.kind == "adder", tile)
+        return dense_plan(layer.shape, source, isa, layer.images, tile)
+    return choose_plan(layer.shape, source, isa, layer.kind == "adder", tile)
 
 
 def kernel_of(
@@ -190,10 +196,12 @@ class Choices:
     tuned: Mapping[Workload, Parameters] = field(default_factory=dict)
     made: list[tuple[str, Workload, Parameters, bool]] = field(default_factory=list)
 
-    def plan(self, name: str, layer: Workload, source: Stored) -> ConvPlan | DepthwisePlan:
+    def plan(
+        self, name: str, layer: Workload, source: Stored, isa: InstructionSet
+    ) -> ConvPlan | DepthwisePlan:
         """The plan of a layer. Raises InputError for tuned parameters that do not fit it."""
         found = self.tuned.get(layer)
-        plan = plan_of(layer, source, found)
+        plan = plan_of(layer, source, isa, found)
         problem = problem_of(plan)
         if problem:
             raise InputError(f"the parameters recorded for {layer.text} cannot be: {problem}")
