@@ -19,19 +19,27 @@ LATENCY = 4
 
 
 class Controls:
-    """What the ALU does, from an instruction ``word`` that stays while it runs."""
+    """What the ALU does, from an instruction ``word`` that stays while it runs.
+
+    Operations are decoded into registers, so that these lag the word by a cycle.
+    """
 
     def __init__(self, m: Module, word: Value, config: Config) -> None:
+        self._m = m
         self._fields, self._config = Decoded(word, ALU, config), config
         code = Cat(self._fields.alu_op, self._fields.alu_page)
         self._is: dict[str, Value] = {}
         for name in config.alu_ops:
-            signal = Signal(name=f"is_{name}")
-            m.d.comb += signal.eq(code == OPERATION_BY_NAME[name].code)
-            self._is[name] = signal
+            self._is[name] = self.register(f"is_{name}", code == OPERATION_BY_NAME[name].code)
         self.use_imm = self._fields.use_imm
         self.from_inp = self._fields.from_inp
         self.imm = self._fields.imm
+
+    def register(self, name: str, value: Value) -> Signal:
+        """``value``, which depends on the word alone, a cycle later."""
+        found = Signal(value.shape(), name=name, reset_less=True)
+        self._m.d.sync += found.eq(value)
+        return found
 
     def any(self, *names: str) -> Value:
         """1 for one of these operations; those that this machine lacks do not count."""
@@ -115,7 +123,7 @@ class _Lane:
             return signal
 
         # Stage 1: the bias; how far and what to shift.
-        requantising = c.any("req", "requ")
+        requantising = c.register("requantising", c.any("req", "requ"))
         to_add = Mux(requantising, self.y, 0)
         x1 = register("x1", (self.x + to_add)[:32].as_signed())
         y1 = register("y1", self.y)
@@ -129,8 +137,10 @@ class _Lane:
         )
 
         # Stage 2: the shift.
-        shifted, half = self._funnel(m, Mux(c.any("sha", "lsa"), y1, x1), distance)
-        plain = c.any("add", "min", "max", "absd")
+        shifted, half = self._funnel(
+            m, Mux(c.register("second", c.any("sha", "lsa")), y1, x1), distance
+        )
+        plain = c.register("plain", c.any("add", "min", "max", "absd"))
         x2 = register("x2", Mux(c.replace, 0, x1))
         y2 = register("y2", Mux(plain, y1, Mux(zero, 0, shifted)))
         carry2 = register("carry2", half)
@@ -139,8 +149,8 @@ class _Lane:
             product = register("product", (x1 * y1)[:32].as_signed())
 
         # Stage 3: one adder for sums, differences and the rounding.
-        rounding = requantising | c.any("rshr")
-        alone = rounding | c.any("shr")
+        rounding = c.register("rounding", c.any("req", "requ", "rshr"))
+        alone = c.register("alone", c.any("req", "requ", "rshr", "shr"))
         first = Mux(alone, 0, x2)
         total = Signal(signed(33))
         carry = Mux(rounding, carry2, minus2)
@@ -149,8 +159,6 @@ class _Lane:
         )
         x3, y3 = register("x3", x2), register("y3", y2)
         total3 = register("total3", total)
-        if c.known("mul"):
-            product3 = register("product3", product)
 
         # Stage 4: choices by the sign of the difference, and limits.
         less = total3[32]
@@ -163,11 +171,15 @@ class _Lane:
         with m.If(c.any("max")):
             m.d.comb += chosen.eq(Mux(less, y3, x3))
         if c.known("mul"):
+            product3 = register("product3", product)
             with m.If(c.any("mul")):
                 m.d.comb += chosen.eq(product3)
-        with m.If(c.any("clip", "clipu")):
-            m.d.comb += chosen.eq(x3)
-        m.d.sync += self.result.eq(self._limited(m, c, chosen))
+        limiting = c.known("clip", "req", "clipu", "requ")
+        if limiting:
+            value = Mux(c.register("clipping", c.any("clip", "clipu")), x3, total3[:32].as_signed())
+            with m.If(c.register("limiting", c.any(*limiting))):
+                m.d.comb += chosen.eq(self._limited(m, c, value, limiting))
+        m.d.sync += self.result.eq(chosen)
 
     def _distance(self, m: Module, c: Controls) -> Signal:
         """Six bits: how far to the right, or negative to the left."""
@@ -198,19 +210,23 @@ class _Lane:
         m.d.comb += moved.eq((wide >> distance[:5])[:33])
         return moved[1:].as_signed(), moved[0] & ~left
 
-    def _limited(self, m: Module, c: Controls, value: Value) -> Value:
-        """``value`` between the limits, where the operation has some."""
-        names = c.known("clip", "req", "clipu", "requ")
-        if not names:
-            return value
-        # Signed and unsigned limits as nine bits.
-        lo, hi = Signal(signed(9)), Signal(signed(9))
-        for bound, name in ((lo, "lo"), (hi, "hi")):
+    def _limited(self, m: Module, c: Controls, value: Value, names: list[str]) -> Value:
+        """``value`` between the limits of the operation, which is one of ``names``.
+
+        The limits have nine bits. So what does not fit nine bits is beyond them on the side of its
+        sign, and the rest takes no long comparison.
+        """
+        bounds = []
+        for name in ("lo", "hi"):
+            bound = Signal(signed(9))
             m.d.comb += bound.eq(c.parameter(names[-1], name))
             with m.If(c.any("clip", "req")):
                 m.d.comb += bound.eq(c.parameter(names[0], name))
-        limited, raised = Signal(signed(32)), Signal(signed(32))
-        m.d.comb += [raised.eq(Mux(value < lo, lo, value)), limited.eq(value)]
-        with m.If(c.any(*names)):
-            m.d.comb += limited.eq(Mux(raised > hi, hi, raised))
-        return limited
+            bounds.append(c.register(name, bound))
+        lo, hi = bounds
+        # The upper limit counts where they cross.
+        least = c.register("least", Mux(lo > hi, hi, lo))
+        short, minus = value[:9].as_signed(), value[31]
+        fits = (value[8:31] ^ minus.replicate(23)) == 0
+        below, above = Mux(fits, short < lo, minus), Mux(fits, short > hi, ~minus)
+        return Mux(below, least, Mux(above, hi, value))

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from amaranth.hdl import Cat, Module, Mux, Signal, Value
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
@@ -80,17 +80,16 @@ class Core(wiring.Component):
         m.submodules.sequencer = sequencer = Sequencer(self.config)
         turn = Signal(range(_TURNS))
         yields = Signal()
-        m.d.sync += turn.eq(turn + 1)
+        # A request of the cycle before is good enough to make room.
+        m.d.sync += [turn.eq(turn + 1), yields.eq(self.store_request & (turn == 0))]
         m.d.comb += [
-            yields.eq(self.store_request & (turn == 0)),
-            # The loops begin a cycle after the start, from the word that is held by then.
-            sequencer.word.eq(Mux(self.start, self.word, held)),
+            sequencer.new.eq(self.word),
+            sequencer.word.eq(held),
             sequencer.start.eq(self.start),
             sequencer.hold.eq(yields & ~is_alu),
             sequencer.uop_word.eq(self.uop_word),
             self.uop_address.eq(sequencer.uop_address),
             self.uop_enable.eq(sequencer.uop_enable),
-            self.inp_address.eq(sequencer.src),
         ]
         gemm = _Gemm(m, self, held, sequencer, ~is_alu)
         vectors = _Vectors(m, self, held, sequencer, is_alu, yields)
@@ -99,7 +98,8 @@ class Core(wiring.Component):
         m.d.comb += [
             self.acc_address.eq(self.store_address),
             self.store_grant.eq(self.store_request & ~gemm.slot & ~vectors.slot),
-            sequencer.ready.eq(~is_alu | vectors.taken),
+            sequencer.ready.eq(~is_alu | vectors.ready),
+            self.inp_address.eq(Mux(is_alu, vectors.src, sequencer.src)),
         ]
         with m.If(gemm.slot):
             m.d.comb += self.acc_address.eq(gemm.slot_dst)
@@ -111,7 +111,7 @@ class Core(wiring.Component):
         m.d.sync += [granted.eq(self.store_grant), self.store_valid.eq(granted)]
         m.d.comb += self.store_word.eq(acc)
         gemm.add(acc)
-        vectors.compute(acc)
+        vectors.compute(acc, held)
 
         m.d.sync += [
             self.write.eq(gemm.done | vectors.done),
@@ -170,6 +170,18 @@ class _Gemm:
                 m.d.comb += self.result.word_select(lane, 32).eq(old + total + matrix.carries[lane])
 
 
+class _MicroOp:
+    """A micro-op of the ALU: its indices, the one after src, and whether src has to be read."""
+
+    def __init__(self, config: Config, name: str) -> None:
+        self.valid = Signal(name=f"{name}_valid")
+        depth = config.log_acc_depth
+        self.dst, self.src = Signal(depth, name=f"{name}_dst"), Signal(config.log_src_depth)
+        self.after, self.fetches = Signal(depth, name=f"{name}_after"), Signal()
+        self.row = Signal(16, name=f"{name}_row")
+        self.all = (self.valid, self.dst, self.src, self.after, self.fetches, self.row)
+
+
 class _Vectors:
     """The ALU's way: reads its operands, a vector a cycle, and waits for what it still writes."""
 
@@ -183,42 +195,35 @@ class _Vectors:
         yields: Value,
     ) -> None:
         self.m, self.core, self.config = m, core, core.config
-        self.held = held
         self.controls = c = alu.Controls(m, held, core.config)
-        self.rows = c.any("req", "requ")
-        from_acc = Signal()
-        m.d.comb += from_acc.eq(~c.use_imm & ~c.from_inp)
+        self.slot, self.taken = Signal(), Signal()
+        micro_op = self._buffered(sequencer, mine)
+        self.src = micro_op.src
 
         # What is read next: the vector at src, the one after it, or the destination.
-        src_depth = core.config.log_acc_depth
-        src, known = Signal(src_depth), Signal()
-        step = Signal()
-        current = from_acc & ((step == 0) & (~known | (src != sequencer.src)) | (step == 1))
-        self.address = Signal(src_depth)
-        reads_dst = ~current
-        m.d.comb += self.address.eq(Mux(reads_dst, sequencer.dst, sequencer.src + (step == 1)))
+        have, second = Signal(), Signal()
+        current = micro_op.fetches & ~have
+        operand = Mux(second, micro_op.after, micro_op.src[: len(micro_op.dst)])
+        self.address = Mux(current, operand, micro_op.dst)
+        rows = c.any("req", "requ")
+        with m.If(self.slot):
+            m.d.sync += [
+                second.eq(current & rows & ~second),
+                have.eq(current & (~rows | second)),
+            ]
 
         # Destinations on their way; one that is read here must be through.
         self.under_way = [Signal(name=f"alu_valid{n}") for n in range(ALU_LOOP - 1)]
         self.targets = [
-            Signal(src_depth, name=f"alu_dst{n}", reset_less=True) for n in range(ALU_LOOP - 1)
+            Signal(len(micro_op.dst), name=f"alu_dst{n}", reset_less=True)
+            for n in range(ALU_LOOP - 1)
         ]
-        waits = Signal()
-        clashes = [
-            valid & (target == self.address)
-            for valid, target in zip(self.under_way, self.targets, strict=True)
+        waits = Mux(current, self._clashes(operand), self._clashes(micro_op.dst) & ~c.replace)
+        m.d.comb += [
+            self.slot.eq(micro_op.valid & ~waits & ~yields),
+            self.taken.eq(self.slot & ~current),
         ]
-        m.d.comb += waits.eq(Cat(*clashes).any() & ~(reads_dst & c.replace))
-        self.slot = Signal()
-        m.d.comb += self.slot.eq(sequencer.valid & mine & ~waits & ~yields)
-        self.taken = self.slot & reads_dst
-        with m.If(core.start):
-            m.d.sync += [known.eq(0), step.eq(0)]
-        with m.Elif(self.slot):
-            m.d.sync += step.eq(0)
-            with m.If(current & (step == 0)):
-                m.d.sync += [known.eq(1), src.eq(sequencer.src), step.eq(self.rows)]
-        m.d.sync += [self.under_way[0].eq(self.taken), self.targets[0].eq(sequencer.dst)]
+        m.d.sync += [self.under_way[0].eq(self.taken), self.targets[0].eq(micro_op.dst)]
         for n in range(1, ALU_LOOP - 1):
             m.d.sync += [
                 self.under_way[n].eq(self.under_way[n - 1]),
@@ -226,39 +231,70 @@ class _Vectors:
             ]
         # A read of cycle 0 gives operands at 2 and a result at 2 + LATENCY, which is written.
         self.done, self.dst = self.under_way[alu.LATENCY], self.targets[alu.LATENCY]
-        self.busy = Cat(*self.under_way[: alu.LATENCY + 1]).any()
+        self.busy = Cat(*self.waiting, *self.under_way[: alu.LATENCY + 1]).any()
 
-        (first, second) = _delayed(
-            m, "operand", 2, self.slot & current & (step == 0), self.slot & current & (step == 1)
+        reads = self.slot & current
+        (first, last) = _delayed(m, "operand", 2, reads & ~second, reads & second)
+        self._arrives = (first[-1], last[-1])
+        self._codes(c, micro_op, sequencer, mine)
+
+    def _clashes(self, address: Value) -> Value:
+        """Whether a destination at ``address`` is on its way."""
+        return Cat(
+            *(
+                valid & (target == address)
+                for valid, target in zip(self.under_way, self.targets, strict=True)
+            )
+        ).any()
+
+    def _buffered(self, sequencer: Sequencer, mine: Value) -> _MicroOp:
+        """The micro-op at hand; a second place, so that the sequencer may stop a cycle later."""
+        m, c, config = self.m, self.controls, self.config
+        comes, first, before = Signal(), Signal(), Signal.like(sequencer.src)
+        here, spare = _MicroOp(config, "here"), _MicroOp(config, "spare")
+        self.ready = ~spare.valid
+        self.waiting = (here.valid, spare.valid)
+        m.d.comb += comes.eq(sequencer.valid & mine & self.ready)
+        with m.If(self.core.start):
+            m.d.sync += first.eq(1)
+        with m.Elif(comes):
+            m.d.sync += [first.eq(0), before.eq(sequencer.src)]
+        new = (
+            comes,
+            sequencer.dst,
+            sequencer.src,
+            (sequencer.src + 1)[: config.log_acc_depth],
+            # An operand is read again only where its index changes.
+            ~c.use_imm & ~c.from_inp & (first | (before != sequencer.src)),
+            (sequencer.wgt + c.parameter("lsa", "row"))[:16] if c.known("lsa") else Const(0, 1),
         )
-        self._arrives = (first[-1], second[-1])
-        self._codes(c, sequencer)
+        with m.If(self.taken | ~here.valid):
+            for place, other, value in zip(here.all, spare.all, new, strict=True):
+                m.d.sync += place.eq(Mux(spare.valid, other, value))
+            m.d.sync += spare.valid.eq(0)
+        with m.Elif(comes):
+            m.d.sync += [place.eq(value) for place, value in zip(spare.all, new, strict=True)]
+        return here
 
-    def _codes(self, c: alu.Controls, sequencer: Sequencer) -> None:
+    def _codes(
+        self, c: alu.Controls, micro_op: _MicroOp, sequencer: Sequencer, mine: Value
+    ) -> None:
         """The row of term codes of lsa: the entry it is in, and later its place there."""
         m, config = self.m, self.config
         self.codes = Signal(4 * config.block, reset_less=True)
         if not c.known("lsa"):
             m.d.comb += self.core.wgt_address.eq(sequencer.wgt)
             return
-        row, place = Signal(16), Signal(range(config.block), reset_less=True)
-        codes = c.any("lsa")
-        m.d.comb += [
-            row.eq(sequencer.wgt + c.parameter("lsa", "row")),
-            self.core.wgt_address.eq(
-                Mux(
-                    codes & decode.is_kind(self.held, decode.ALU, config),
-                    row >> config.log_block,
-                    sequencer.wgt,
-                )
-            ),
-        ]
+        place = Signal(range(config.block), reset_less=True)
+        m.d.comb += self.core.wgt_address.eq(
+            Mux(mine, micro_op.row >> config.log_block, sequencer.wgt)
+        )
         m.d.sync += [
-            place.eq(row),
+            place.eq(micro_op.row),
             self.codes.eq(pick(self.core.wgt_word, place, 4 * config.block)),
         ]
 
-    def compute(self, acc: Value) -> None:
+    def compute(self, acc: Value, held: Value) -> None:
         """Operands in registers, and the ALU."""
         m, c, core = self.m, self.controls, self.core
         m.submodules.alu = unit = alu.Alu(self.config)
@@ -272,7 +308,7 @@ class _Vectors:
         inputs = Signal.like(core.inp_word, reset_less=True)
         m.d.sync += inputs.eq(core.inp_word)
         m.d.comb += [
-            unit.word.eq(self.held),
+            unit.word.eq(held),
             unit.x.eq(acc),
             unit.z.eq(third),
             unit.codes.eq(self.codes),

@@ -49,13 +49,16 @@ class Fetch(wiring.Component):
         # Instructions asked for that are not in a queue yet: there must be room for all.
         owed = Signal(range(2 * _FETCHED + 1))
         size = Signal(range(_FETCHED + 1))
+        asked = taken(self.requests)
         m.d.comb += [
-            size.eq(Mux(left < _FETCHED, left, _FETCHED)),
-            self.requests.valid.eq((left != 0) & (owed <= _FETCHED)),
             self.requests.address.eq(address),
             self.requests.beats.eq(size << (each.bit_length() - 1)),
         ]
-        asked = taken(self.requests)
+        # A register, since all others wait for this one; so requests are two cycles apart.
+        m.d.sync += [
+            size.eq(Mux(left < _FETCHED, left, _FETCHED)),
+            self.requests.valid.eq((left != 0) & (owed <= _FETCHED) & ~asked),
+        ]
         with m.If(self.start):
             m.d.sync += [address.eq(self.address), left.eq(self.count)]
         with m.Elif(asked):

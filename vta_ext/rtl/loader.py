@@ -17,9 +17,10 @@ from vta_ext.isa.schema import Memory
 from vta_ext.rtl.buffers import Buffer, buffer_of, buffers, chunk_bits
 from vta_ext.rtl.decode import LOAD, Decoded
 from vta_ext.rtl.elements import INPUT_BITS, pick
-from vta_ext.rtl.port import Beats, Requests, taken
+from vta_ext.rtl.port import BURST_BYTES, Beats, Requests, taken
 from vta_ext.rtl.requests import Splitter
-from vta_ext.rtl.transfer import PLACE_BITS, Shape, geometry, shape
+from vta_ext.rtl.transfer import PLACE_BITS, Shape, geometry, row_bits, shape
+from vta_ext.rtl.walk import Walk
 
 #: Bytes and requests that one loader may have in flight, and instructions.
 FLYING_BYTES: Final = 2048
@@ -65,7 +66,7 @@ class Loader(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        m.submodules.splitter = splitter = Splitter(self.beat)
+        m.submodules.splitter = splitter = Splitter(self.beat, row_bits(self.shapes))
         m.submodules.under_way = under_way = SyncFIFOBuffered(width=128, depth=_INSTRUCTIONS)
         fields = Decoded(self.word, LOAD, self.config)
         place = geometry(m, fields, self.shapes, self.config)
@@ -76,6 +77,7 @@ class Loader(wiring.Component):
             splitter.address.eq(place.address),
             splitter.stride.eq(place.stride),
             splitter.row_bytes.eq(place.row_bytes),
+            splitter.touching.eq(place.touching),
             splitter.rows.eq(fields.y_size),
             under_way.w_en.eq(self.start),
             under_way.w_data.eq(self.word),
@@ -85,58 +87,53 @@ class Loader(wiring.Component):
         return m
 
     def _limit(self, m: Module, splitter: Splitter) -> None:
-        """Requests and beats in flight; new ones wait until there is room."""
-        most = FLYING_BYTES // self.beat
+        """Requests and beats in flight; a new one waits until there is room for the longest."""
+        most, longest = FLYING_BYTES // self.beat, BURST_BYTES // self.beat
         beats, requests = Signal(range(most + 1)), Signal(range(FLYING_REQUESTS + 1))
-        asked = Mux(taken(self.requests), self.requests.beats, 0)
-        came = taken(self.beats)
-        m.d.sync += [
-            beats.eq(beats + asked - came),
-            requests.eq(requests + taken(self.requests) - (came & self.beats.last)),
+        # A request counts from the first cycle in which it is there to be taken.
+        new = Signal()
+        m.d.sync += new.eq(splitter.leaves)
+        asked, came = Signal(range(most + 1)), taken(self.beats)
+        m.d.comb += [
+            asked.eq(beats + Mux(new, self.requests.beats, 0)),
+            splitter.open.eq((asked <= most - longest) & (requests + new < FLYING_REQUESTS)),
         ]
-        m.d.comb += splitter.open.eq(
-            (beats + self.requests.beats <= most) & (requests != FLYING_REQUESTS)
-        )
+        m.d.sync += [
+            beats.eq(asked - came),
+            requests.eq(requests + new - (came & self.beats.last)),
+        ]
 
     def _write(self, m: Module, under_way: SyncFIFOBuffered) -> None:
         """Entries of the first instruction, one chunk or one padding a cycle."""
         config = self.config
         word = Signal(128)
         fields = Decoded(word, LOAD, config)
-        active = Signal()
-        x, y, entry = Signal(17), Signal(17), Signal(16)
-        chunk = Signal(range(max(s.chunks for s in self.shapes)))
+        m.submodules.walk = walk = Walk(config, PLACE_BITS)
+        active, inside = walk.active, walk.inside
+        entry, chunk = Signal(16), Signal(range(max(s.chunks for s in self.shapes)))
         # Place of an element in its beat, and that of the first element of its row.
         spot, row_spot = Signal(PLACE_BITS), Signal(PLACE_BITS)
-        columns, rows, inside = Signal(17), Signal(17), Signal()
-        right, bottom = Signal(17), Signal(17)
 
         last_chunk, last_share = Signal(), Signal()
         # Elements that are written at once: what is left of a beat, where the buffer has banks.
         together = Signal(PLACE_BITS, init=1)
-        m.d.comb += together.eq(1)
+        m.d.comb += [together.eq(1), walk.run_ends.eq(walk.left == 1)]
         for s in self.shapes:
             at = spot & (s.share - 1)
             with m.If(fields.memory == s.memory.id):
-                m.d.comb += last_chunk.eq(chunk == s.chunks - 1)
+                m.d.comb += [last_chunk.eq(chunk == s.chunks - 1), last_share.eq(at == s.share - 1)]
                 if self.buffers[buffer_of(s.memory)].banks > 1:
-                    left = right - x
-                    room = Signal(PLACE_BITS)
-                    m.d.comb += room.eq(s.share - at)
-                    with m.If(inside):
-                        m.d.comb += together.eq(Mux(left < room, left, room))
-                m.d.comb += last_share.eq(at + together == s.share)
+                    self._gather(m, s, at, walk, together, last_share)
         piece_ends, moves, full, ready = Signal(), Signal(), Signal(), Signal()
         m.d.comb += [
-            inside.eq((x >= fields.x_pad_0) & (x < right) & (y >= fields.y_pad_0) & (y < bottom)),
-            piece_ends.eq(
-                (x + together == right) & ((fields.x_stride != fields.x_size) | (y + 1 == bottom))
-            ),
+            piece_ends.eq(walk.run_ends & ((fields.x_stride != fields.x_size) | walk.last_row)),
             moves.eq(active & ready & (~inside | self.beats.valid)),
             full.eq(moves & (~inside | last_chunk)),
             self.beats.ready.eq(
                 active & ready & inside & ((last_share & last_chunk) | ~last_chunk | piece_ends)
             ),
+            walk.step.eq(full),
+            walk.together.eq(together),
         ]
         m.d.comb += ready.eq(1)
         for name in self.buffers:
@@ -147,17 +144,14 @@ class Loader(wiring.Component):
             m.d.sync += chunk.eq(Mux(last_chunk, 0, chunk + 1))
             with m.If(last_chunk):
                 m.d.sync += spot.eq(spot + together)
-        with m.If(full):
-            m.d.sync += [entry.eq(entry + together), x.eq(x + together)]
-            with m.If(x + together == columns):
-                m.d.sync += [x.eq(0), y.eq(y + 1)]
-                with m.If((y >= fields.y_pad_0) & (y < bottom)):
+                # What comes next of elements is in the next row.
+                with m.If(walk.run_ends):
                     m.d.sync += [
                         spot.eq(row_spot + fields.x_stride),
                         row_spot.eq(row_spot + fields.x_stride),
                     ]
-                with m.If(y + 1 == rows):
-                    m.d.sync += active.eq(0)
+        with m.If(full):
+            m.d.sync += entry.eq(entry + together)
         finished = Signal()
         with m.If(finished & ~active & self.done_ready):
             m.d.sync += finished.eq(0)
@@ -170,24 +164,31 @@ class Loader(wiring.Component):
         new = Decoded(under_way.r_data, LOAD, config)
         place = geometry(m, new, self.shapes, config)
         with m.If(under_way.r_en & under_way.r_rdy):
-            width = new.x_pad_0 + new.x_size + new.x_pad_1
-            height = new.y_pad_0 + new.y_size + new.y_pad_1
+            m.d.comb += walk.start.eq(1)
             m.d.sync += [
                 word.eq(under_way.r_data),
                 finished.eq(1),
-                active.eq((new.x_size != 0) & (height != 0)),
-                columns.eq(width),
-                rows.eq(height),
-                right.eq(new.x_pad_0 + new.x_size),
-                bottom.eq(new.y_pad_0 + new.y_size),
-                x.eq(0),
-                y.eq(0),
                 chunk.eq(0),
                 spot.eq(place.place),
                 row_spot.eq(place.place),
                 entry.eq(new.sram_base),
             ]
+        m.d.comb += [walk.new.eq(under_way.r_data), walk.word.eq(word)]
         self._drive(m, fields, moves, inside, entry, chunk, spot, together)
+
+    def _gather(
+        self, m: Module, s: Shape, at: Value, walk: Walk, together: Signal, last_share: Signal
+    ) -> None:
+        """As many elements as are left of the beat and of the row; padding goes one by one."""
+        room, low = Signal(PLACE_BITS), walk.left[:PLACE_BITS]
+        m.d.comb += room.eq(s.share - at)
+        many = walk.left[PLACE_BITS:].any()
+        with m.If(walk.inside):
+            m.d.comb += [
+                together.eq(Mux(many | (low >= room), room, low)),
+                walk.run_ends.eq(~many & (low <= room)),
+                last_share.eq(many | (low >= room)),
+            ]
 
     def _into(self, fields: Decoded, buffer: str) -> Value:
         """1 where the instruction loads into ``buffer``."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from amaranth.hdl import Array, Module, Mux, Signal, Value
+from amaranth.hdl import Array, Cat, Module, Mux, Signal, Value
 from amaranth.lib import wiring
 from amaranth.lib.fifo import SyncFIFOBuffered
 from amaranth.lib.wiring import In, Out, Signature
@@ -69,7 +69,7 @@ class Readers(wiring.Component):
     """
 
     def __init__(self, count: int, beat_bytes: int) -> None:
-        self._count = count
+        self._count, self._beat_bytes = count, beat_bytes
         pairs = {f"requests{n}": In(Requests(beat_bytes)) for n in range(count)}
         pairs |= {f"beats{n}": Out(Beats(beat_bytes)) for n in range(count)}
         super().__init__(
@@ -83,43 +83,70 @@ class Readers(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        numbers = range(self._count)
-        makers = [getattr(self, f"requests{n}") for n in numbers]
-        takers = [getattr(self, f"beats{n}") for n in numbers]
-        port, beats = self.port_requests, self.port_beats
         m.submodules.order = order = SyncFIFOBuffered(
             width=max((self._count - 1).bit_length(), 1), depth=_WAITING
         )
-        chosen, before = Signal(range(self._count)), Signal(range(self._count))
-        # A request that waits must not change, so it keeps its turn.
-        waits = Signal()
-        for n in reversed(numbers):
+        self._ask(m, order)
+        self._answer(m, order)
+        return m
+
+    def _ask(self, m: Module, order: SyncFIFOBuffered) -> None:
+        """Requests into a register in front of the port."""
+        makers = [getattr(self, f"requests{n}") for n in range(self._count)]
+        port, free = self.port_requests, Signal()
+        chosen = Signal(range(self._count))
+        for n in reversed(range(self._count)):
             with m.If(makers[n].valid):
                 m.d.comb += chosen.eq(n)
-        with m.If(waits):
-            m.d.comb += chosen.eq(before)
-        m.d.sync += [waits.eq(port.valid & ~port.ready), before.eq(chosen)]
-        all_makers = Array(makers)
-        picked = all_makers[chosen]
+        picked = Array(makers)[chosen]
         m.d.comb += [
-            port.valid.eq(picked.valid & order.w_rdy),
-            port.address.eq(picked.address + Mux(chosen == 0, 0, self.base)),
-            port.beats.eq(picked.beats),
-            order.w_en.eq(port.valid & port.ready),
+            free.eq((~port.valid | port.ready) & order.w_rdy),
+            order.w_en.eq(free & picked.valid),
             order.w_data.eq(chosen),
         ]
-        for n in numbers:
-            mine = order.r_rdy & (order.r_data == n)
-            m.d.comb += [
-                makers[n].ready.eq((chosen == n) & port.ready & order.w_rdy),
-                takers[n].valid.eq(beats.valid & mine),
-                takers[n].data.eq(beats.data),
-                takers[n].last.eq(beats.last),
+        for n, maker in enumerate(makers):
+            m.d.comb += maker.ready.eq((chosen == n) & free)
+        with m.If(order.w_en):
+            m.d.sync += [
+                port.valid.eq(1),
+                port.address.eq(picked.address + Mux(chosen == 0, 0, self.base)),
+                port.beats.eq(picked.beats),
             ]
+        with m.Elif(port.ready):
+            m.d.sync += port.valid.eq(0)
+
+    def _answer(self, m: Module, order: SyncFIFOBuffered) -> None:
+        """Beats to their takers by way of two registers, the second one for a taker that stops.
+
+        So nothing that a taker does goes to the port in the same cycle.
+        """
+        takers = [getattr(self, f"beats{n}") for n in range(self._count)]
+        port, width = self.port_beats, 8 * self._beat_bytes + 1 + len(order.r_data)
+        first, second = Signal(width, reset_less=True), Signal(width, reset_less=True)
+        here, more = Signal(), Signal()
+        came, goes = Signal(), Signal()
+        new = Cat(port.data, port.last, order.r_data)
+        m.d.comb += [
+            port.ready.eq(~more & order.r_rdy),
+            came.eq(taken(port)),
+            order.r_en.eq(came & port.last),
+        ]
+        data, last, number = (
+            first[: 8 * self._beat_bytes],
+            first[8 * self._beat_bytes],
+            first[8 * self._beat_bytes + 1 :],
+        )
+        for n, taker in enumerate(takers):
+            mine = here & (number == n)
+            m.d.comb += [taker.valid.eq(mine), taker.data.eq(data), taker.last.eq(last)]
             with m.If(mine):
-                m.d.comb += beats.ready.eq(takers[n].ready)
-        m.d.comb += order.r_en.eq(beats.valid & beats.ready & beats.last)
-        return m
+                m.d.comb += goes.eq(taker.ready)
+        with m.If(goes | ~here):
+            m.d.sync += [first.eq(Mux(more, second, new)), here.eq(more | came), more.eq(0)]
+        with m.Elif(came):
+            m.d.sync += more.eq(1)
+        with m.If(~more):
+            m.d.sync += second.eq(new)
 
 
 def taken(stream: Value) -> Value:

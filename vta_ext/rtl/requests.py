@@ -2,33 +2,37 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Const, Module, Mux, Signal
+from amaranth.hdl import Cat, Const, Module, Mux, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from vta_ext.rtl.port import ADDRESS_BITS, BURST_BYTES, Requests
 
-#: The longest row: 65535 elements of 2048 bytes or so.
-ROW_BITS = 30
+#: Bits of a number of elements, or of rows.
+COUNT_BITS = 16
 
 
 class Splitter(wiring.Component):
     """From ``start`` on, requests for ``rows`` rows of ``row_bytes`` bytes from byte ``address``.
 
-    Rows are ``stride`` bytes apart; rows that touch make one piece, as if they were one. ``open``
-    lets requests out. ``busy`` is 1 until the last one is out.
+    Sizes of rows have ``row_bits``. Rows are ``stride`` bytes apart; rows that touch,
+    ``touching``, make one piece, as if they were one. ``open`` lets one more request go to the
+    output, where it waits for its ``ready``; ``leaves``: it is there from the next cycle on.
+    ``busy`` is 1 until the last one has gone there; a new start may come then.
     """
 
-    def __init__(self, beat_bytes: int) -> None:
-        self._beat = beat_bytes
+    def __init__(self, beat_bytes: int, row_bits: int) -> None:
+        self._beat, self._row_bits = beat_bytes, row_bits
         super().__init__(
             {
                 "start": In(1),
                 "address": In(ADDRESS_BITS),
-                "stride": In(ROW_BITS),
-                "row_bytes": In(ROW_BITS),
-                "rows": In(16),
+                "stride": In(row_bits),
+                "row_bytes": In(row_bits),
+                "rows": In(COUNT_BITS),
+                "touching": In(1),
                 "open": In(1),
+                "leaves": Out(1),
                 "busy": Out(1),
                 "requests": Out(Requests(beat_bytes)),
             }
@@ -37,50 +41,69 @@ class Splitter(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         inside, shift = BURST_BYTES.bit_length() - 1, self._beat.bit_length() - 1
-        row, cursor = Signal(ADDRESS_BITS), Signal(ADDRESS_BITS)
-        stride, row_bytes, left = Signal(ROW_BITS), Signal(ROW_BITS), Signal(ROW_BITS)
-        rows = Signal(16)
-        # Beats of the request at hand that earlier rows of the piece have made already.
+        # Addresses without their last bits: of the 256 bytes at hand, and of the row after this.
+        block, following = Signal(ADDRESS_BITS - inside), Signal(ADDRESS_BITS)
+        stride, row_bytes = Signal(self._row_bits), Signal(self._row_bits)
+        rows = Signal(COUNT_BITS)
+        # What is left of the row, counted from the beginning of the 256 bytes at hand.
+        reach = Signal(self._row_bits + 1)
+        # The request at hand, which earlier rows of the piece may have begun.
         begun = Signal(ADDRESS_BITS)
         touching = Signal()
 
-        room, segment = Signal(inside + 1), Signal(inside + 1)
         row_ends, last, flush = Signal(), Signal(), Signal()
         m.d.comb += [
-            room.eq(BURST_BYTES - cursor[:inside]),
-            row_ends.eq(left <= room),
-            segment.eq(Mux(row_ends, left, room)),
+            row_ends.eq(~(reach[inside + 1 :].any() | (reach[inside] & reach[:inside].any()))),
             last.eq(rows == 1),
             # At a boundary, and where the piece ends.
-            flush.eq((left >= room) | (row_ends & (~touching | last))),
-            self.requests.valid.eq(self.busy & flush & self.open),
-            self.requests.address.eq(begun & ~Const(self._beat - 1, ADDRESS_BITS)),
+            flush.eq(reach[inside:].any() | (row_ends & (~touching | last))),
         ]
-        end = Signal(inside + 1)
+        beats = Signal.like(self.requests.beats)
+        end = Mux(row_ends, (reach[: inside + 1] + (self._beat - 1)) >> shift, BURST_BYTES >> shift)
         m.d.comb += [
-            end.eq(cursor[:inside] + segment),
-            self.requests.beats.eq(((end + (self._beat - 1)) >> shift) - (begun[:inside] >> shift)),
+            beats.eq(end - (begun[:inside] >> shift)),
+            self.leaves.eq(
+                self.busy & flush & self.open & (~self.requests.valid | self.requests.ready)
+            ),
         ]
+        with m.If(self.leaves):
+            m.d.sync += [
+                self.requests.valid.eq(1),
+                self.requests.address.eq(begun & ~Const(self._beat - 1, ADDRESS_BITS)),
+                self.requests.beats.eq(beats),
+            ]
+        with m.Elif(self.requests.ready):
+            m.d.sync += self.requests.valid.eq(0)
+
         with m.If(self.start):
             m.d.sync += [
-                row.eq(self.address),
-                cursor.eq(self.address),
+                block.eq(self.address[inside:]),
+                following.eq(self.address + self.stride),
                 begun.eq(self.address),
                 stride.eq(self.stride),
                 row_bytes.eq(self.row_bytes),
-                left.eq(self.row_bytes),
+                reach.eq(self.row_bytes + self.address[:inside]),
                 rows.eq(self.rows),
-                touching.eq(self.stride == self.row_bytes),
+                touching.eq(self.touching),
                 self.busy.eq((self.rows != 0) & (self.row_bytes != 0)),
             ]
-        with m.Elif(self.busy & (~flush | (self.requests.ready & self.open))):
-            following = Signal(ADDRESS_BITS)
-            m.d.comb += following.eq(Mux(row_ends, row + stride, cursor + segment))
-            m.d.sync += [cursor.eq(following), left.eq(left - segment)]
+        with m.Elif(self.busy & (~flush | self.leaves)):
+            m.d.sync += [
+                block.eq(block + 1),
+                # Less 256.
+                reach[inside:].eq(reach[inside:] - 1),
+            ]
             with m.If(flush):
-                m.d.sync += begun.eq(following)
+                m.d.sync += begun.eq(Cat(Const(0, inside), block + 1))
             with m.If(row_ends):
-                m.d.sync += [row.eq(row + stride), left.eq(row_bytes), rows.eq(rows - 1)]
+                m.d.sync += [
+                    block.eq(following[inside:]),
+                    following.eq(following + stride),
+                    reach.eq(row_bytes + following[:inside]),
+                    rows.eq(rows - 1),
+                ]
+                with m.If(flush):
+                    m.d.sync += begun.eq(following)
                 with m.If(last):
                     m.d.sync += self.busy.eq(0)
         return m

@@ -11,7 +11,9 @@ from vta_ext.rtl.decode import ALU, GEMM, Decoded, is_kind, micro_op
 
 
 class Sequencer(wiring.Component):
-    """From ``start`` on, ``word`` (which must stay) as micro-ops at ``valid``, in order.
+    """The instruction ``new`` of a ``start`` as micro-ops at ``valid``, in order.
+
+    ``word`` is the same instruction from the next cycle on, and stays.
 
     A micro-op stays until ``ready``. ``hold`` leaves a gap in their stream. ``first`` says that
     the outer loop is in its first iteration. ``running`` is 1 until the last one has been taken.
@@ -22,6 +24,7 @@ class Sequencer(wiring.Component):
         self.config = config
         super().__init__(
             {
+                "new": In(128),
                 "word": In(128),
                 "start": In(1),
                 "hold": In(1),
@@ -57,13 +60,14 @@ class Sequencer(wiring.Component):
         step = Signal()
         m.d.comb += step.eq(active & advance & ~self.hold)
         with m.If(self.start):
-            some = (gemm.uop_bgn < gemm.uop_end) & (gemm.iter_out != 0) & (gemm.iter_in != 0)
+            new = Decoded(self.new, GEMM, c)
+            some = (new.uop_bgn < new.uop_end) & (new.iter_out != 0) & (new.iter_in != 0)
             m.d.sync += [
                 active.eq(some),
                 outer_first.eq(1),
-                place.eq(gemm.uop_bgn),
-                inner.eq(gemm.iter_in),
-                outer.eq(gemm.iter_out),
+                place.eq(new.uop_bgn),
+                inner.eq(new.iter_in),
+                outer.eq(new.iter_out),
             ]
         with m.Elif(step):
             m.d.sync += place.eq(place + 1)

@@ -14,7 +14,7 @@ from tvm_shiftadd.errors import DeviceError, InputError
 from vta_ext.config import Config
 from vta_ext.isa.schema import Module
 from vta_ext.rtl.build import build
-from vta_ext.rtl.map import COUNTERS, IDENTITY, Register
+from vta_ext.rtl.map import COUNTERS, IDENTITY, READ_REGISTERS, Register
 
 #: Cycles between two looks at the clock.
 _SLICE: Final = 1 << 16
@@ -28,7 +28,8 @@ _BUFFERS: Final = ("inp", "wgt", "acc", "out")
 class Memory:
     """How the memory behaves. Raises InputError for a chance that is not below 1.
 
-    latency: cycles from a request to its first beat. stalls: the chance that a handshake is
+    latency: cycles from a module's request to its first beat, of which the machine's own registers
+    take READ_REGISTERS and the memory behind it the rest. stalls: the chance that a handshake is
     refused in a cycle, of requests, beats of reads and beats of writes, drawn from ``seed``.
     """
 
@@ -106,7 +107,8 @@ class Simulation:
     def set_memory(self, memory: Memory) -> None:
         """Let the memory behave so from now on."""
         chances = [round(256 * chance) for chance in memory.stalls]
-        self._library.simulation_timing(self._handle, memory.latency, *chances, memory.seed)
+        latency = max(memory.latency - READ_REGISTERS, 0)
+        self._library.simulation_timing(self._handle, latency, *chances, memory.seed)
 
     def attach(self, dram: NDArray[np.uint8]) -> None:
         """Use ``dram`` as memory; it is read and written in place."""

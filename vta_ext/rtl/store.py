@@ -19,7 +19,7 @@ from vta_ext.rtl.decode import STORE, Decoded
 from vta_ext.rtl.elements import pick
 from vta_ext.rtl.port import BURST_BYTES, Requests, WriteBeats, taken
 from vta_ext.rtl.requests import Splitter
-from vta_ext.rtl.transfer import PLACE_BITS, geometry, shape
+from vta_ext.rtl.transfer import PLACE_BITS, geometry, row_bits, shape
 
 #: Entries read ahead, requests whose beats are to come, instructions whose bytes are on the way.
 _AHEAD: Final = 4
@@ -69,7 +69,7 @@ class Storer(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m, config = Module(), self.config
-        m.submodules.splitter = splitter = Splitter(self.beat)
+        m.submodules.splitter = splitter = Splitter(self.beat, row_bits(self.shapes))
         new = Decoded(self.word, STORE, config)
         place = geometry(m, new, self.shapes, config)
         wiring.connect(m, wiring.flipped(self.requests), splitter.requests)
@@ -81,6 +81,7 @@ class Storer(wiring.Component):
             splitter.address.eq(place.address),
             splitter.stride.eq(place.stride),
             splitter.row_bytes.eq(place.row_bytes),
+            splitter.touching.eq(place.touching),
             splitter.rows.eq(new.y_size),
         ]
         entries = self._read(m, fields, new, reading)
@@ -156,7 +157,8 @@ class Storer(wiring.Component):
             width=len(self.requests.beats), depth=_REQUESTS
         )
         m.d.comb += [
-            splitter.open.eq(sizes.w_rdy),
+            # One more may be at the splitter's output.
+            splitter.open.eq(sizes.level < _REQUESTS - 1),
             sizes.w_en.eq(taken(self.requests)),
             sizes.w_data.eq(self.requests.beats),
             row_ends.eq((x == 1) & last_chunk),
@@ -212,7 +214,7 @@ class Storer(wiring.Component):
             m.d.sync += made.eq(made + 1)
         sent = Signal()
         m.d.comb += [
-            sent.eq(waiting & ~busy & ~splitter.busy),
+            sent.eq(waiting & ~busy & ~splitter.busy & ~self.requests.valid),
             under_way.w_en.eq(sent),
             under_way.w_data.eq(Cat(word, made)),
             self.ready.eq(~waiting | (sent & under_way.w_rdy)),

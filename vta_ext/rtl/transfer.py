@@ -10,7 +10,7 @@ from vta_ext.config import Config
 from vta_ext.isa.schema import Memory
 from vta_ext.rtl.decode import Decoded
 from vta_ext.rtl.port import ADDRESS_BITS
-from vta_ext.rtl.requests import ROW_BITS
+from vta_ext.rtl.requests import COUNT_BITS
 
 #: Enough for the place of an element in a beat.
 PLACE_BITS = 4
@@ -45,19 +45,30 @@ def shape(memory: Memory, config: Config, beat: int) -> Shape:
     return Shape(memory, element, min(element, beat), beat)
 
 
+def row_bits(shapes: tuple[Shape, ...]) -> int:
+    """Bits of the size of the longest row in bytes."""
+    return COUNT_BITS + max(entry.element.bit_length() - 1 for entry in shapes)
+
+
 @dataclass(frozen=True)
 class Geometry:
-    """Bytes of a transfer in DRAM, and where in a beat it begins, counted in elements."""
+    """Bytes of a transfer in DRAM, and where in a beat it begins, counted in elements.
+
+    touching: whether each row begins where the one before it ends.
+    """
 
     address: Signal
     stride: Signal
     row_bytes: Signal
     place: Signal
+    touching: Signal
 
 
 def geometry(m: Module, fields: Decoded, shapes: tuple[Shape, ...], config: Config) -> Geometry:
     """Shifts by the size of the element that the instruction names: all sizes are powers of two."""
-    found = Geometry(Signal(ADDRESS_BITS), Signal(ROW_BITS), Signal(ROW_BITS), Signal(PLACE_BITS))
+    bits = row_bits(shapes)
+    found = Geometry(Signal(ADDRESS_BITS), Signal(bits), Signal(bits), Signal(PLACE_BITS), Signal())
+    m.d.comb += found.touching.eq(fields.x_stride == fields.x_size)
     for entry in shapes:
         shift = entry.element.bit_length() - 1
         with m.If(fields.memory == entry.memory.id):

@@ -62,7 +62,7 @@ def patch_token(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def patch_saturation(monkeypatch: pytest.MonkeyPatch) -> None:
     """Requantisation keeps what does not fit."""
-    monkeypatch.setattr(alu._Lane, "_limited", lambda self, m, c, value: value)
+    monkeypatch.setattr(alu._Lane, "_limited", lambda self, m, c, value, names: value)
 
 
 def patch_carry(monkeypatch: pytest.MonkeyPatch) -> None:
