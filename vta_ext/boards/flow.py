@@ -192,7 +192,9 @@ def _report(
         found = json.loads((workshop.folder / "route.json").read_text(encoding="utf-8"))
         counts = {name: entry["used"] for name, entry in found["utilization"].items()}
         limits = {name: entry["available"] for name, entry in found["utilization"].items()}
-        fmax = min((entry["achieved"] for entry in found["fmax"].values()), default=None)
+        # Not that of the oscillator, which drives the PLL alone.
+        clocks = [c for c in found["fmax"].values() if c["constraint"] > board.clock_mhz - 1]
+        fmax = min((clock["achieved"] for clock in clocks), default=None)
     else:
         found = json.loads((workshop.folder / "cells.json").read_text(encoding="utf-8"))
         counts, limits, fmax = found["design"]["num_cells_by_type"], {}, None
