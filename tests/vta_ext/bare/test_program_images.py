@@ -127,23 +127,46 @@ LIMITS = (
 WORDS = range(3, 56)
 
 
+def agreed(words: dict[int, int]) -> bool:
+    """Whether reader and runtime take IMAGE with these words in it and a CRC that fits."""
+    data = bytearray(IMAGE.to_bytes())
+    for number, value in words.items():
+        data[4 * number : 4 * number + 4] = (value & 0xFFFFFFFF).to_bytes(4, "little")
+    altered = sealed(bytes(data))
+    board = Board(SMALL, IMAGE.arena_bytes)
+    for register, at in ((Register.HASH_LOW, 16), (Register.HASH_HIGH, 20)):
+        board.registers[register] = int.from_bytes(altered[at : at + 4], "little")
+    status = Runtime(altered, board).status
+    try:
+        Image.from_bytes(altered)
+    except ProgramError:
+        assert status in ("BAD_LAYOUT", "TRUNCATED", "WRONG_CRC"), words
+        return False
+    assert status in ("OK", "BAD_ARENA"), words
+    return True
+
+
 @pytest.mark.parametrize("number", WORDS)
 def test_reader_and_runtime_agree(number: int) -> None:
-    """A word replaced, the CRC made right: C opens what Python reads, and nothing else."""
+    """C opens what Python reads, and nothing else."""
     for value in LIMITS:
-        data = bytearray(IMAGE.to_bytes())
-        data[4 * number : 4 * number + 4] = (value & 0xFFFFFFFF).to_bytes(4, "little")
-        altered = sealed(bytes(data))
-        board = Board(SMALL, IMAGE.arena_bytes)
-        for register, at in ((Register.HASH_LOW, 16), (Register.HASH_HIGH, 20)):
-            board.registers[register] = int.from_bytes(altered[at : at + 4], "little")
-        status = Runtime(altered, board).status
-        try:
-            Image.from_bytes(altered)
-        except ProgramError:
-            assert status in ("BAD_LAYOUT", "TRUNCATED", "WRONG_CRC"), value
-        else:
-            assert status in ("OK", "BAD_ARENA"), value
+        agreed({number: value})
+
+
+def test_sizes_that_only_fit_when_they_wrap_are_refused() -> None:
+    """Sides of 0 or of 3, with strides whose products are 0 in 32 bits."""
+    place = {"port": 25, "output": 39}
+
+    def words(record: str, **values: int) -> dict[int, int]:
+        names = layout.RECORDS[record]
+        return {place[record] + names.index(name): value for name, value in values.items()}
+
+    assert agreed(words("port", source_height=2, stride_y=0))
+    assert not agreed(words("port", source_height=3, stride_y=1 << 31))
+    assert not agreed(words("port", source_height=0, stride_y=0))
+    assert not agreed(words("port", channels=0, stride_c=0))
+    assert not agreed(words("output", height=3, stride_y=1 << 31))
+    assert not agreed(words("port", channels=1 << 16, tap_count=1 << 16))
 
 
 def test_the_layouts_header_is_up_to_date() -> None:
