@@ -33,10 +33,10 @@ def test_resnet20(real_model: Callable[[str], Any], tmp_path: Path) -> None:
     except DependencyError as error:
         pytest.skip(str(error))
     real = real_model("cifar10_akamaster_resnet20")
-    conversion = api.convert(real.model, real.images(0, 32), ConvertOptions(terms=1))
+    conversion = api.convert(real.model, real.images(0, 8), ConvertOptions(1, compensation=False))
     api.build(real.model, conversion, target=f"vta:{BOARD.name}").save(tmp_path / "resnet20")
     artifact = Artifact.load(tmp_path / "resnet20")
-    x = real.images(32, 32 + IMAGES)
+    x = real.images(8, 8 + IMAGES)
     wanted = artifact.run(x)
     try:
         artifact.connect(f"serial:{simulation.port},{RATE}")
