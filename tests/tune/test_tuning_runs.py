@@ -132,7 +132,7 @@ def test_a_database_of_another_target_is_refused(
 def fastest_by_decree(artifact: Path, path: Path) -> dict[str, Any]:
     """A database in which the last candidate of the first kernel has won."""
     kernel = Artifact.load(artifact).report["kernels"][1]
-    other = tuning.CPUSpace(1).candidates(kernel["workload"])[-1]
+    other = tuning.tunable(TARGET).space.candidates(kernel["workload"])[-1]
     won = Record(kernel["workload"], other, 1, (1e-6,), verified=True, final=True)
     databases.write(path, identity(), [won])
     return other
