@@ -90,7 +90,7 @@ def wrong(work: Workload, isa: InstructionSet, parameters: Any) -> str:
 
 
 @pytest.mark.skipif(not HERE, reason="needs a processor with fused kernels")
-@settings(deadline=None, max_examples=24)
+@settings(deadline=None, max_examples=16)
 @given(st.data())
 def test_layers_of_any_shape(data: st.DataObject) -> None:
     def draw(low: int, high: int) -> int:
