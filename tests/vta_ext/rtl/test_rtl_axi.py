@@ -106,3 +106,49 @@ def test_the_axi_machine_is_exported() -> None:
     text = verilog.convert(AxiMachine(TINY), name="axi_machine", emit_src=False)
     for port in ("memory__araddr", "memory__awlen", "memory__wstrb", "control__bresp", "done"):
         assert f" {port};" in text
+
+
+@pytest.mark.rtl
+@pytest.mark.parametrize("channel", ["r", "b"])
+def test_refused_accesses_are_seen(channel: str) -> None:
+    """An error response is a bit of the control register, of no other, until the next start."""
+    machine = AxiMachine(TINY)
+    found = []
+
+    async def read(ctx, number: int) -> None:
+        ctx.set(machine.control.araddr, 4 * number)
+        ctx.set(machine.control.arvalid, 1)
+        await ctx.tick()
+        ctx.set(machine.control.arvalid, 0)
+        found.append(ctx.get(machine.control.rdata))
+        await ctx.tick()
+
+    async def respond(ctx, response: int) -> None:
+        ctx.set(getattr(machine.memory, f"{channel}resp"), response)
+        ctx.set(getattr(machine.memory, f"{channel}valid"), 1)
+        await ctx.tick()
+        ctx.set(getattr(machine.memory, f"{channel}valid"), 0)
+
+    async def bench(ctx) -> None:
+        ctx.set(machine.control.rready, 1)
+        ctx.set(machine.control.bready, 1)
+        await respond(ctx, 0)
+        await read(ctx, Register.CONTROL)
+        await respond(ctx, 2)
+        await read(ctx, Register.CONTROL)
+        await read(ctx, Register.ARENA)
+        await read(ctx, Register.CONTROL)
+        ctx.set(machine.control.awaddr, 4 * Register.CONTROL)
+        ctx.set(machine.control.wdata, 1)
+        ctx.set(machine.control.awvalid, 1)
+        ctx.set(machine.control.wvalid, 1)
+        await ctx.tick()
+        ctx.set(machine.control.awvalid, 0)
+        ctx.set(machine.control.wvalid, 0)
+        await read(ctx, Register.CONTROL)
+
+    simulator = Simulator(machine)
+    simulator.add_clock(1e-6)
+    simulator.add_testbench(bench)
+    simulator.run()
+    assert found == [0, 2, 0, 2, 1]
