@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import Final
 
 from vta_ext.isa.codec import INSTRUCTION_BYTES
-from vta_ext.rtl.map import ALIGNMENT, COUNTERS, IDENTITY, Register
+from vta_ext.rtl.map import ALIGNMENT, COUNTERS, FAILED_BIT, IDENTITY, Register
 
 #: The first eight bytes of an image.
 MAGIC: Final = b"VTAX-IMG"
@@ -68,6 +68,7 @@ def _definitions() -> Iterator[tuple[str, str]]:
     for number, (name, _) in enumerate(COUNTERS):
         if number:
             yield f"REGISTER_{name.upper()}", str(Register.CYCLES + number)
+    yield "FAILED_BIT", str(FAILED_BIT)
     yield "IDENTITY", f"0x{IDENTITY:08x}u"
     yield "MAGIC_LOW", f"0x{int.from_bytes(MAGIC[:4], 'little'):08x}u"
     yield "MAGIC_HIGH", f"0x{int.from_bytes(MAGIC[4:], 'little'):08x}u"

@@ -18,9 +18,11 @@ static shiftadd_status check_arena(const uint8_t *image, size_t bytes, uint32_t 
     return SHIFTADD_OK;
 }
 
-static int is_running(const shiftadd_board *board) {
-    return (board->read(board->context, SHIFTADD_REGISTER_CONTROL) & 1u) != 0;
+static uint32_t control(const shiftadd_board *board) {
+    return board->read(board->context, SHIFTADD_REGISTER_CONTROL);
 }
+
+static int is_running(const shiftadd_board *board) { return (control(board) & 1u) != 0; }
 
 static shiftadd_status check_machine(const uint8_t *image, const shiftadd_board *board) {
     if (board->read(board->context, SHIFTADD_REGISTER_IDENTITY) != SHIFTADD_IDENTITY) {
@@ -254,7 +256,7 @@ shiftadd_status shiftadd_run(const shiftadd_network *network, uint32_t limit) {
     while (is_running(board)) {
         if (board->clock(board->context) - start > limit) return SHIFTADD_TIMEOUT;
     }
-    return SHIFTADD_OK;
+    return control(board) >> SHIFTADD_FAILED_BIT & 1u ? SHIFTADD_MEMORY_REFUSED : SHIFTADD_OK;
 }
 
 uint32_t shiftadd_cycles(const shiftadd_network *network) {

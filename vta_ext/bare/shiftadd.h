@@ -16,19 +16,20 @@ extern "C" {
 #endif
 
 /* What a call returns: name and meaning. */
-#define SHIFTADD_STATUSES(X)                                                         \
-    X(OK, "done")                                                                    \
+#define SHIFTADD_STATUSES(X)                                                          \
+    X(OK, "done")                                                                     \
     X(BAD_ARGUMENT, "a null pointer, or a number or count that is not the network's") \
-    X(NOT_AN_IMAGE, "the bytes do not begin as a program image does")                \
-    X(WRONG_VERSION, "an image of another version of the format")                    \
-    X(TRUNCATED, "fewer bytes than the image says it has")                           \
-    X(WRONG_CRC, "the image was altered")                                            \
-    X(BAD_LAYOUT, "something in the image does not fit the image or the arena")      \
-    X(BAD_ARENA, "the arena is too small, or not where the machine can have it")     \
-    X(NO_MACHINE, "the registers are not those of the machine")                      \
-    X(WRONG_MACHINE, "the image is for a machine of another configuration")          \
-    X(BUSY, "the machine is still running; reset it")                                \
-    X(TIMEOUT, "the machine did not finish in time; reset it")
+    X(NOT_AN_IMAGE, "the bytes do not begin as a program image does")                 \
+    X(WRONG_VERSION, "an image of another version of the format")                     \
+    X(TRUNCATED, "fewer bytes than the image says it has")                            \
+    X(WRONG_CRC, "the image was altered")                                             \
+    X(BAD_LAYOUT, "something in the image does not fit the image or the arena")       \
+    X(BAD_ARENA, "the arena is too small, or not where the machine can have it")      \
+    X(NO_MACHINE, "the registers are not those of the machine")                       \
+    X(WRONG_MACHINE, "the image is for a machine of another configuration")           \
+    X(BUSY, "the machine is still running; reset it")                                 \
+    X(TIMEOUT, "the machine did not finish in time; reset it")                        \
+    X(MEMORY_REFUSED, "memory refused an access of the machine")
 
 #define SHIFTADD_STATUS_ENTRY(name, meaning) SHIFTADD_##name,
 typedef enum { SHIFTADD_STATUSES(SHIFTADD_STATUS_ENTRY) SHIFTADD_STATUS_COUNT } shiftadd_status;

@@ -19,7 +19,7 @@ from vta_ext import bare
 from vta_ext.bare.image import Image
 from vta_ext.config import Config
 from vta_ext.isa.codec import INSTRUCTION_BYTES
-from vta_ext.rtl.map import IDENTITY, Register
+from vta_ext.rtl.map import FAILED_BIT, IDENTITY, Register
 from vta_ext.sim.functional import FunctionalSimulator
 
 FOLDER = Path(bare.__file__).parent
@@ -92,13 +92,15 @@ def library() -> Any:
 class Board:
     """Registers in Python and an arena; the machine is the functional simulator.
 
-    ``ticks``: what the clock goes on with each look; ``stuck``: a launch never ends.
+    ``ticks``: what the clock goes on with each look. ``stuck``: a launch never ends; ``refused``:
+    it ends, but memory has refused an access.
     """
 
     ADDRESS = 0x4000
 
     def __init__(self, config: Config, arena_bytes: int = 1 << 20) -> None:
-        self.config, self.ticks, self.stuck = config, 1, False
+        self.config, self.ticks = config, 1
+        self.stuck = self.refused = False
         self.arena = np.full(arena_bytes, 0xEE, np.uint8)
         self.barriers: list[tuple[int, int, int]] = []
         self.registers = {
@@ -127,7 +129,7 @@ class Board:
         self.registers[number] = value
         if number == Register.CONTROL and not self.stuck:
             self._launch()
-            self.registers[number] = 0
+            self.registers[number] = int(self.refused) << FAILED_BIT
 
     def _launch(self) -> None:
         assert self.registers[Register.ARENA] == self.ADDRESS

@@ -234,9 +234,19 @@ def test_a_time_limit(image: Image) -> None:
     assert runtime.run() == "OK"
 
 
+def test_memory_that_refuses_an_access(image: Image) -> None:
+    board = Board(SMALL)
+    runtime = opened(image, board)
+    runtime.write(0, images(1)[0])
+    board.refused = True
+    assert runtime.run() == "MEMORY_REFUSED"
+    board.refused = False
+    assert runtime.run() == "OK"
+
+
 def test_statuses_are_documented() -> None:
     page = (FOLDER.parents[1] / "docs" / "bare-metal.md").read_text()
-    count = 12
+    count = 13
     names = [name(number) for number in range(count)]
     assert name(count) == "UNKNOWN" and len(set(names)) == count
     documented = re.findall(r"^\| `SHIFTADD_([A-Z_]+)` \|", page, re.MULTILINE)
