@@ -86,15 +86,15 @@ def chosen(database: Path | None, target: CPUTarget) -> Choices:
     Raises InputError for a database of another target, and for a target that takes none.
     """
     if database is not None:
-        named = Database.read(database, identity(target))
-        return choices(named, threads_of(target), check_target(target))
-    isa = cpu.instruction_set(target)
-    if isa is None:
+        isa = check_target(target)
+        return choices(Database.read(database, identity(target)), threads_of(target), isa)
+    instructions = cpu.instruction_set(target)
+    if instructions is None:
         return Choices()
     mine = identity(target)
     for shipped in sorted(_SHIPPED.glob("*.jsonl")):
         if identity_of(shipped) == mine:
-            return choices(Database.read(shipped, mine), threads_of(target), isa)
+            return choices(Database.read(shipped, mine), threads_of(target), instructions)
     return Choices()
 
 
