@@ -33,15 +33,30 @@ class Claim(wiring.Component):
 
 def prove(claim: Claim, folder: Path, *, induction: bool = False) -> bool:
     """Whether the claim holds for all inputs; by ``induction``, in all cycles after the reset."""
+    time = "-tempinduct -set-init-zero -set-def-inputs " if induction else ""
+    return _proved(claim, folder, f"{time}-prove holds 1")
+
+
+def prove_bounded(
+    claim: wiring.Component, folder: Path, cycles: int, assumed: str, holds: str = "holds"
+) -> bool:
+    """Whether output ``holds`` is 1 in each of the first ``cycles`` cycles after the reset.
+
+    Over all inputs that keep the output ``assumed`` 1 until then: bounded model checking.
+    """
+    time = f"-tempinduct-baseonly -maxsteps {cycles} -set-init-zero -set-def-inputs"
+    return _proved(claim, folder, f"{time} -set rst 0 -set {assumed} 1 -prove {holds} 1")
+
+
+def _proved(claim: wiring.Component, folder: Path, question: str) -> bool:
     try:
         tool = find_yosys()
     except DependencyError as error:
         pytest.skip(str(error))
     (folder / "claim.il").write_text(rtlil.convert(claim, name="claim"))
-    time = "-tempinduct -set-init-zero -set-def-inputs " if induction else ""
     script = (
         "read_rtlil claim.il; hierarchy -top claim; proc; flatten; memory -nordff; opt -full; "
-        f"sat {time}-timeout 300 -prove holds 1 claim"
+        f"sat -timeout 300 {question} claim"
     )
     done = subprocess.run(
         [tool, "-p", script], cwd=folder, capture_output=True, text=True, timeout=600
