@@ -15,8 +15,8 @@ from tvm_shiftadd.cli import main
 from tvm_shiftadd.errors import ConversionError, DataError, DependencyError
 
 COMMANDS = [
-    *("compile", "run", "eval", "tune", "bench", "profile", "explain", "report", "serve"),
-    *("image", "deploy", "doctor", "demo"),
+    *("compile", "run", "eval", "tune", "bench", "profile", "explain", "report", "image"),
+    *("serve", "deploy", "doctor", "demo"),
 ]
 
 
