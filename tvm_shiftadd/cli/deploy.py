@@ -13,7 +13,7 @@ from tvm_shiftadd.errors import InputError
 if TYPE_CHECKING:
     from vta_ext.boards.flow import Report
 
-HELP = "Build the accelerator for a board: report of its size and clock, or bitstream."
+HELP = "Build the accelerator for a board: a report, or a bitstream."
 
 STAGES = ("report", "bitstream")
 
