@@ -80,10 +80,18 @@ def layer(
     return Workload(kind, shape, round_up(size[2], 16), **known)
 
 
+def prepared(mod: tvm.IRModule) -> Any:
+    """What packs the weights, for any processor, as the tuner has it.
+
+    Networks have it scheduled. As it stands here, LLVM 22 makes wrong code of it for AVX-512.
+    """
+    return tvm.compile(mod, target=tvm.target.Target({"kind": "llvm"}))
+
+
 def wrong(work: Workload, isa: InstructionSet, parameters: Any) -> str:
     """What is wrong with the results of a kernel on random numbers over their whole range."""
     assert problem_of(work.plan(isa, parameters)) == ""
-    arrays = check.arguments(work, isa, parameters, lambda mod: tvm.compile(mod, target_of(isa)))
+    arrays = check.arguments(work, isa, parameters, prepared)
     tensors = [tvm.runtime.tensor(array) for array in arrays]
     built(work.kernel(isa, parameters), isa)["main"](*tensors)
     return check.problem(work, tensors[-1].numpy())
