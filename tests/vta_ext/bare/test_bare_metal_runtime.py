@@ -52,7 +52,9 @@ def images(count: int) -> np.ndarray[Any, np.dtype[np.float32]]:
 @given(st.one_of(FLOATS, NEAR), st.integers(-64, 64), st.sampled_from(("int8", "uint8")))
 def test_floats_to_integers(value: np.float32, exponent: int, dtype: str) -> None:
     """Of any bits, and of values around a half of the last place."""
-    for one in (value, np.ldexp(value, -exponent)):
+    with np.errstate(over="ignore", invalid="ignore"):
+        scaled = np.ldexp(value, -exponent)
+    for one in (value, scaled):
         wanted = reference.quantize(np.array([one], np.float32), exponent, dtype)
         found = library().shiftadd_quantize(one, exponent, TYPES[dtype])
         assert found == wanted[0]
