@@ -111,15 +111,20 @@ def build(board: Board, folder: Path, bitstream: bool, tell: Tell, seed: int = 1
     for name, text in _design(board).items():
         workshop.write(name, text)
     done: list[Done] = []
-    report = None
     for stage in stages:
         if stage.name == "pack":
-            report = _report(board, workshop, tuple(done))
-            _require_clock(report, board)
+            _require_clock(_written_report(board, workshop, tuple(done)), board)
         tell(stage.name, 1 + len(done), len(stages) + 1)
         done.append(workshop.run(stage))
     tell("done", len(stages) + 1, len(stages) + 1)
-    report = _report(board, workshop, tuple(done), "top.bit" if bitstream else None)
+    return _written_report(board, workshop, tuple(done), "top.bit" if bitstream else None)
+
+
+def _written_report(
+    board: Board, workshop: Workshop, done: tuple[Done, ...], bitstream: str | None = None
+) -> Report:
+    """The report, which is ``report.json`` too."""
+    report = _report(board, workshop, done, bitstream)
     workshop.write("report.json", json.dumps(report.to_dict(), indent=2) + "\n")
     return report
 
@@ -222,5 +227,5 @@ def _require_clock(report: Report, board: Board) -> None:
     if not report.met:
         raise CompileError(
             f"the design reaches {report.fmax_mhz} MHz after routing, {board.name} runs it at "
-            f"{board.clock_mhz}: try another --seed"
+            f"{board.clock_mhz}: try another --seed; the report is there"
         )
