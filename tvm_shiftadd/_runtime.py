@@ -158,20 +158,13 @@ def _check_input(info: TensorInfo, array: Any) -> Array:
 
 
 def pinned(target: TargetInfo) -> TargetInfo:
-    """With the vector features that the code may use written down, as this system names them.
-
-    For "host" those that this processor really has: its name may promise more than a virtual
-    machine shows.
-    """
+    """With the vector features that the code may use written down, as this system names them."""
     from tvm_shiftadd.target import CPUTarget, cpu
 
     attributes = target.attributes
     mcpu, mattr = str(attributes.get("mcpu", "host")), attributes.get("mattr")
     listed = tuple(map(str, mattr)) if isinstance(mattr, (list, tuple)) else ()
     used = vector_names(cpu.features(CPUTarget(mcpu=mcpu, mattr=listed)))
-    present = vector_features()
-    if mcpu == "host" and present is not None:
-        used &= vector_names(present)
     return TargetInfo(target.kind, {**attributes, _FEATURES: sorted(used)})
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+import re
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -11,10 +12,13 @@ import pytest
 import tvm
 from tvm import relax
 
+from tvm_shiftadd import _processor, _runtime
 from tvm_shiftadd.dialect import ops
 from tvm_shiftadd.errors import CompileError, InputError, VerificationError
 from tvm_shiftadd.formats import codes, packing, reference
+from tvm_shiftadd.manifest import TargetInfo
 from tvm_shiftadd.target import CPUTarget, cpu, parse, runtime
+from tvm_shiftadd.topi.schedules.cpu.vnni.x86 import AVX2
 
 
 @pytest.mark.parametrize(
@@ -190,6 +194,32 @@ def test_threads_follow_the_environment(monkeypatch):
 def test_x86_without_avx2_is_refused(target):
     with pytest.raises(CompileError, match="AVX2"):
         cpu.tvm_target(parse({"kind": "llvm", **target}))
+
+
+@pytest.fixture
+def only_avx2(tmp_path, monkeypatch):
+    """A system that shows AVX2 and nothing better, whatever its processor is called."""
+    shown = tmp_path / "cpuinfo"
+    shown.write_text("flags\t\t: fpu sse4_1 sse4_2 avx avx2 f16c fma bmi2\n")
+    monkeypatch.setattr(_processor, "_CPUINFO", shown)
+    _processor.vector_features.cache_clear()
+    yield
+    _processor.vector_features.cache_clear()
+
+
+@pytest.mark.usefixtures("only_avx2")
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="is about x86-64")
+def test_code_choice_and_manifest_agree_where_features_are_masked():
+    assert cpu.instruction_set(CPUTarget()) is AVX2
+    module, _, _ = small_network(np.random.default_rng(3))
+    text = cpu.assembly(cpu.build(module, CPUTarget(), data_inputs=1))
+    assert re.search(r"%ymm\d", text)
+    assert not re.search(r"%zmm|%k[1-7]|%[xy]mm(1[6-9]|[23]\d)|vpdpbusd", text)
+    described = _runtime.pinned(TargetInfo("cpu", CPUTarget().as_dict())).attributes["features"]
+    assert {"avx2"} <= set(described) <= {"sse41", "sse42", "avx", "avx2", "f16c", "fma"}
+    # Who asks for more gets it, and the artifact says so.
+    more = CPUTarget(mattr=("+avx512bw",))
+    assert "avx512bw" in _runtime.pinned(TargetInfo("cpu", more.as_dict())).attributes["features"]
 
 
 @pytest.mark.parametrize("feature", ["+nonesuch", "avx2", ""])

@@ -9,6 +9,7 @@ import tvm
 from tvm.target import codegen
 
 from tvm_shiftadd._compat import ir, relax, tirx
+from tvm_shiftadd._processor import vector_features, vector_names
 from tvm_shiftadd.dialect.purity import multiplications
 from tvm_shiftadd.errors import CompileError, VerificationError
 from tvm_shiftadd.target import CPUTarget
@@ -35,6 +36,9 @@ _BASELINES = {"x86_64": "x86-64-v3", "aarch64": "generic", "arm64": "generic"}
 def tvm_target(target: CPUTarget) -> tvm.target.Target:
     """TVM's target of a CPUTarget.
 
+    For "host" without the vector instructions that this system does not show: code, the kernels'
+    instruction set and what an artifact says it needs all follow from here.
+
     Raises CompileError if LLVM does not know the processor or a feature, and for an x86-64
     processor without AVX2, on which LLVM makes multiplications of shifts by varying amounts.
     """
@@ -52,7 +56,9 @@ def tvm_target(target: CPUTarget) -> tvm.target.Target:
                 'expected mattr to list features that LLVM knows, each with a sign like "+avx2", '
                 f"got {wrong[0]!r}"
             )
-        fields["mattr"] = list(target.mattr)
+    mattr = [*(_masked(fields["mcpu"]) if target.mcpu == "host" else ()), *target.mattr]
+    if mattr:
+        fields["mattr"] = mattr
     resolved = tvm.target.Target(fields)
     if _machine() == "x86_64" and not _has("avx2", resolved):
         raise CompileError(
@@ -65,6 +71,17 @@ def tvm_target(target: CPUTarget) -> tvm.target.Target:
 def features(target: CPUTarget) -> frozenset[str]:
     """What code for the target may use, as LLVM names it; raises what ``tvm_target`` does."""
     return frozenset(map(str, codegen.llvm_get_cpu_features(tvm_target(target))))
+
+
+def _masked(processor: str) -> list[str]:
+    """What the name of this processor promises to LLVM but a virtual machine does not show."""
+    present = vector_features()
+    if present is None:
+        return []
+    named = tvm.target.Target({"kind": "llvm", "mcpu": processor})
+    promised = map(str, codegen.llvm_get_cpu_features(named))
+    shown = vector_names(present)
+    return sorted(f"-{feature}" for feature in promised if vector_names([feature]) - shown)
 
 
 def _known_features() -> frozenset[str]:
