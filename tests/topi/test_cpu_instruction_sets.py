@@ -210,6 +210,8 @@ def test_assembly_has_the_sets_instructions(isa: InstructionSet) -> None:
     assert not re.search(f" (?:{never})", one + two)
     # Two products of bytes with the sum of two terms may leave 16 bits.
     assert "vpmaddubsw" not in two
+    adder = assembly(layer("adder", (5, 6, 16), 20, 2, 3), isa)
+    assert re.search("udot" if isa in (I8MM, DOTPROD) else isa.computed_by, adder)
 
 
 def test_the_best_set_of_a_processor_is_taken() -> None:
@@ -229,6 +231,7 @@ def test_the_best_set_of_a_processor_is_taken() -> None:
     assert cpu.instruction_set(parse("cpu:generic")) is AVX2  # type: ignore[arg-type]
     assert choose({"neon", "dotprod"}.__contains__) is DOTPROD
     assert choose({"neon", "dotprod", "i8mm"}.__contains__) is I8MM
+    assert choose({"neon", "i8mm"}.__contains__) is None, "differences are added up by udot"
     assert choose({"sse2"}.__contains__) is None
 
 

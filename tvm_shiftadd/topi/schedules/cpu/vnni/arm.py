@@ -66,5 +66,5 @@ class Neon(InstructionSet):
         return max(pixels * vectors, 8) + 0.5 * vectors + (1.0 if flipped else 0.5) * pixels
 
 
-I8MM = Neon("AArch64 I8MM", ("neon", "i8mm"), 16, 32, "usdot")
+I8MM = Neon("AArch64 I8MM", ("neon", "dotprod", "i8mm"), 16, 32, "usdot")
 DOTPROD = Neon("AArch64 dot product", ("neon", "dotprod"), 16, 32, "sdot")
