@@ -6,15 +6,18 @@ back from the processor's cache before a run and thrown out of it after one.
 
 from __future__ import annotations
 
+import threading
 import time
+import weakref
 from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Final
+from typing import IO, Any, Final
 
 import numpy as np
 
 from tvm_shiftadd.errors import DependencyError, DeviceError, InputError, ProgramError
+from vta_ext.boards.lock import hold
 from vta_ext.config import Config
 from vta_ext.isa.codec import codec
 from vta_ext.presets import MEMORY_BITS
@@ -30,6 +33,8 @@ WINDOW: Final = 4096
 _ADDRESSES: Final = 1 << 32
 #: Looks at a running machine whose cycles stand still, after which it has stopped.
 _STANDSTILL: Final = 10_000
+#: Held by the process that uses the board's logic, whatever the bitstream.
+_LOCK: Final = Path("/tmp/tvm-shiftadd-pynq.lock")
 
 
 def open_pynq(
@@ -38,8 +43,8 @@ def open_pynq(
     """This board with the overlay whose bitstream is the file ``address``.
 
     ``memory_bits`` is the bitstream's own. Raises DependencyError without PYNQ, InputError for a
-    file that is not there or holds another design, ProgramError for a machine of another
-    configuration.
+    file that is not there or holds another design, DeviceError where the board is in use,
+    ProgramError for a machine of another configuration.
     """
     try:
         pynq = import_module("pynq")
@@ -54,57 +59,59 @@ def open_pynq(
             raise InputError(
                 f"expected an overlay's bitstream with its .hwh file beside it, found no {needed}"
             )
-    return PynqDevice(pynq, path, config, limit)
+    with _OPENING:
+        machine = _MACHINES.get(path.resolve())
+        if machine is None:
+            machine = _MACHINES[path.resolve()] = Machine(pynq, path)
+    return PynqDevice(machine, config, limit)
 
 
-class PynqDevice:
-    """The machine of an overlay; ``limit``: seconds that a launch may take.
+class Machine:
+    """The machine of an overlay, which this process has loaded and holds until it is dropped.
 
-    Programs share the machine and have buffers of their own. ``pynq``: the package.
+    All devices of the overlay share it, and threads take turns. ``pynq``: the package. Raises
+    InputError for a design without the machine, DeviceError where the board is in use or holds
+    something else.
     """
 
-    def __init__(
-        self, pynq: Any, overlay: Path, config: Config, limit: float | None = None
-    ) -> None:
-        self._config, self._limit, self._allocate = config, limit, pynq.allocate
-        self._overlay = pynq.Overlay(str(overlay))
+    def __init__(self, pynq: Any, overlay: Path) -> None:
+        #: Whoever has it may use memory and machine; threads take it one after the other.
+        self.turn = threading.RLock()
+        self._allocate = pynq.allocate
+        held = _held()
         try:
-            base = self._overlay.ip_dict[CELL]["phys_addr"]
-        except KeyError:
-            known = ", ".join(self._overlay.ip_dict) or "nothing"
-            raise InputError(
-                f"expected a design with the machine as {CELL!r}, but {overlay} has {known}"
-            ) from None
-        self._registers = pynq.MMIO(base, WINDOW)
-        self._identify()
+            self._overlay = pynq.Overlay(str(overlay))
+            try:
+                base = self._overlay.ip_dict[CELL]["phys_addr"]
+            except KeyError:
+                known = ", ".join(self._overlay.ip_dict) or "nothing"
+                raise InputError(
+                    f"expected a design with the machine as {CELL!r}, but {overlay} has {known}"
+                ) from None
+            self._registers = pynq.MMIO(base, WINDOW)
+            identity = self.read(Register.IDENTITY)
+            if identity != IDENTITY:
+                raise DeviceError(
+                    f"expected the machine's identity {IDENTITY:#010x}, the register holds "
+                    f"{identity:#010x}; load this project's bitstream"
+                )
+        except BaseException:
+            held.close()
+            raise
+        weakref.finalize(self, held.close)
 
-    def _identify(self) -> None:
-        identity = self.read(Register.IDENTITY)
-        if identity != IDENTITY:
-            raise DeviceError(
-                f"expected the machine's identity {IDENTITY:#010x}, the register holds "
-                f"{identity:#010x}; load this project's bitstream"
-            )
+    def require(self, config: Config) -> None:
+        """Raise ProgramError unless the machine has that configuration."""
         found = self.read(Register.HASH_HIGH) << 32 | self.read(Register.HASH_LOW)
-        if found != int(self._config.hash, 16):
+        if found != int(config.hash, 16):
             raise ProgramError(
                 f"the board's machine has configuration {found:016x}, the program is for "
-                f"{self._config.hash}; compile it for that machine, or load another bitstream"
+                f"{config.hash}; compile it for that machine, or load another bitstream"
             )
-
-    @property
-    def config(self) -> Config:
-        """The machine's configuration."""
-        return self._config
 
     def read(self, register: int) -> int:
         """Read a register."""
         return int(self._registers.read(4 * register))
-
-    def load(self, program: Program) -> LoadedProgram:
-        """See :class:`Device`; DeviceError where contiguous memory is full or out of reach."""
-        program.require(self._config)
-        return _Loaded(self, program)
 
     def allocate(self, size: int) -> Any:
         """A contiguous buffer of bytes that the machine can reach."""
@@ -123,61 +130,113 @@ class PynqDevice:
             )
         return buffer
 
-    def run(self, arena: int, instructions: int, count: int, most: int) -> dict[str, int]:
+    def run(
+        self, arena: int, instructions: int, count: int, most: int, limit: float | None
+    ) -> dict[str, int]:
         """Run a program that is in memory; what was counted.
 
-        Raises DeviceError after ``most`` cycles or the time limit, or where an access to memory is
-        refused. A machine that does not end is loaded again, which is all that stops it.
+        Raises DeviceError after ``most`` cycles or ``limit`` seconds, where an access to memory is
+        refused, or where the run was lost. A machine whose run did not end, or that has not the
+        registers it was given, is loaded again, which is all that stops it.
         """
-        for register, value in (
-            (Register.ARENA, arena),
-            (Register.INSTRUCTIONS, instructions),
-            (Register.COUNT, count),
-            (Register.CONTROL, 1),
-        ):
-            self._registers.write(4 * register, value)
-        try:
-            state = self._wait(most)
-        except BaseException:
-            self._overlay.download()
-            raise
-        if state >> FAILED_BIT & 1:
-            raise DeviceError(
-                "an access of the machine to memory was refused; the checker says why"
-            )
-        return {
-            name: self.read(Register.CYCLES + number) for number, (name, _) in enumerate(COUNTERS)
-        }
+        with self.turn:
+            given = (arena, instructions, count)
+            for number, value in enumerate(given):
+                self._registers.write(4 * (Register.ARENA + number), value)
+            self._registers.write(4 * Register.CONTROL, 1)
+            try:
+                state = self._wait(most, limit)
+                found = tuple(self.read(Register.ARENA + number) for number in range(len(given)))
+                if found != given or not self.read(Register.CYCLES):
+                    raise DeviceError(
+                        "the board lost the run: something else has loaded a bitstream or used "
+                        "the machine; end that, and run it again"
+                    )
+            except BaseException:
+                self._overlay.download()
+                raise
+            if state >> FAILED_BIT & 1:
+                raise DeviceError(
+                    "an access of the machine to memory was refused; the checker says why"
+                )
+            return {
+                name: self.read(Register.CYCLES + number)
+                for number, (name, _) in enumerate(COUNTERS)
+            }
 
-    def _wait(self, most: int) -> int:
+    def _wait(self, most: int, limit: float | None) -> int:
         """Until the machine rests; the control register's last word."""
-        deadline = None if self._limit is None else time.monotonic() + self._limit
-        last, still = -1, 0
+        deadline = None if limit is None else time.monotonic() + limit
+        passed = last = still = 0
         while True:
             state = self.read(Register.CONTROL)
             if not state & 1:
                 return state
             cycles = self.read(Register.CYCLES)
             still = still + 1 if cycles == last else 0
+            # The counter has 32 bits, a run may have more cycles.
+            passed += (cycles - last) % (1 << 32)
             last = cycles
             problem = ""
-            if cycles > most or still > _STANDSTILL:
+            if passed > most or still > _STANDSTILL:
                 problem = "in many times the cycles it needs; the checker says why"
             elif deadline is not None and time.monotonic() > deadline:
-                problem = f"within {self._limit:g} s; allow more time"
+                problem = f"within {limit:g} s; allow more time"
             if problem:
                 raise DeviceError(f"the machine did not finish {problem}")
+
+
+def _held() -> IO[bytes]:
+    """The file of whoever uses the board. Raises DeviceError where it is in use."""
+    try:
+        held = hold(_LOCK)
+    except OSError as error:
+        raise DeviceError(
+            f"cannot use the board: {_LOCK} cannot be opened ({error.strerror})"
+        ) from error
+    if held is None:
+        raise DeviceError(
+            "the board is in use, by another process or with another bitstream; end that first"
+        )
+    return held
+
+
+#: Machines in use by their bitstreams: a process loads each once.
+_MACHINES: Final[weakref.WeakValueDictionary[Path, Machine]] = weakref.WeakValueDictionary()
+_OPENING: Final = threading.Lock()
+
+
+class PynqDevice:
+    """The board's machine for programs of ``config``; ``limit``: seconds that a launch may take.
+
+    Programs share the machine and have buffers of their own. Raises ProgramError for a machine of
+    another configuration.
+    """
+
+    def __init__(self, machine: Machine, config: Config, limit: float | None = None) -> None:
+        machine.require(config)
+        self._machine, self._config, self._limit = machine, config, limit
+
+    @property
+    def config(self) -> Config:
+        """The machine's configuration."""
+        return self._config
+
+    def load(self, program: Program) -> LoadedProgram:
+        """See :class:`Device`; DeviceError where contiguous memory is full or out of reach."""
+        program.require(self._config)
+        return _Loaded(self._machine, program, self._limit)
 
 
 class _Loaded:
     """A program in a buffer: its arena, behind it the instructions."""
 
-    def __init__(self, device: PynqDevice, program: Program) -> None:
-        self._device, self._program = device, program
+    def __init__(self, machine: Machine, program: Program, limit: float | None) -> None:
+        self._machine, self._program, self._limit = machine, program, limit
         code = codec(program.config).encode_all(program.instructions)
         self._behind = -(-program.dram_bytes // ALIGNMENT) * ALIGNMENT
         # A beat may read beyond the last instruction.
-        self._buffer = device.allocate(self._behind + len(code) + ALIGNMENT)
+        self._buffer = machine.allocate(self._behind + len(code) + ALIGNMENT)
         self._buffer[:] = 0
         self._put(self._behind, code)
         for section in program.sections:
@@ -191,11 +250,13 @@ class _Loaded:
 
     def write(self, offset: int, data: bytes) -> None:
         self._check(offset, len(data))
-        self._put(offset, data)
+        with self._machine.turn:
+            self._put(offset, data)
 
     def read(self, offset: int, size: int) -> bytes:
         self._check(offset, size)
-        return bytes(self._buffer[offset : offset + size].tobytes())
+        with self._machine.turn:
+            return bytes(self._buffer[offset : offset + size].tobytes())
 
     def _check(self, offset: int, size: int) -> None:
         if offset < 0 or size < 0 or offset + size > self._program.dram_bytes:
@@ -212,8 +273,11 @@ class _Loaded:
             self._most = patience(self._program)
         first = int(self._buffer.device_address)
         count = len(self._program.instructions)
-        self._buffer.flush()
-        try:
-            self._counted = self._device.run(first, first + self._behind, count, self._most)
-        finally:
-            self._buffer.invalidate()
+        with self._machine.turn:
+            self._buffer.flush()
+            try:
+                self._counted = self._machine.run(
+                    first, first + self._behind, count, self._most, self._limit
+                )
+            finally:
+                self._buffer.invalidate()

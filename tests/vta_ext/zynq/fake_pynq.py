@@ -7,6 +7,7 @@ back by itself: a driver that forgets to flush or to invalidate computes with st
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any, Protocol
 
@@ -36,20 +37,27 @@ class Machine(Protocol):
 class FunctionalMachine:
     """The functional simulator behind registers; a run takes some looks at it.
 
-    ``stuck``: it does not end. ``refused``: an access to memory fails.
+    ``stuck``: it does not end. ``refused``: an access to memory fails. ``meanwhile``: done once, at
+    the second look. ``pace``: cycles between two looks; ``wraps``: passages of their counter's end.
     """
 
     def __init__(self, config: Config, memory: NDArray[np.uint8]) -> None:
         self.config, self.memory = config, memory
         self.stuck = self.refused = False
+        self.meanwhile: Callable[[], object] | None = None
         self.resets = 0
         self.words: dict[int, int] = {}
-        self.looks = 0
+        self.looks, self.pace, self.wraps = 0, 7, 0
 
     def read(self, register: int) -> int:
+        if register == Register.CONTROL and self.looks == 2 and self.meanwhile is not None:
+            todo, self.meanwhile = self.meanwhile, None
+            todo()
         if register == Register.CONTROL and self.looks:
             self.looks -= not self.stuck
-            self.words[Register.CYCLES] = self.words.get(Register.CYCLES, 0) + 7
+            cycles = self.words.get(Register.CYCLES, 0) + self.pace
+            self.wraps += cycles >> 32
+            self.words[Register.CYCLES] = cycles % (1 << 32)
             return 1
         identity = int(self.config.hash, 16)
         fixed = {
@@ -78,7 +86,7 @@ class FunctionalMachine:
         simulator.run(instructions)
 
     def reset(self) -> None:
-        self.looks, self.stuck = 0, False
+        self.looks, self.stuck, self.words = 0, False, {}
         self.resets += 1
 
 
@@ -114,6 +122,7 @@ def install(
     class Overlay:
         def __init__(self, bitfile_name: str) -> None:
             self.ip_dict: dict[str, Any] = {cell: {"phys_addr": REGISTERS, "addr_range": 4096}}
+            self.download()
 
         def download(self) -> None:
             machine.reset()

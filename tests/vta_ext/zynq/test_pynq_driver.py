@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -26,8 +28,9 @@ from vta_ext.runtime.drivers import open_device
 
 
 @pytest.fixture
-def overlay(tmp_path: Path) -> Path:
+def overlay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Stands for a bitstream and its description; the fake reads neither."""
+    monkeypatch.setattr(pynq_driver, "_LOCK", tmp_path / "lock")
     for name in ("vta.bit", "vta.hwh"):
         (tmp_path / name).write_bytes(b"")
     return tmp_path / "vta.bit"
@@ -113,18 +116,77 @@ def test_a_machine_that_does_not_end_is_loaded_again(
     machine: FunctionalMachine, overlay: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     case = vector_add(TINY, 6)
-    loaded = open_device(f"pynq:{overlay}", TINY, limit=0.02).load(case.program)
-    machine.stuck = True
-    with pytest.raises(DeviceError, match=r"did not finish within 0\.02 s; allow more time"):
-        loaded.launch()
+    hurried = open_device(f"pynq:{overlay}", TINY, limit=1e-6).load(case.program)
     assert machine.resets == 1
-    run(loaded, case)
     machine.stuck = True
-    patient = open_device(f"pynq:{overlay}", TINY).load(case.program)
-    monkeypatch.setattr(pynq_driver, "patience", lambda program: 700)
-    with pytest.raises(DeviceError, match="many times the cycles it needs"):
-        patient.launch()
+    with pytest.raises(DeviceError, match=r"did not finish within 1e-06 s; allow more time"):
+        hurried.launch()
     assert machine.resets == 2
+    patient = open_device(f"pynq:{overlay}", TINY).load(case.program)
+    run(patient, case)
+    machine.stuck, machine.pace = True, 1 << 31
+    monkeypatch.setattr(pynq_driver, "patience", lambda program: 1 << 33)
+    late = open_device(f"pynq:{overlay}", TINY).load(case.program)
+    with pytest.raises(DeviceError, match="many times the cycles it needs"):
+        late.launch()
+    assert machine.resets == 3
+    # By then the counter, which has 32 bits, had passed zero twice.
+    assert machine.wraps == 2
+
+
+@pytest.mark.parametrize("anew", [True, False], ids=["loaded anew", "another program"])
+def test_a_lost_run_is_no_finished_one(
+    anew: bool, machine: FunctionalMachine, overlay: Path
+) -> None:
+    device = open_device(f"pynq:{overlay}", TINY)
+    cases = vector_add(TINY, 6), blocked_gemm(TINY, "shift", 4, 3, 2)
+    loaded, other = (device.load(case.program) for case in cases)
+    machine.meanwhile = machine.reset if anew else other.launch
+    with pytest.raises(DeviceError, match="the board lost the run"):
+        loaded.launch()
+    run(loaded, cases[0])
+
+
+def test_a_process_loads_a_bitstream_once(machine: FunctionalMachine, overlay: Path) -> None:
+    """Another device does not disturb a run; when all are gone the board is free again."""
+    case = vector_add(TINY, 6)
+    loaded = open_device(f"pynq:{overlay}", TINY).load(case.program)
+    machine.meanwhile = lambda: open_device(f"pynq:{overlay}", TINY)
+    run(loaded, case)
+    assert machine.meanwhile is None and machine.resets == 1
+    del loaded
+    open_device(f"pynq:{overlay}", TINY)
+    assert machine.resets == 2
+
+
+def test_a_board_has_one_user(
+    machine: FunctionalMachine, memory: NDArray[np.uint8], overlay: Path
+) -> None:
+    """Another process, or another bitstream, is refused until the board is free."""
+    other = overlay.with_name("other.bit")
+    for name in (other, other.with_suffix(".hwh")):
+        name.touch()
+    device = open_device(f"pynq:{overlay}", TINY)
+    with pytest.raises(DeviceError, match="the board is in use, by another process or with"):
+        open_device(f"pynq:{other}", TINY)
+    assert machine.resets == 1
+    del device
+    with open(overlay.with_name("lock"), "rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(DeviceError, match="the board is in use"):
+            open_device(f"pynq:{overlay}", TINY)
+    assert open_device(f"pynq:{other}", TINY).config == TINY
+    overlay.with_name("lock").unlink()
+    overlay.with_name("lock").mkdir()
+    with pytest.raises(DeviceError, match=r"lock cannot be opened \(Is a directory\)"):
+        open_device(f"pynq:{overlay}", TINY)
+
+
+def test_threads_take_turns(machine: FunctionalMachine, overlay: Path) -> None:
+    device, case = open_device(f"pynq:{overlay}", TINY), vector_add(TINY, 6)
+    loaded = [device.load(case.program) for _ in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda one: [run(one, case) for _ in range(5)], loaded))
 
 
 def test_a_refused_access_is_an_error(machine: FunctionalMachine, overlay: Path) -> None:
@@ -132,7 +194,7 @@ def test_a_refused_access_is_an_error(machine: FunctionalMachine, overlay: Path)
     machine.refused = True
     with pytest.raises(DeviceError, match="access of the machine to memory was refused"):
         loaded.launch()
-    assert machine.resets == 0
+    assert machine.resets == 1
 
 
 def test_what_goes_wrong_is_said(
@@ -155,6 +217,7 @@ def test_what_goes_wrong_is_said(
     with pytest.raises(InputError, match=r"found no .*vta\.hwh"):
         open_device(f"pynq:{overlay}", TINY)
     overlay.with_suffix(".hwh").touch()
+    del device, loaded
     with pytest.raises(InputError, match=r"expected the device pynq:OVERLAY\.bit"):
         open_device("pynq", TINY)
     install(monkeypatch, machine, memory, cell="dma")
@@ -173,6 +236,9 @@ class Empty:
 
     def read(self, register: int) -> int:
         return 0xFFFFFFFF
+
+    def reset(self) -> None:
+        pass
 
 
 def test_without_pynq(monkeypatch: pytest.MonkeyPatch, overlay: Path) -> None:
