@@ -63,33 +63,43 @@ class Session:
     ) -> dict[str, int]:
         """Run a program that is in memory; what was counted.
 
-        Raises DeviceError after ``most`` cycles or ``limit`` seconds. Whatever ends a run early,
-        the machine is reset before it is used again.
+        Raises DeviceError after ``most`` cycles or ``limit`` seconds, and where the run was lost.
+        Whatever ends a run early, the machine is reset before it is used again.
         """
         with self._turn:
             link = self._rest()
-            link.write_registers(Register.ARENA, arena, instructions, count)
+            given = (arena, instructions, count)
+            link.write_registers(Register.ARENA, *given)
             self._rests = False
             link.write_registers(Register.CONTROL, 1)
-            self._wait(link, most, limit)
+            self._wait(link, given, most, limit)
             self._rests = True
             counts = link.read_registers(Register.CYCLES, len(COUNTERS))
         return {name: count for (name, _), count in zip(COUNTERS, counts, strict=True)}
 
-    def _wait(self, link: Link, most: int, limit: float | None) -> None:
-        """Until the machine rests. Each look takes as long as a frame each way."""
+    def _wait(
+        self, link: Link, given: tuple[int, int, int], most: int, limit: float | None
+    ) -> None:
+        """Until the run ``given`` has ended. Each look takes as long as a frame each way."""
         deadline = None if limit is None else time.monotonic() + limit
-        last, still = -1, 0
+        passed = last = still = 0
         while True:
-            running, *_, cycles = link.read_registers(
+            running, *found, _, cycles = link.read_registers(
                 Register.CONTROL, Register.CYCLES - Register.CONTROL + 1
             )
             if not running:
+                if tuple(found) != given or not cycles:
+                    raise DeviceError(
+                        "the board lost the run: it was reset, configured anew or without power; "
+                        "open it again and load the programs again"
+                    )
                 return
             still = still + 1 if cycles == last else 0
+            # The counter has 32 bits, a run may have more cycles.
+            passed += (cycles - last) % (1 << 32)
             last = cycles
             problem = ""
-            if cycles > most or still > _STANDSTILL:
+            if passed > most or still > _STANDSTILL:
                 problem = "in many times the cycles it needs; the checker says why"
             elif deadline is not None and time.monotonic() > deadline:
                 problem = f"within {limit:g} s; allow more time"
@@ -118,7 +128,11 @@ def open_serial(
         session = _SESSIONS.get((name, baud))
         if session is None or session.lost:
             port = Port(name, baud)
-            session = Session(Link(port, f"the board at {name}", baud=baud), port)
+            try:
+                session = Session(Link(port, f"the board at {name}", baud=baud), port)
+            except BaseException:
+                port.close()
+                raise
             _SESSIONS[name, baud] = session
     return SerialDevice(session, config, limit)
 

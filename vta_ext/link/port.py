@@ -47,7 +47,6 @@ class Port:
             self._port: Any = serial.serial_for_url(
                 name, baudrate=baud, timeout=_LOOK, write_timeout=_STUCK, exclusive=True
             )
-            self._port.reset_input_buffer()
         except ValueError as error:
             raise InputError(
                 f"there can be no serial port {name} of {baud} baud: {error}"
@@ -57,8 +56,19 @@ class Port:
                 f"cannot open the serial port {name} ({error}); check its name, your right to use "
                 "it, and that nothing else does"
             ) from error
+        try:
+            self._prepare()
+        except BaseException:
+            self.close()
+            raise
+
+    def _prepare(self) -> None:
+        try:
+            self._port.reset_input_buffer()
+        except OSError as error:
+            raise self._lost(error) from error
         # USB adapters hold short answers back for milliseconds, unless they are told not to.
-        with suppress(AttributeError, ValueError, OSError):
+        with suppress(AttributeError, NotImplementedError, ValueError, OSError):
             self._port.set_low_latency_mode(True)
 
     def write(self, data: bytes) -> None:

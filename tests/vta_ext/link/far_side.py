@@ -35,7 +35,7 @@ class SoftwareBoard:
         self.registers[Register.IDENTITY] = IDENTITY
         self.registers[Register.HASH_LOW] = int(config.hash, 16) & 0xFFFFFFFF
         self.registers[Register.HASH_HIGH] = int(config.hash, 16) >> 32
-        self.runs, self.resets, self.hangs = 0, 0, False
+        self.runs, self.resets, self.hangs, self.pace = 0, 0, False, 1000
         #: Commands that changed something, as they were done.
         self.done: list[Frame] = []
         self._protocol, self._decoder = protocol, Decoder()
@@ -65,7 +65,9 @@ class SoftwareBoard:
             return b"".join(word.to_bytes(4, "little") for word in words)
         if opcode in (Opcode.READ_REGISTERS, Opcode.WRITE_REGISTERS):
             if self.hangs and self.registers[Register.CONTROL]:
-                self.registers[Register.CYCLES] += 1000
+                self.registers[Register.CYCLES] = (
+                    self.registers[Register.CYCLES] + self.pace
+                ) % 2**32
             return b"".join(word.to_bytes(4, "little") for word in self.registers)
         return bytes(self.memory)
 

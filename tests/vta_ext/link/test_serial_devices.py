@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from typing import ClassVar
@@ -23,8 +24,10 @@ from vta_ext.presets import SMALL
 from vta_ext.runtime.device import LoadedProgram
 from vta_ext.runtime.drivers import open_device
 
+NO_PYSERIAL = "no pyserial: pip install 'tvm-shiftadd[boards]'"
 
-def opened(board: SoftwareBoard, line: Line | None = None, **more: float) -> SerialDevice:
+
+def opened(board: SoftwareBoard, line: Line | None = None, **more: float | None) -> SerialDevice:
     line = line or Line(board)
     return SerialDevice(Session(Link(line, clock=line.clock)), board.config, **more)
 
@@ -79,34 +82,47 @@ def test_places() -> None:
 
 
 def test_a_machine_that_does_not_finish(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Given up and reset, by cycles, by time and by standing still; then the device goes on."""
+    """Given up and reset, by cycles, by time and by standing still; then the device goes on.
+
+    The counter of cycles has 32 bits, and passes zero here before the limit.
+    """
     board = SoftwareBoard(TINY)
     case = kernels.vector_add(TINY, 6)
-    for reason in ("in many times the cycles", "within 0.001 s", "in many times the cycles"):
-        device = opened(board, limit=0.001) if "within" in reason else opened(board)
-        loaded = device.load(case.program)
-        resets, board.hangs = board.resets, True
-        if reason is not None and board.runs > 2:
-            monkeypatch.setattr(SoftwareBoard, "_space", standing(SoftwareBoard._space))
+    monkeypatch.setattr(serial_device, "patience", lambda program: 1 << 33)
+    for reason, limit, pace in (
+        ("in many times the cycles", None, 1 << 31),
+        ("within 1e-06 s", 1e-6, 1000),
+        ("in many times the cycles", None, 0),
+    ):
+        loaded = opened(board, limit=limit).load(case.program)
+        resets, board.hangs, board.pace = board.resets, True, pace
         with pytest.raises(DeviceError, match=f"did not finish {reason}"):
             loaded.launch()
-        monkeypatch.undo()
         board.hangs = False
-        check(opened(board).load(case.program), case) if "within" in reason else check(loaded, case)
+        check(opened(board).load(case.program), case)
+        if limit is None:
+            check(loaded, case)
         assert board.resets > resets
 
 
-def standing(space):
-    """Registers in which no cycles pass."""
+def test_a_lost_run_is_no_finished_one() -> None:
+    """A board that is configured anew during a run rests, too."""
+    board = SoftwareBoard(TINY)
+    case, line = kernels.vector_add(TINY, 6), Line(board)
+    loaded = opened(board, line).load(case.program)
+    board.hangs = True
 
-    def still(self: SoftwareBoard, opcode: int) -> bytes:
-        self.hangs, before = False, self.hangs
-        try:
-            return space(self, opcode)
-        finally:
-            self.hangs = before
+    def anew(data: bytes) -> bytes:
+        line.board = SoftwareBoard(TINY)
+        line.board.memory[:] = board.memory
+        return data
 
-    return still
+    # Reset, arena and start, with their answers; then the first look.
+    line.faults = iter([bytes] * 6 + [anew])
+    with pytest.raises(DeviceError, match="the board lost the run"):
+        loaded.launch()
+    assert line.board is not board
+    check(loaded, case)
 
 
 def test_a_line_that_breaks_during_a_run() -> None:
@@ -215,16 +231,69 @@ def test_ports_that_cannot_be_opened(monkeypatch: pytest.MonkeyPatch, tmp_path) 
         without.setitem(sys.modules, "serial", None)
         with pytest.raises(DependencyError, match=r"pip install 'tvm-shiftadd\[boards\]'"):
             open_device("serial:ttyUSB0", TINY)
-    pytest.importorskip("serial", reason="no pyserial: pip install 'tvm-shiftadd[boards]'")
+    pytest.importorskip("serial", reason=NO_PYSERIAL)
     with pytest.raises(DeviceError, match=r"cannot open the serial port .*missing"):
         Port(str(tmp_path / "missing"))
     with pytest.raises(InputError, match="no serial port nonsense://x"):
         Port("nonsense://x")
 
 
+def test_a_port_whose_board_is_silent_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that another try, or another process, can have it, whoever keeps the error."""
+    made: list[Silent] = []
+    monkeypatch.setattr(serial_device, "Port", lambda *named: made.append(Silent()) or made[-1])
+    with pytest.raises(DeviceError):
+        open_device("serial:a", TINY)
+    assert made[0].closed
+
+
+class Silent:
+    """A port that is lost as soon as it is used."""
+
+    closed = False
+
+    def write(self, data: bytes) -> None:
+        raise DeviceError("lost")
+
+    def close(self) -> None:
+        self.closed = True
+
+
+@pytest.mark.parametrize("problem", [OSError("gone"), RuntimeError("unforeseen")])
+def test_a_port_that_cannot_be_prepared_is_closed(
+    problem: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    serial = pytest.importorskip("serial", reason=NO_PYSERIAL)
+    port = serial.serial_for_url("loop://")
+
+    def fail() -> None:
+        raise problem
+
+    monkeypatch.setattr(port, "reset_input_buffer", fail)
+    monkeypatch.setattr(serial, "serial_for_url", lambda *_, **__: port)
+    with pytest.raises((DeviceError, RuntimeError)):
+        Port("loop://")
+    assert not port.is_open
+
+
+def test_a_port_without_low_latency(monkeypatch: pytest.MonkeyPatch) -> None:
+    """pyserial knows that mode on Linux only."""
+    serial = pytest.importorskip("serial", reason=NO_PYSERIAL)
+    port = serial.serial_for_url("loop://")
+
+    def unknown(mode: bool) -> None:
+        raise NotImplementedError
+
+    monkeypatch.setattr(port, "set_low_latency_mode", unknown, raising=False)
+    monkeypatch.setattr(serial, "serial_for_url", lambda *_, **__: port)
+    with contextlib.closing(Port("loop://")) as found:
+        found.write(b"1")
+        assert found.read(1) == b"1"
+
+
 def test_a_port_is_bytes_both_ways_until_it_is_lost() -> None:
     """The loop of pyserial, then what it raises when closed."""
-    pytest.importorskip("serial", reason="no pyserial: pip install 'tvm-shiftadd[boards]'")
+    pytest.importorskip("serial", reason=NO_PYSERIAL)
     port = Port("loop://")
     port.write(b"123")
     assert port.read(1) == b"123"
