@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import stat
 from pathlib import Path
 
@@ -23,6 +25,9 @@ echo "working on $1"
 [ "$1" = bad.txt ] && { echo "ERROR: bad input"; touch out.txt; exit 3; }
 cp "$1" out.txt
 """
+#: What yosys counts.
+CELLS = {"LUT6": 10, "LUT2": 5, "RAMB36E1": 2, "RAMB18E1": 3, "RAM32M": 2, "FDRE": 7}
+COUNTED = json.dumps({"design": {"num_cells_by_type": CELLS}})
 
 
 @pytest.fixture
@@ -67,8 +72,107 @@ def test_a_stage_that_fails_leaves_its_log_and_nothing_else(tool: Path, tmp_path
     shop.write("bad.txt", "")
     with pytest.raises(CompileError, match=r"copier failed in stage copy \(code 3\): ERROR: bad"):
         shop.run(stage("bad.txt"))
-    assert sorted(path.name for path in shop.folder.iterdir()) == ["bad.txt", "copy.log"]
+    assert names(shop.folder) == ["bad.txt", "copy.log"]
     assert "working on bad.txt" in (shop.folder / "copy.log").read_text()
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir() if path.name != ".lock")
+
+
+def test_a_stage_that_is_run_again_takes_what_was_made_from_it(tool: Path, tmp_path: Path) -> None:
+    """First, so that nothing of before is beside the log of a failure."""
+    shop = Workshop(tmp_path / "work")
+    shop.write("in.txt", "one")
+    shop.run(stage())
+    shop.write("later.txt", "made from out.txt")
+    assert shop.run(stage(), ["later.txt"]).reused
+    assert names(shop.folder) == ["copy.done.json", "copy.log", "in.txt", "later.txt", "out.txt"]
+    shop.write("in.txt", "two")
+    tool.write_text(TOOL.replace('cp "$1" out.txt', "exit 9"))
+    with pytest.raises(CompileError, match=r"\(code 9\)"):
+        shop.run(stage(), ["later.txt"])
+    assert names(shop.folder) == ["copy.log", "in.txt"]
+
+
+def test_a_folder_has_one_run(tool: Path, tmp_path: Path) -> None:
+    """What a killed one has left is cleared away by the next."""
+    folder = tmp_path / "work"
+    with Workshop(folder) as shop:
+        shop.write("in.txt", "one")
+        with pytest.raises(InputError, match="work is in use by another run; wait for it"):
+            Workshop(folder)
+        (folder / ".partial-killed").mkdir()
+        (folder / ".partial-killed" / "in.txt").write_text("half")
+        shop.run(stage())
+    with Workshop(folder) as shop:
+        assert not list(folder.glob(".partial*"))
+        assert shop.run(stage()).reused
+
+
+@pytest.fixture
+def tools_of_ecp5(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """Tools that copy the design through: seed 2 is too slow, seed 3 fails, seed 4 is ended."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    route = f"""cp netlist.json top.config
+case "$*" in
+*"--seed 2"*) echo '{routed(70.0)}' ;;
+*"--seed 3"*) exit 9 ;;
+*"--seed 4"*) echo $$ > "$0.pid"; kill -TERM $PPID; exec sleep 60 ;;
+*) echo '{routed(81.0)}' ;;
+esac > route.json
+"""
+    for name, body in (
+        ("yosys", f"echo '{COUNTED}' > cells.json; cp top.il netlist.json"),
+        ("nextpnr-ecp5", route),
+        ("ecppack", "cp top.config top.bit"),
+    ):
+        path = folder / name
+        path.write_text(f'#!/bin/sh\n[ "$1" = --version ] && {{ echo v1; exit; }}\n{body}\n')
+        path.chmod(0o755)
+    monkeypatch.setattr(tools, "find", lambda name: str(folder / name))
+    design = {"top.il": "one", "top.lpf": ""}
+    monkeypatch.setattr(flow, "_design", lambda board: design)
+    return design
+
+
+def build(folder: Path, bitstream: bool = True, seed: int | None = None) -> flow.Report:
+    return flow.build(boards.board("ulx3s-85f"), folder, bitstream, lambda *_: None, seed)
+
+
+def test_a_folder_holds_what_its_report_says(tools_of_ecp5: dict[str, str], tmp_path: Path) -> None:
+    """No bitstream of another design, and no report beside a failure."""
+    folder = tmp_path / "work"
+    assert build(folder).bitstream == "top.bit"
+    assert build(folder, bitstream=False).stages[1].reused
+    assert (folder / "top.bit").read_text() == "one"
+    tools_of_ecp5["top.il"] = "two"
+    with pytest.raises(CompileError, match=r"reaches 70\.0 MHz"):
+        build(folder, seed=2)
+    assert not (folder / "top.bit").exists()
+    assert json.loads((folder / "report.json").read_text())["met"] is False
+    with pytest.raises(CompileError, match="failed in stage route"):
+        build(folder, seed=3)
+    assert not {"report.json", "route.json", "top.config"} & set(names(folder))
+    build(folder)
+    assert (folder / "top.bit").read_text() == "two"
+    flow.build(boards.board("pynq"), folder, False, lambda *_: None)
+    assert not {"top.bit", "netlist.json", "route.json"} & set(names(folder))
+
+
+def test_sigterm_ends_the_tool_and_leaves_no_folder(
+    tools_of_ecp5: dict[str, str], tmp_path: Path
+) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as ended:
+        build(tmp_path / "work", seed=4)
+    assert ended.value.code == 128 + signal.SIGTERM
+    assert not list((tmp_path / "work").glob(".partial*"))
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "bin" / "nextpnr-ecp5.pid").read_text()), 0)
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert build(tmp_path / "work").met
 
 
 def test_a_damaged_record_is_no_record(tool: Path, tmp_path: Path) -> None:
@@ -120,6 +224,7 @@ def test_boards_hold_what_their_parts_have() -> None:
         (["--board", "pynq", "--stage", "all"], "expected --stage report or bitstream", 2),
         (["--board", "pynq", "--stage", "bitstream"], "which no open tool places and routes", 1),
         (["--board", "pynq", "--seed", "-1"], "--seed", 2),
+        (["--board", "pynq", "--seed", "1"], "pynq is not placed here", 2),
     ],
 )
 def test_wrong_arguments(
@@ -161,9 +266,8 @@ def test_a_report_of_what_was_routed(achieved: float, met: bool, tmp_path: Path)
 
 
 def test_a_report_of_cells(tmp_path: Path) -> None:
-    cells = {"LUT6": 10, "LUT2": 5, "RAMB36E1": 2, "RAMB18E1": 3, "RAM32M": 2, "FDRE": 7}
     shop = Workshop(tmp_path)
-    shop.write("cells.json", json.dumps({"design": {"num_cells_by_type": cells}}))
+    shop.write("cells.json", COUNTED)
     report = flow._report(boards.board("pynq"), shop, ())
     counts = {name: resource.used for name, resource in report.resources.items()}
     assert counts["LUT"] == 15

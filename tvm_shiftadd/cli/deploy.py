@@ -29,7 +29,9 @@ def command(
             "-o", "--output", help="Folder of results and logs; finished stages in it are reused."
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the placement.", min=0)] = 1,
+    seed: Annotated[
+        int | None, typer.Option(help="Seed of the placement; 1 by default.", min=0)
+    ] = None,
     json: options.Json = False,
     debug: options.Debug = False,
 ) -> int:

@@ -7,16 +7,17 @@ alone, which counts cells; place and route is their vendor's.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
-from tvm_shiftadd.errors import CompileError, DependencyError
-from vta_ext.boards import Board
+from tvm_shiftadd.errors import CompileError, DependencyError, InputError
+from vta_ext.boards import BOARDS, Board
 from vta_ext.boards.stages import Done, Stage, Workshop
 from vta_ext.rtl import tools
+from vta_ext.sigterm import ended_by_sigterm
 
 #: Told what begins, how many stages are done, and how many there are.
 Tell = Callable[[str, int, int], None]
@@ -52,6 +53,7 @@ _XILINX: Final = {
 _UNREAD: Final = "setparam -set COLLISION_X_MASK 1'1 " + " ".join(
     f"*.{module}/t:$memrd_v2" for module in ("machine", "memory")
 )
+_REPORT: Final = "report.json"
 #: Options of nextpnr for a part.
 _PARTS: Final = {
     "LFE5U-85F-6BG381C": ("--85k", "--package", "CABGA381", "--speed", "6"),
@@ -89,35 +91,48 @@ class Report:
         return {**asdict(self), "met": self.met}
 
 
-def build(board: Board, folder: Path, bitstream: bool, tell: Tell, seed: int = 1) -> Report:
+def build(
+    board: Board, folder: Path, bitstream: bool, tell: Tell, seed: int | None = None
+) -> Report:
     """Make the report of ``board`` in ``folder``, and its bitstream if that is wanted.
 
-    seed: of placement. Files: ``report.json``, each stage's results and its log.
+    seed: of placement, 1 by default. Files: ``report.json``, each stage's results and its log.
 
     Raises DependencyError where a package or tool is missing, CompileError where a tool fails, and
     for a bitstream that does not reach the board's clock or that this project cannot make;
-    InputError for a folder that cannot be one.
+    InputError for a folder that cannot be one or is in use, and for the seed of a board that is not
+    placed. SIGTERM ends it by SystemExit, and the tool that runs with it.
     """
     if bitstream and not board.routed:
         raise CompileError(
             f"{board.name} has an {board.part}, which no open tool places and routes: ask for "
             "the report, and use the vendor's tools for the bitstream"
         )
-    stages = _stages(board, seed)[: 3 if bitstream else 2]
+    if seed is not None and not board.routed:
+        raise InputError(f"{board.name} is not placed here, so there is nothing to seed: no --seed")
+    stages = _stages(board, 1 if seed is None else seed)[: 3 if bitstream else 2]
     for tool in dict.fromkeys(stage.tool for stage in stages):
         tools.find(tool)
-    workshop = Workshop(folder)
-    tell("generate", 0, len(stages) + 1)
-    for name, text in _design(board).items():
-        workshop.write(name, text)
-    done: list[Done] = []
-    for stage in stages:
-        if stage.name == "pack":
-            _require_clock(_written_report(board, workshop, tuple(done)), board)
-        tell(stage.name, 1 + len(done), len(stages) + 1)
-        done.append(workshop.run(stage))
-    tell("done", len(stages) + 1, len(stages) + 1)
-    return _written_report(board, workshop, tuple(done), "top.bit" if bitstream else None)
+    with ended_by_sigterm(), Workshop(folder) as workshop:
+        tell("generate", 0, len(stages) + 1)
+        for name, text in _design(board).items():
+            workshop.write(name, text)
+        done: list[Done] = []
+        for stage in stages:
+            if stage.name == "pack":
+                _require_clock(_written_report(board, workshop, tuple(done)), board)
+            tell(stage.name, 1 + len(done), len(stages) + 1)
+            done.append(workshop.run(stage, _others(stages[: len(done) + 1])))
+        tell("done", len(stages) + 1, len(stages) + 1)
+        return _written_report(board, workshop, tuple(done), "top.bit" if bitstream else None)
+
+
+def _others(stages: Sequence[Stage]) -> tuple[str, ...]:
+    """What a folder may hold that these stages have not made, but stages after them."""
+    known = [stage for board in BOARDS.values() for stage in _stages(board, 1)]
+    made = dict.fromkeys(name for stage in known for name in (stage.record, *stage.writes))
+    kept = {name for stage in stages for name in (stage.record, *stage.writes)}
+    return (_REPORT, *(name for name in made if name not in kept))
 
 
 def _written_report(
@@ -125,7 +140,7 @@ def _written_report(
 ) -> Report:
     """The report, which is ``report.json`` too."""
     report = _report(board, workshop, done, bitstream)
-    workshop.write("report.json", json.dumps(report.to_dict(), indent=2) + "\n")
+    workshop.write(_REPORT, json.dumps(report.to_dict(), indent=2) + "\n")
     return report
 
 

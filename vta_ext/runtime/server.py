@@ -25,7 +25,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
-from types import FrameType
 from typing import Any, Final
 
 import tvm_ffi
@@ -36,6 +35,7 @@ from vta_ext import checker
 from vta_ext.program import Program
 from vta_ext.runtime.device import Device, LoadedProgram
 from vta_ext.runtime.rpc import ANSWERS, PATIENCE, PREFIX, check_key, receive
+from vta_ext.sigterm import ended_by_sigterm
 
 #: Told what happens, for a log.
 Log = Callable[[str], None]
@@ -173,7 +173,7 @@ def serve(
         listening = socket.create_server((host, port))
     except (OSError, OverflowError) as error:
         raise InputError(f"cannot listen at {host}:{port}: {error}; choose another") from error
-    with listening, _ended_by_sigterm(), _sessions() as sessions:
+    with listening, ended_by_sigterm(), _sessions() as sessions:
         ready(listening.getsockname()[1])
         while True:
             connection, address = listening.accept()
@@ -199,23 +199,6 @@ def _sessions() -> Iterator[list[BaseProcess]]:
             session.terminate()
         for session in sessions:
             session.join(_GRACE)
-
-
-@contextmanager
-def _ended_by_sigterm() -> Iterator[None]:
-    """SIGTERM raises SystemExit, where it would end this process and leave its children."""
-
-    def end(number: int, frame: FrameType | None) -> None:
-        sys.exit(128 + number)
-
-    if threading.current_thread() is not threading.main_thread():
-        yield  # only the main thread may say what signals do
-        return
-    before = signal.signal(signal.SIGTERM, end)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 @dataclass(frozen=True)
