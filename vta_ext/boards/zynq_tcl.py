@@ -116,6 +116,7 @@ def design(
     )
     return f"""# The processor, the machine, and what lies between. Run second, in the same folder:
 # vivado -mode batch -source design.tcl
+file delete {CELL}.bit {CELL}.hwh
 create_project -force {CELL} build/design -part {part}
 set_property ip_repo_paths ip [current_project]
 update_ip_catalog
@@ -167,10 +168,13 @@ if {{[get_property PROGRESS [get_runs impl_1]] ne "100%"}} {{ error "the impleme
 if {{[get_property STATS.WNS [get_runs impl_1]] < 0}} {{
     error "the design is too slow for {clock_mhz} MHz; make it for fewer, with --clock"
 }}
-file copy -force build/design/{CELL}.runs/impl_1/{CELL}_wrapper.bit {CELL}.bit
 # Where the description lies depends on the version.
 foreach folder {{gen srcs}} {{
     set found build/design/{CELL}.$folder/sources_1/bd/{CELL}/hw_handoff/{CELL}.hwh
     if {{[file exists $found]}} {{ file copy -force $found {CELL}.hwh }}
 }}
+if {{![file exists {CELL}.hwh]}} {{
+    error "this Vivado has put {CELL}.hwh, without which no bitstream can be used, elsewhere"
+}}
+file copy -force build/design/{CELL}.runs/impl_1/{CELL}_wrapper.bit {CELL}.bit
 """

@@ -89,6 +89,7 @@ FAULTS = [
     ("-to_step", "-to", "unknown option -to"),
     ("CONFIG.NUM_MI", "CONFIG.MASTERS", "has no MASTERS"),
     ("smartconnect] $name", "smartconnect2] $name", "no IP xilinx.com:ip:smartconnect2"),
+    ("/hw_handoff/", "/handoff/", "this Vivado has put vta.hwh"),
     ("save_bd_design", "save_bd_design {", "missing close-brace"),
 ]
 
