@@ -30,7 +30,8 @@ def command(
         str, typer.Argument(help="A preset's name, or a JSON file of parameters.")
     ] = "shift-16x16",
     device: Annotated[
-        str, typer.Option("--device", help="sim, timing, rtl or serial:PORT, as for run.")
+        str,
+        typer.Option("--device", help="sim, timing, rtl, serial:PORT or pynq:FILE, as for run."),
     ] = "sim",
     host: Annotated[
         str, typer.Option("--host", help="Address to listen at; the default is this machine only.")
