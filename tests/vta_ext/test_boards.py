@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import stat
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from tvm_shiftadd.cli import main
 from tvm_shiftadd.errors import CompileError, DependencyError, InputError
 from vta_ext import boards
-from vta_ext.boards import flow
+from vta_ext.boards import flow, simulated, zynq
 from vta_ext.boards.stages import Stage, Workshop
+from vta_ext.rtl import build as build_of_rtl
 from vta_ext.rtl import tools
 
 #: A tool that copies its input and counts its runs.
@@ -193,6 +198,41 @@ def test_what_is_missing_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     file.write_text("")
     with pytest.raises(InputError, match="cannot be a folder"):
         Workshop(file)
+
+
+@pytest.mark.parametrize(
+    ("main", "arguments", "said"),
+    [
+        (zynq.main, ["--board=pynq", "--clock=0", "--output=x"], "a clock of 1 MHz or more, got 0"),
+        (zynq.main, ["--board=pynq", "--output=x"], "hardware needs amaranth: pip install"),
+        (simulated.main, ["ulx3s-85f-small"], "needs amaranth.*: pip install"),
+    ],
+)
+def test_programs_say_what_is_wrong(
+    main: Callable[[list[str]], None],
+    arguments: list[str],
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for module in (tools, build_of_rtl):
+        monkeypatch.setattr(module, "find_spec", lambda name: None)
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 2
+    assert re.search(f"error: .*{said}", capsys.readouterr().err)
+
+
+def test_an_unusable_folder_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wrapper = SimpleNamespace(to_verilog=lambda *_: "")
+    monkeypatch.setitem(sys.modules, "vta_ext.boards.zynq_wrapper", wrapper)
+    monkeypatch.setattr(tools, "require", lambda *_: None)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SystemExit):
+        zynq.main(["--board=pynq", f"--output={tmp_path / 'file'}"])
+    assert "error: [Errno 17] File exists" in capsys.readouterr().err
 
 
 def test_boards_hold_what_their_parts_have() -> None:

@@ -9,11 +9,10 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
-from tvm_shiftadd.errors import CompileError, DependencyError, InputError
+from tvm_shiftadd.errors import CompileError, InputError
 from vta_ext.boards import BOARDS, Board
 from vta_ext.boards.stages import Done, Stage, Workshop
 from vta_ext.rtl import tools
@@ -146,9 +145,7 @@ def _written_report(
 
 def _design(board: Board) -> dict[str, str]:
     """The inputs of the first stages."""
-    missing = [name for name in ("amaranth", "amaranth_boards") if find_spec(name) is None]
-    if missing:
-        raise DependencyError(f"hardware needs {' and '.join(missing)}: {tools.INSTALL}")
+    tools.require("amaranth", "amaranth_boards")
     if board.routed:
         from vta_ext.boards.ulx3s import plan
 

@@ -19,6 +19,7 @@ from typing import Any, Final
 
 from vta_ext.boards import BOARDS, Board
 from vta_ext.rtl.build import Design, library
+from vta_ext.rtl.tools import explained
 
 #: Cycles of a bit on the simulated line: the fewest that the receiver can do with.
 DIVISOR: Final = 4
@@ -120,7 +121,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Simulate a board until interrupted, and print its port."""
     parser = argparse.ArgumentParser(description="Simulate a board behind a serial port.")
     parser.add_argument("board", choices=[name for name, board in BOARDS.items() if board.baud])
-    board = SimulatedBoard(BOARDS[parser.parse_args(arguments).board])
+    given = parser.parse_args(arguments)
+    with explained(parser):
+        board = SimulatedBoard(BOARDS[given.board])
     print(f"serial:{board.port},{RATE}", flush=True)
     try:
         signal.pause()

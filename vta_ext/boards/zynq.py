@@ -17,7 +17,7 @@ from tvm_shiftadd.errors import InputError
 from vta_ext import presets
 from vta_ext.boards import board
 from vta_ext.boards import zynq_tcl as tcl
-from vta_ext.boards.zynq_wrapper import TOP, to_verilog
+from vta_ext.rtl import tools
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ def write(name: str, folder: Path, clock_mhz: int | None = None) -> tuple[Path, 
     """Write vta_axi.v, package.tcl and design.tcl of a board into ``folder``.
 
     ``clock_mhz``: of the machine, the board's by default. Raises InputError for another board or a
-    clock that is not positive.
+    clock that is not positive, DependencyError without Amaranth, OSError for an unusable folder.
     """
     if name not in BOARDS:
         raise InputError(f"expected one of the boards {', '.join(BOARDS)}, got {name!r}")
@@ -49,10 +49,13 @@ def write(name: str, folder: Path, clock_mhz: int | None = None) -> tuple[Path, 
     clock = known.clock_mhz if clock_mhz is None else clock_mhz
     if clock < 1:
         raise InputError(f"expected a clock of 1 MHz or more, got {clock}")
+    tools.require("amaranth")
+    from vta_ext.boards.zynq_wrapper import to_verilog
+
     base = presets.preset(zynq.preset).register_base
     assert base is not None
     files = {
-        f"{TOP}.v": to_verilog(known.config, known.memory_bits),
+        f"{tcl.TOP}.v": to_verilog(known.config, known.memory_bits),
         "package.tcl": tcl.package(known.part),
         "design.tcl": tcl.design(
             zynq.processor, known.part, clock, known.memory_bits, base, zynq.dram_bytes
@@ -71,8 +74,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--output", type=Path, required=True, help="a folder")
     parser.add_argument("--clock", type=int, help="MHz of the machine; the board's by default")
     given = parser.parse_args(arguments)
-    for path in write(given.board, given.output, given.clock):
-        print(path)
+    with tools.explained(parser):
+        for path in write(given.board, given.output, given.clock):
+            print(path)
 
 
 if __name__ == "__main__":

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from vta_ext.boards.pynq_driver import CELL
-from vta_ext.boards.zynq_wrapper import TOP
 
+#: The module that is packaged.
+TOP: Final = "vta_axi"
 #: Whose IP it is: vendor, library, name, version.
 VLNV: Final = f"tvm-shiftadd:accelerator:{TOP}:1.0"
 

@@ -10,12 +10,12 @@ from typing import Final, NamedTuple
 
 from amaranth.back import verilog
 
+from vta_ext.boards.zynq_tcl import TOP
 from vta_ext.config import Config
 from vta_ext.rtl.axi import WINDOW_BITS, AxiMachine
 from vta_ext.rtl.port import ADDRESS_BITS
 
-#: Module names: what is packaged, and the machine in it.
-TOP: Final = "vta_axi"
+#: The machine's module in the wrapper.
 INNER: Final = "vta_axi_machine"
 #: Bits of the control slave's addresses: the smallest window that a block design gives away, 4 KiB.
 CONTROL_BITS: Final = 12

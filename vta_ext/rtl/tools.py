@@ -2,16 +2,36 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
-from tvm_shiftadd.errors import DependencyError
+from tvm_shiftadd.errors import DependencyError, ShiftAddError
 
 INSTALL: Final = "pip install 'tvm-shiftadd[rtl]'"
+
+
+def require(*packages: str) -> None:
+    """Raise DependencyError, naming the command that installs them, unless all can be imported."""
+    missing = [name for name in packages if find_spec(name) is None]
+    if missing:
+        raise DependencyError(f"hardware needs {' and '.join(missing)}: {INSTALL}")
+
+
+@contextmanager
+def explained(parser: argparse.ArgumentParser) -> Iterator[None]:
+    """What goes wrong in the block as one sentence of the parser's, which ends the program."""
+    try:
+        yield
+    except (ShiftAddError, OSError) as error:
+        parser.error(str(error))
 
 
 def find(name: str) -> str:

@@ -1,3 +1,4 @@
+# amaranth: UnusedElaboratable=no
 """Block memory as DRAM, the board's clock, and a small system through the whole tool flow."""
 
 from __future__ import annotations

@@ -30,13 +30,14 @@ def projects(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     found = {}
     with pytest.MonkeyPatch.context() as patch:
         made: dict[int, str] = {}
+        whole = zynq_wrapper.to_verilog
 
         def small(config: object, bits: int) -> str:
             if bits not in made:
-                made[bits] = zynq_wrapper.to_verilog(TINY, bits)
+                made[bits] = whole(TINY, bits)
             return made[bits]
 
-        patch.setattr(zynq, "to_verilog", small)
+        patch.setattr(zynq_wrapper, "to_verilog", small)
         for name in BOARDS:
             found[name] = tmp_path_factory.mktemp(name)
             zynq.main(["--board", name, "--output", str(found[name])])
