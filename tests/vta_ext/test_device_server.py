@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -104,7 +105,9 @@ def test_a_greeting_has_one_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
         there.sendall(greeting)
         assert server._shake_hands(here, "secret")
         clock = iter([0.0, 4.0, 8.0, 12.0])
-        monkeypatch.setattr(rpc.time, "monotonic", lambda: next(clock))
+        # Not the clock of the whole process, which other threads read.
+        for module in (rpc, server):
+            monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: next(clock)))
         dripping = Dripping(here)
         there.sendall(greeting)
         with pytest.raises(TimeoutError, match="took too long"):
@@ -165,7 +168,9 @@ class Hanging(SimulatorDevice):
 
 
 def serve_hanging() -> None:
+    """One client at a time."""
     server._GRACE = 0.2  # type: ignore[misc]
+    server.MAX_CLIENTS = 1  # type: ignore[misc]
     server.serve(
         lambda limit: Hanging(SHIFT, limit),
         key="secret",
@@ -197,6 +202,17 @@ def test_a_driver_that_hangs_ends_its_connection_only(
         loaded = rpc.connect(hanging[1], "secret", SHIFT).load(program)
         with pytest.raises(DeviceError, match="broke off during launch"):
             loaded.launch()
+
+
+def test_asking_first_takes_no_other_clients_place(
+    hanging: tuple[subprocess.Popen[str], str],
+) -> None:
+    """As many clients as there may be, and no more."""
+    program = kernels.residual_pool(SHIFT).program
+    device = rpc.connect(hanging[1], "secret", SHIFT)
+    with pytest.raises(DeviceError, match="has too many clients"):
+        rpc.connect(hanging[1], "secret", SHIFT)
+    device.load(program).write(0, b"x")
 
 
 def test_connections_end_with_the_server(hanging: tuple[subprocess.Popen[str], str]) -> None:

@@ -24,6 +24,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from typing import Any, Final
 
@@ -52,6 +53,8 @@ _REMOVE: Final = "ffi.FunctionRemoveGlobal"
 _KEPT: Final = "rpc.LocalSession"
 #: Seconds after its limit that a launch which does not return ends its connection.
 _GRACE: Final = 5.0
+#: Seconds that a client waits for the end of another one's connection where all are taken.
+_ENDING: Final = 2.0
 #: A process that has what this one has; None where the system cannot fork.
 _Fork: Any = (
     multiprocessing.get_context("fork").Process
@@ -178,14 +181,28 @@ def serve(
         while True:
             connection, address = listening.accept()
             with connection:
-                sessions[:] = [session for session in sessions if session.is_alive()]
-                if len(sessions) >= MAX_CLIENTS:
+                if not _has_room(sessions):
                     log(f"{address[0]}: refused, {len(sessions)} clients are connected")
                     continue
                 client = _Client(connection, address[0], key, Served(make, limit), log)
                 session = _Fork(target=client.serve, args=(listening,), daemon=True)
                 session.start()
                 sessions.append(session)
+
+
+def _has_room(sessions: list[BaseProcess]) -> bool:
+    """Whether there may be one more; those that have ended are taken out.
+
+    A client asks first, on a connection of its own whose process may still be about to end.
+    """
+    sessions[:] = [session for session in sessions if session.is_alive()]
+    if len(sessions) >= MAX_CLIENTS:
+        ending = wait([session.sentinel for session in sessions], _ENDING)
+        for session in sessions:
+            if session.sentinel in ending:
+                session.join(_ENDING)  # what is about to end is alive still
+        sessions[:] = [session for session in sessions if session.is_alive()]
+    return len(sessions) < MAX_CLIENTS
 
 
 @contextmanager
