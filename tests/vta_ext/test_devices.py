@@ -94,6 +94,9 @@ def test_a_time_limit(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_wrong_names_and_limits() -> None:
     with pytest.raises(InputError, match="no device 'fpga'; the devices are sim, timing"):
         open_device("fpga", SHIFT)
+    for text in ("sim:", "sim:1", "serial", "serial:"):
+        with pytest.raises(InputError, match=f"expected the device .*, got {text}$"):
+            open_device(text, SHIFT)
     for limit in (0.0, -1.0, float("nan"), float("inf"), 1e300):
         with pytest.raises(InputError, match="more than 0 seconds"):
             open_device("sim", SHIFT, limit)

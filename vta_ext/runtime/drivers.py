@@ -73,14 +73,14 @@ def named(text: str) -> tuple[Driver, str]:
     Raises InputError that lists the kinds, or for an address where none is expected, or none where
     one is.
     """
-    kind, _, address = text.partition(":")
+    kind, colon, address = text.partition(":")
     found = DRIVERS.get(kind)
     if found is None:
         raise InputError(
             f"there is no device {kind!r:.80}; the devices are "
             f"{', '.join(d.form for d in _DRIVERS)}"
         )
-    if bool(address) != bool(found.address):
+    if bool(address) != bool(found.address) or (colon and not address):
         raise InputError(f"expected the device {found.form}, got {text:.80}")
     return found, address
 
