@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -34,6 +36,8 @@ def command(
     debug: options.Debug = False,
 ) -> None:
     """Load, make, write, print."""
+    if header is not None and header.resolve() == target.resolve():
+        raise InputError(f"the image and its header would both be {target}; name two files")
     found = _make(Config(artifact, target, header))
     if json:
         output.print_json(found)
@@ -51,9 +55,10 @@ def _make(config: Config) -> dict[str, Any]:
     inputs, outputs = ([one.name for one in some] for some in (loaded.inputs, loaded.outputs))
     named = make(loaded.regions, inputs, outputs)
     data = named.image.to_bytes()
-    config.target.write_bytes(data)
+    contents = {config.target: data}
     if config.header is not None:
-        config.header.write_text(c_header(named, config.header.stem), encoding="utf-8")
+        contents[config.header] = c_header(named, config.header.stem).encode()
+    _write(contents)
     return {
         "output": str(config.target),
         "bytes": len(data),
@@ -62,3 +67,27 @@ def _make(config: Config) -> dict[str, Any]:
         "instructions": named.image.count,
         "configuration": named.image.hash,
     }
+
+
+def _write(contents: Mapping[Path, bytes]) -> None:
+    """Write all files or none: hidden siblings, which are renamed once all of them are complete.
+
+    An image and the header of another one would fit no program.
+    """
+    siblings = {target: _sibling(target) for target in contents}
+    try:
+        for target, data in contents.items():
+            siblings[target].write_bytes(data)
+        for target, sibling in siblings.items():
+            os.replace(sibling, target)
+    except OSError as error:
+        raise InputError(f"cannot write {target}: {error.strerror or error}") from error
+    finally:
+        for sibling in siblings.values():
+            sibling.unlink(missing_ok=True)
+
+
+def _sibling(target: Path) -> Path:
+    if target.is_dir():
+        raise InputError(f"{target} is a directory; name a file")
+    return target.with_name(f".{target.name}.{os.getpid()}")
