@@ -143,5 +143,5 @@ def read(files: Mapping[str, bytes], attributes: Mapping[str, Any]) -> Regions:
     """
     said = attributes.get("memory_bits")
     port = said if isinstance(said, int) else presets.MEMORY_BITS
-    config, regions = stored.decode(files)
-    return Regions(config, regions, port, stored.decode_host(files))
+    config, regions, host = stored.decode(files)
+    return Regions(config, regions, port, host)

@@ -20,7 +20,7 @@ from vta_ext.host import HostPart, HostStep, HostTensor
 from vta_ext.presets import SHIFT, SMALL
 from vta_ext.runtime.device import SimulatorDevice
 from vta_ext.runtime.executor import RegionExecutor
-from vta_ext.runtime.stored import TABLE, StoredRegion, decode, decode_host, encode
+from vta_ext.runtime.stored import TABLE, StoredRegion, decode, encode
 
 Table = dict[str, Any]
 
@@ -46,7 +46,8 @@ def files(stored: StoredRegion) -> dict[str, bytes]:
 
 def test_what_comes_back(stored: StoredRegion, files: dict[str, bytes]) -> None:
     assert sorted(files) == ["region-000.vta", "region-001.vta", TABLE]
-    config, (first, second) = decode(files)
+    config, (first, second), host = decode(files)
+    assert host is None
     assert config == SHIFT
     assert second.function == "vta_region_001"
     assert first.program == stored.program
@@ -63,14 +64,14 @@ def test_what_comes_back(stored: StoredRegion, files: dict[str, bytes]) -> None:
 
 
 def test_what_the_host_does_comes_back(stored: StoredRegion) -> None:
-    step = HostStep("quantize", "x", HostTensor("y", (6, 6, 3), "int8"), (4,))
-    host = HostPart((HostTensor("x", (6, 6, 3), "float32"),), (step,), ("z",))
-    assert decode_host(encode([stored], SHIFT, host)) == host
-    assert decode_host(encode([stored], SHIFT)) is None
+    name, result = stored.arguments[0].name, stored.results[0].name
+    step = HostStep("quantize", "x", HostTensor(name, (6, 6, 3), "int8"), (4,))
+    host = HostPart((HostTensor("x", (6, 6, 3), "float32"),), (step,), (result,))
+    assert decode(encode([stored], SHIFT, host))[2] == host
 
 
 def test_no_regions() -> None:
-    assert decode(encode([], SMALL)) == (SMALL, ())
+    assert decode(encode([], SMALL)) == (SMALL, (), None)
 
 
 def first(table: Table) -> Table:
@@ -145,7 +146,7 @@ def test_any_table_is_read_or_refused(files: dict[str, bytes]) -> None:
             place = data.draw(st.integers(0, len(table) - 1))
             table[place] = data.draw(st.sampled_from(b'0123456789-,.:[]{}"ax'))
         try:
-            _, regions = decode({**files, TABLE: bytes(table)})
+            _, regions, _ = decode({**files, TABLE: bytes(table)})
         except ProgramError:
             return
         for one in regions:

@@ -17,13 +17,10 @@ from numpy.typing import NDArray
 from tvm_shiftadd.errors import ProgramError
 from vta_ext.bare.image import Sides
 from vta_ext.compiler.layers import Tensor
-from vta_ext.host import HostPart, HostStep
+from vta_ext.host import KINDS, HostPart, HostStep
 from vta_ext.runtime.stored import StoredRegion
 
 Int64 = NDArray[np.int64]
-
-#: What the runtime does itself.
-KNOWN = ("quantize", "dequantize", "permute", "reshape", "alias")
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,12 +37,17 @@ class View:
     exponents: Int64 | None = None
 
     @classmethod
-    def of(cls, name: str, shape: tuple[int, ...], dtype: str) -> View:
-        """The tensor itself."""
+    def of(cls, name: str, shape: tuple[int, ...], dtype: str, most: int) -> View:
+        """The tensor itself, of at most so many elements."""
         if any(side < 1 for side in shape):
             raise ProgramError(
                 f"tensor {name} has the shape {list(shape)}, the runtime needs every size; compile "
                 "the model with --shape"
+            )
+        if prod(shape) > most:
+            raise ProgramError(
+                f"tensor {name} has the shape {list(shape)}, the program's have {most} elements at "
+                "most; compile the model again"
             )
         return cls(name, np.arange(prod(shape)).reshape(shape), dtype)
 
@@ -56,10 +58,11 @@ class View:
         if step.kind in ("quantize", "dequantize"):
             return self._scaled(step)
         shape = step.output.shape
-        if step.kind == "reshape" and prod(shape) == self.index.size:
+        if step.kind == "reshape" and prod(shape) == self.index.size and min(shape, default=1) > 0:
             return self._moved(lambda array: array.reshape(shape))
         if step.kind == "permute" and step.numbers[:1] == (0,):
             axes = [axis - 1 for axis in step.numbers[1:]]
+            self._require_rank(step, len(axes))
             return self._moved(lambda array: array.transpose(axes))
         raise ProgramError(
             f"{step.kind} makes {step.output.name} of several images, the runtime has one at a "
@@ -70,19 +73,31 @@ class View:
         exponents = None if self.exponents is None else move(self.exponents)
         return replace(self, index=move(self.index), exponents=exponents)
 
+    def _require_rank(self, step: HostStep, rank: int) -> None:
+        if self.index.ndim != rank:
+            raise ProgramError(
+                f"{step.kind} of {rank} axes makes {step.output.name} of "
+                f"{list(self.index.shape)}; compile the model again"
+            )
+
     def _scaled(self, step: HostStep) -> View:
         if self.exponents is not None:
             raise ProgramError(
                 f"{step.output.name} is quantised or dequantised for the second time on the host, "
                 "the runtime does it once; run the artifact with tvm-shiftadd run"
             )
+        if step.output.shape != self.index.shape:
+            raise ProgramError(
+                f"{step.kind} makes {step.output.name} {list(step.output.shape)} of "
+                f"{list(self.index.shape)}; compile the model again"
+            )
         exponents = np.broadcast_to(np.array(step.numbers, np.int64), self.index.shape)
         return replace(self, dtype=step.output.dtype, exponents=exponents)
 
 
 def require_known(host: HostPart) -> None:
-    """Raise ProgramError for what the host does beyond :data:`KNOWN`, naming it."""
-    foreign = [step for step in host.steps if step.kind not in KNOWN or not step.source]
+    """Raise ProgramError for what the host does beyond :data:`KINDS`, naming it."""
+    foreign = [step for step in host.steps if step.kind not in KINDS or not step.source]
     if foreign:
         named = ", ".join(f"{step.kind} ({step.output.name})" for step in foreign)
         raise ProgramError(
@@ -92,11 +107,27 @@ def require_known(host: HostPart) -> None:
 
 
 def follow(host: HostPart, region: StoredRegion) -> dict[str, View]:
-    """All tensors of the host, by name; ProgramError where the runtime cannot make one."""
-    views = {one.name: View.of(one.name, one.shape, one.dtype) for one in host.inputs}
-    views |= {one.name: View.of(one.name, one.shape, one.dtype) for one in region.results}
+    """All tensors of the host, by name; ProgramError where the runtime cannot make one.
+
+    Elements are only moved, so no input has more of them than the program's own tensors.
+    """
+    most = max((prod(v.shape) for v in (*region.arguments, *region.results)), default=0)
+    views = {one.name: View.of(one.name, one.shape, one.dtype, most) for one in host.inputs}
+    views |= {one.name: View.of(one.name, one.shape, one.dtype, most) for one in region.results}
     for step in host.steps:
+        if step.output.name in views:
+            raise ProgramError(
+                f"the host has two tensors {step.output.name}; run the artifact with "
+                "tvm-shiftadd run"
+            )
         views[step.output.name] = views[step.source].after(step)
+    for wanted in region.arguments:
+        view = views[wanted.name]
+        if (view.index.shape, view.dtype) != (wanted.shape, wanted.dtype):
+            raise ProgramError(
+                f"the host makes {wanted.name} {view.dtype}{list(view.index.shape)}, the program "
+                f"reads {wanted.dtype}{list(wanted.shape)}; compile the model again"
+            )
     return views
 
 
@@ -129,7 +160,8 @@ def inverse(view: View, tensor: Tensor, name: str) -> tuple[Int64, tuple[int, ..
     """
     shape = (tensor.height, tensor.width, tensor.channels)
     flat = view.index.ravel()
-    if view.exponents is None or not np.array_equal(np.sort(flat), np.arange(prod(shape))):
+    whole = view.dtype == "float32" and np.array_equal(np.sort(flat), np.arange(prod(shape)))
+    if view.exponents is None or not whole:
         raise ProgramError(
             f"output {name} is not the whole result of the program, dequantised; "
             "run the artifact with tvm-shiftadd run"

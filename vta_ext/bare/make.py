@@ -6,9 +6,9 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import TypeVar
+from typing import Final, TypeVar
 
-from tvm_shiftadd.errors import ProgramError
+from tvm_shiftadd.errors import InputError, ProgramError
 from vta_ext.bare.borders import View, follow, inverse, require_known, strides
 from vta_ext.bare.image import Image, Input, Output, Port, Segment
 from vta_ext.compiler.compile import Binding
@@ -20,6 +20,11 @@ from vta_ext.runtime.regions import Regions
 from vta_ext.runtime.stored import StoredRegion
 
 _Tensor = TypeVar("_Tensor", Input, Output)
+
+#: What macros of the runtime begin with.
+_OWN: Final = "SHIFTADD_"
+#: What follows a tensor's word in the names of its macros.
+_SUFFIXES: Final = ("", "_ELEMENTS", "_EXPONENT")
 
 
 @dataclass(frozen=True)
@@ -40,6 +45,11 @@ def make(regions: Regions, inputs: Sequence[str], outputs: Sequence[str]) -> Nam
     host = regions.host
     if host is None:
         raise ProgramError("the artifact does not say what the host does; compile the model again")
+    if (len(host.inputs), len(host.outputs)) != (len(inputs), len(outputs)):
+        raise ProgramError(
+            f"the host has {len(host.inputs)} inputs and {len(host.outputs)} outputs, the network "
+            f"{len(inputs)} and {len(outputs)}; compile the model again"
+        )
     require_known(host)
     if len(regions.regions) != 1:
         raise ProgramError(
@@ -154,9 +164,15 @@ def _aligned(size: int) -> int:
 def c_header(named: Named, name: str) -> str:
     """A C header with an image's sizes and the numbers of its inputs and outputs.
 
-    ``name``: what the image is called; its macros begin with it.
+    ``name``: what the image is called; its macros begin with it. Raises InputError for one with
+    which they would be the runtime's own.
     """
     prefix = _macro(name)
+    if f"{prefix}_".startswith(_OWN):
+        raise InputError(
+            f"macros of the header {name} would begin with {_OWN}, as the runtime's own do; give "
+            "it another name"
+        )
     lines = [f"#define {prefix}_{word} {value}" for word, value in _numbers(named)]
     guard = f"{prefix}_H"
     return (
@@ -184,9 +200,10 @@ def _numbers(named: Named) -> Iterator[tuple[str, str]]:
 def _numbered(
     names: Sequence[str], tensors: Sequence[_Tensor]
 ) -> Iterator[tuple[str, int, _Tensor]]:
-    """Each tensor with its number and a word for its name, all different."""
+    """Each tensor with its number and a word for its name, such that all macros differ."""
     words = [_macro(name) for name in names]
-    if len(set(words)) < len(words):
+    macros = [word + suffix for word in words for suffix in _SUFFIXES]
+    if len(set(macros)) < len(macros):
         words = [f"{word}_{number}" for number, word in enumerate(words)]
     for number, (word, tensor) in enumerate(zip(words, tensors, strict=True)):
         yield word, number, tensor

@@ -128,11 +128,13 @@ def encode(
     return files
 
 
-def decode(files: Mapping[str, bytes]) -> tuple[Config, tuple[StoredRegion, ...]]:
-    """The configuration and the regions in an artifact's files.
+def decode(
+    files: Mapping[str, bytes],
+) -> tuple[Config, tuple[StoredRegion, ...], HostPart | None]:
+    """The configuration, the regions, and what the host does around them, of an artifact's files.
 
-    Raises ProgramError, naming the file, where one is missing, damaged, for another configuration
-    or does not fit the others.
+    The last is None where the artifact does not say. Raises ProgramError, naming the file, where
+    one is missing, damaged, for another configuration or does not fit the others.
     """
     if TABLE not in files:
         raise ProgramError(f"{TABLE} is missing; compile the model again")
@@ -159,16 +161,12 @@ def decode(files: Mapping[str, bytes]) -> tuple[Config, tuple[StoredRegion, ...]
             regions.append(_stored(entry, files[entry.program], config))
         except ProgramError as error:
             raise ProgramError(f"{entry.program}: {error}") from error
-    return config, tuple(regions)
-
-
-def decode_host(files: Mapping[str, bytes]) -> HostPart | None:
-    """What the host does around the programs; None where the artifact does not say.
-
-    ``files``: as :func:`decode` has accepted them.
-    """
-    table: _Table = msgspec.json.decode(files[TABLE], type=_Table)
-    return table.host
+    if table.host is not None:
+        table.host.check(
+            [value.name for region in regions for value in region.arguments],
+            [value.name for region in regions for value in region.results],
+        )
+    return config, tuple(regions), table.host
 
 
 def _stem(number: int) -> str:

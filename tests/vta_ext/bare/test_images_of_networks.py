@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -11,7 +12,7 @@ from tests.relay_passes.onnx_networks import Converted, converted
 from tests.vta_ext.bare.networks import NAMES, made
 from tests.vta_ext.bare.runtime import Board, opened
 from tests.vta_ext.offloading import dialect_module
-from tvm_shiftadd.errors import ProgramError
+from tvm_shiftadd.errors import InputError, ProgramError
 from vta_ext.bare.make import Named, c_header, make
 from vta_ext.compiler import frontend
 from vta_ext.host import HostPart, HostStep, HostTensor
@@ -167,7 +168,7 @@ def test_inputs_that_are_refused() -> None:
             make(Regions(SMALL, regions.regions, host=changed), *NAMES)
     unread = HostPart((*host.inputs, tensor("more", 4)), host.steps, host.outputs)
     with pytest.raises(ProgramError, match=r"expected input more to be .* in one way, .* in 0"):
-        make(Regions(SMALL, regions.regions, host=unread), *NAMES)
+        make(Regions(SMALL, regions.regions, host=unread), ["image", "more"], NAMES[1])
     with pytest.raises(ProgramError, match="does not say what the host does; compile"):
         make(Regions(SMALL, regions.regions), *NAMES)
 
@@ -202,3 +203,22 @@ def test_the_header_of_an_image() -> None:
         "#define MY_NET_OUTPUT_Y_1_ELEMENTS 150u\n"
         "\n#endif\n"
     )
+
+
+def test_the_macros_of_a_header_all_differ() -> None:
+    """A name may end as the macros of another one do."""
+    named = make(made(SMALL), *NAMES)
+    for outputs in (["y", "y_elements"], ["y-elements", "Y"], ["y", "z"]):
+        text = c_header(Named(named.image, ("x",), tuple(outputs)), "net")
+        macros = re.findall(r"^#define (\w+)", text, re.MULTILINE)
+        assert len(set(macros)) == len(macros)
+    assert "#define NET_OUTPUT_Z 1u\n" in text
+
+
+@pytest.mark.parametrize("name", ["shiftadd", "shiftadd_layout", "ShiftAdd-Internal"])
+def test_a_header_with_the_runtimes_own_macros_is_refused(name: str) -> None:
+    """Else its include guard would leave out the runtime's."""
+    named = make(made(SMALL), *NAMES)
+    with pytest.raises(InputError, match="would begin with SHIFTADD_"):
+        c_header(named, name)
+    assert "SHIFTADDER_IMAGE_BYTES" in c_header(named, "shiftadder")
