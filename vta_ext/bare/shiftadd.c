@@ -119,8 +119,10 @@ typedef struct {
 } source;
 
 static uint8_t stored(const source *from, size_t at) {
+    uint32_t bits;
     if (!from->floats) return from->bytes[at];
-    return (uint8_t)shiftadd_quantize(from->floats[at], from->exponent, from->type);
+    memcpy(&bits, &from->floats[at], sizeof bits);
+    return (uint8_t)shiftadd_quantize(bits, from->exponent, from->type);
 }
 
 /* All that the window reads at one position, tap by tap; 0 outside of the input. */
@@ -215,8 +217,9 @@ static shiftadd_status read_output(const shiftadd_network *network, uint32_t out
             for (c = 0; c < map.channels; ++c, at += map.stride_c, advance(&from)) {
                 const int32_t value = value_at(network->arena + from.at, tensor.type);
                 if (floats) {
-                    floats[at] =
+                    const uint32_t bits =
                         shiftadd_dequantize(value, shiftadd_signed(shiftadd_word(exponents, c)));
+                    memcpy(&floats[at], &bits, sizeof bits);
                 } else {
                     integers[at] = value;
                 }

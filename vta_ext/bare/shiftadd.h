@@ -1,7 +1,7 @@
 /* Runs a program image on the accelerator, without an operating system: docs/bare-metal.md.
  *
- * C99, freestanding: it allocates nothing and uses no floating-point operation; float is only the
- * type of values that are written and read, IEEE binary32. All state is in the shiftadd_network.
+ * C99, freestanding: it allocates nothing and uses no floating-point operation or register; float
+ * is only the type of values that are written and read, IEEE binary32, as bits in memory. All state is in the shiftadd_network.
  */
 #ifndef SHIFTADD_H
 #define SHIFTADD_H

@@ -50,10 +50,11 @@ const uint8_t *shiftadd_record(const uint8_t *image, shiftadd_record_kind kind, 
 shiftadd_port shiftadd_port_of(const uint8_t *image, uint32_t number);
 shiftadd_map shiftadd_map_of(const uint8_t *image, uint32_t output);
 
-/* shiftadd_numbers.c, as docs/integer-specification.md says, on the bits of floats:
- * rint(value * 2^exponent), ties to even, in the range of the type, and NaN is 0; and
- * float(value), rounded to nearest, ties to even, times 2^-exponent. */
-int32_t shiftadd_quantize(float value, int32_t exponent, uint32_t type);
-float shiftadd_dequantize(int32_t value, int32_t exponent);
+/* shiftadd_numbers.c, as docs/integer-specification.md says, on the bits of floats,
+ * which so never are in a register of floats: rint(value * 2^exponent), ties to even, in
+ * the range of the type, and NaN is 0; and float(value), rounded to nearest, ties to even, times
+ * 2^-exponent. */
+int32_t shiftadd_quantize(uint32_t bits, int32_t exponent, uint32_t type);
+uint32_t shiftadd_dequantize(int32_t value, int32_t exponent);
 
 #endif

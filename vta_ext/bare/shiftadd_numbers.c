@@ -1,5 +1,3 @@
-#include <string.h>
-
 #include "shiftadd_internal.h"
 
 static int32_t limited(int32_t value, uint32_t type) {
@@ -16,12 +14,9 @@ static uint32_t rounded(uint32_t mantissa, uint32_t shift) {
     return whole + (rest > half || (rest == half && (whole & 1u)));
 }
 
-int32_t shiftadd_quantize(float value, int32_t exponent, uint32_t type) {
-    uint32_t bits, mantissa, field;
+int32_t shiftadd_quantize(uint32_t bits, int32_t exponent, uint32_t type) {
+    const uint32_t mantissa = bits & 0x7fffffu, field = bits >> 23 & 0xffu;
     int32_t scale, magnitude;
-    memcpy(&bits, &value, sizeof bits);
-    mantissa = bits & 0x7fffffu;
-    field = bits >> 23 & 0xffu;
     /* NaN; and what is subnormal stays below a half whatever the exponent. */
     if ((field == 0xffu && mantissa != 0) || field == 0) return 0;
     /* |value * 2^exponent| is in [2^scale, 2^(scale + 1)). */
@@ -32,11 +27,10 @@ int32_t shiftadd_quantize(float value, int32_t exponent, uint32_t type) {
     return limited(bits >> 31 ? -magnitude : magnitude, type);
 }
 
-float shiftadd_dequantize(int32_t value, int32_t exponent) {
+uint32_t shiftadd_dequantize(int32_t value, int32_t exponent) {
     uint32_t magnitude = value < 0 ? 0u - (uint32_t)value : (uint32_t)value;
     uint32_t bits, shift = 0;
     int32_t scale = 23;
-    float result;
     if (magnitude == 0) return 0;
     for (; magnitude < 0x800000u; magnitude <<= 1) --scale;
     while (magnitude >> shift >= 0x1000000u) ++shift;
@@ -44,7 +38,5 @@ float shiftadd_dequantize(int32_t value, int32_t exponent) {
     /* The mantissa's leading bit, 2^23, adds 1 to the exponent's field, and a carry 1 more. */
     bits = (uint32_t)(scale + (int32_t)shift - exponent + 126) << 23;
     bits += magnitude;
-    if (value < 0) bits |= 0x80000000u;
-    memcpy(&result, &bits, sizeof result);
-    return result;
+    return value < 0 ? bits | 0x80000000u : bits;
 }
