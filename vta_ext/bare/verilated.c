@@ -113,11 +113,15 @@ static void take(const shiftadd_network *network, uint32_t output, uint32_t imag
 
 /* As many images as the machine takes at once; 0 where there is none left. */
 static int launch(const shiftadd_network *network, FILE **inputs, FILE **outputs) {
+    const uint32_t given = shiftadd_inputs(network);
     uint32_t image, number, images = 0;
     for (image = 0; image < shiftadd_batch(network) && image == images; ++image) {
-        for (number = 0; number < shiftadd_inputs(network); ++number) {
-            if (feed(network, number, image, inputs[number])) images = image + 1;
+        uint32_t fed = 0;
+        for (number = 0; number < given; ++number) {
+            if (feed(network, number, image, inputs[number])) ++fed;
         }
+        if (fed && fed < given) fail("input", "one file has fewer images than another");
+        if (fed) images = image + 1;
     }
     if (!images) return 0;
     require("run", shiftadd_run(network, LIMIT));
