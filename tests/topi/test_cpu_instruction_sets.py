@@ -235,9 +235,14 @@ def test_the_best_set_of_a_processor_is_taken() -> None:
     assert choose({"sse2"}.__contains__) is None
 
 
+#: A vector register that is written to the stack or read from there.
+STACK = re.compile(r"\(%r[sb]p\), %[yz]mm|%[yz]mm\d+, -?\d*\(%r[sb]p\)")
+
+
 def innermost_loops(text: str) -> list[str]:
-    """The loops of some assembly that have no label in them."""
-    pieces = re.split(r"^(\.L\w+):", text, flags=re.M)
+    """The loops of some assembly that nothing jumps into."""
+    # Labels ".Ltmp" are for debuggers.
+    pieces = re.split(r"^(\.L(?!tmp)\w+):", text, flags=re.M)
     labelled = zip(pieces[1::2], pieces[2::2], strict=True)
     return [body for name, body in labelled if re.search(rf"\bj\w+\s+{re.escape(name)}\b", body)]
 
@@ -255,5 +260,26 @@ def test_sums_stay_in_registers(isa: InstructionSet, terms: int) -> None:
         if len(re.findall(f"{isa.computed_by} ", loop.replace("\t", " "))) >= tile
     ]
     assert loops
-    stack = r"\(%r[sb]p\), %[yz]mm|%[yz]mm\d+, -?\d*\(%r[sb]p\)"
-    assert not any(re.search(stack, loop) for loop in loops)
+    assert not any(STACK.search(loop) for loop in loops)
+
+
+@pytest.mark.parametrize("isa", X86, ids=named)
+@pytest.mark.parametrize("terms", [1, 2])
+@pytest.mark.parametrize("images", [1, 4])
+def test_sums_of_a_dense_layer_stay_in_registers(
+    isa: InstructionSet, terms: int, images: int
+) -> None:
+    work = layer("dense", (1, 1, 512), 1000, terms, 1, images=images)
+    plan: Any = work.plan(isa)
+    assert problem_of(plan) == ""
+    if isa.computed_by == "vpmaddwd" and terms == 2:
+        assert 2 * plan.rows * plan.vectors <= isa.registers
+        return
+    assert plan.rows == images
+    loops = [
+        loop
+        for loop in innermost_loops(assembly(work, isa))
+        if len(re.findall(f"{isa.computed_by} ", loop.replace("\t", " "))) >= 2 * plan.vectors
+    ]
+    assert loops
+    assert not any(STACK.search(loop) for loop in loops)

@@ -152,7 +152,7 @@ def test_workloads_come_back_from_json() -> None:
     [
         ({"rows": 4, "columns": 7, "vectors": 2}, "does not fit the registers"),
         ({"rows": 9}, "does not fit 6x7"),
-        ({"vectors": 4}, "the layer has 3"),
+        ({"vectors": 41}, "the layer has {group_vectors}"),
         ({"unroll": 5}, "in turns of 5"),
         ({"fetch": True}, "not fetched"),
         ({"parts": 9}, "9 parts"),
@@ -162,6 +162,7 @@ def test_workloads_come_back_from_json() -> None:
 def test_parameters_that_cannot_be_are_refused(change: dict[str, int], says: str) -> None:
     work = SMALL[0]
     parameters = replace(ConvParameters(), **change)  # type: ignore[arg-type]
+    says = says.format(group_vectors=work.plan(ISA).group_vectors)  # type: ignore[union-attr]
     assert says in problem_of(work.plan(ISA, parameters))
     choices = Choices({work: parameters})
     with pytest.raises(InputError, match=says):

@@ -42,13 +42,26 @@ def dense_plan(
 
     ``images``: as many may be computed together, from 1 to ``TOGETHER``.
     """
-    if parameters is None:
-        vectors = min(_VECTORS, -(-shape.outputs // isa.lanes))
-        # Each row has two sums for a vector.
-        rows = min(images, isa.registers // (2 * vectors))
-        plan = ConvPlan(shape, source, isa, ConvParameters(rows, vectors=vectors), images=images)
-        return shared_by_rule(plan)
-    return ConvPlan(shape, source, isa, parameters, images=images)
+    if parameters is not None:
+        return ConvPlan(shape, source, isa, parameters, images=images)
+    plan = ConvPlan(shape, source, isa, ConvParameters(), images=images)
+    rows, vectors = _tile(plan)
+    return shared_by_rule(replace(plan, parameters=ConvParameters(rows, vectors=vectors)))
+
+
+def _tile(plan: ConvPlan) -> tuple[int, int]:
+    """Rows and vectors of outputs by rule; each row has two sums for a vector.
+
+    All rows, with as many vectors as leave registers for weights and an input of each row. Where a
+    dot product takes apart the bytes of its weights first, to spill sums costs less than to do
+    that for fewer of them: then sums fill all registers.
+    """
+    isa, most = plan.isa, min(_VECTORS, plan.group_vectors)
+    if isa.computed_by == "vpmaddwd" and not plan.coded:
+        return min(plan.images, isa.registers // (2 * most)), most
+    rows = plan.images
+    fitting = (v for v in range(most, 1, -1) if (2 * v + 1) * rows <= isa.room(v, plan.most))
+    return rows, next(fitting, 1)
 
 
 def shared_by_rule(plan: ConvPlan) -> ConvPlan:

@@ -42,6 +42,7 @@ def problem_of(plan: ConvPlan | DepthwisePlan) -> str:
     if plan.images:
         if p.rows > plan.images:
             return f"{p.rows} rows, but {plan.images} images are computed together"
+        # Not by ``room``: a few sums on the stack can still be faster (``dense`` has when).
         if 2 * p.rows * p.vectors > plan.isa.registers:
             return f"{p.rows} rows of {p.vectors} vectors do not fit the registers"
         return ""
