@@ -87,14 +87,14 @@ def nothing(threads: int) -> Bench:
 
 
 class _Registers:
-    """Zeros in ``SUMS`` vector registers, of ``lanes`` elements each."""
+    """``value`` in ``SUMS`` vector registers, of ``lanes`` elements each."""
 
-    def __init__(self, dtype: str, lanes: int) -> None:
+    def __init__(self, dtype: str, lanes: int, value: int = 0) -> None:
         self.vector, self._lanes = f"{dtype}x{lanes}", lanes
         self._buffer = T.alloc_buffer((SUMS * lanes,), dtype, scope="local")
-        zero = T.broadcast(tirx.IntImm(dtype, 0), lanes)
+        start = T.broadcast(tirx.IntImm(dtype, value), lanes)
         for s in range(SUMS):
-            self[s] = zero
+            self[s] = start
 
     def __getitem__(self, s: int) -> Any:
         return self._buffer.vload([s * self._lanes], dtype=self.vector)
@@ -119,7 +119,8 @@ def _in_registers(
     def body(data: Any, out: Any, task: Any) -> None:
         operand = T.reinterpret(data.vload([0], dtype=f"int32x{words}"), dtype=f"{dtype}x{lanes}")
         x = T.bind(operand)
-        sums = _Registers(dtype, lanes)
+        # Not from zero, of which products would remain zero and a wrong step go unseen.
+        sums = _Registers(dtype, lanes, 1)
         with build.serial(turns):
             for s in range(SUMS):
                 sums[s] = step(sums[s], x)
