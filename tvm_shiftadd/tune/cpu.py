@@ -59,10 +59,10 @@ def tunable(
         processes = remote.servers(tracker["host"], tracker["port"], tracker["key"])
         waiting = remote.WAITING
         where = f"{tracker['key']} of {tracker['host']}:{tracker['port']}"
-    elif not set(mine["features"]) <= vector_names(vector_features() or mine["features"]):
+    elif missing := set(mine["features"]) - vector_names(vector_features() or mine["features"]):
         raise InputError(
-            f"expected a processor with {', '.join(mine['features'])} to measure on, got another; "
-            "measure on one of a --tracker"
+            f"expected a processor with {', '.join(sorted(missing))} to measure on, which this one "
+            "lacks; measure on one of a --tracker"
         )
     config = {"target": asdict(target), "threads": count, "tracker": tracker}
     return Tunable(mine, CPUSpace(isa, count), _FACTORY, config, count, processes, where, waiting)
