@@ -79,9 +79,9 @@ def layer(
 
 
 def prepared(mod: tvm.IRModule) -> Any:
-    """What packs the weights, for any processor, as the tuner has it.
+    """What packs the weights, for any processor, so that only the kernel depends on the set.
 
-    Networks have it scheduled. As it stands here, LLVM 22 makes wrong code of it for AVX-512.
+    Networks have it scheduled for their target; the tests of whole layers cover that.
     """
     return tvm.compile(mod, target=tvm.target.Target({"kind": "llvm"}))
 
