@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import signal
 import stat
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -117,14 +117,14 @@ def test_a_folder_has_one_run(tool: Path, tmp_path: Path) -> None:
 
 @pytest.fixture
 def tools_of_ecp5(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
-    """Tools that copy the design through: seed 2 is too slow, seed 3 fails, seed 4 is ended."""
+    """Tools that copy the design through: seed 2 is too slow, seed 3 fails, seed 4 does not end."""
     folder = tmp_path / "bin"
     folder.mkdir()
     route = f"""cp netlist.json top.config
 case "$*" in
 *"--seed 2"*) echo '{routed(70.0)}' ;;
 *"--seed 3"*) exit 9 ;;
-*"--seed 4"*) echo $$ > "$0.pid"; kill -TERM $PPID; exec sleep 60 ;;
+*"--seed 4"*) exec sleep 600 ;;
 *) echo '{routed(81.0)}' ;;
 esac > route.json
 """
@@ -167,15 +167,24 @@ def test_a_folder_holds_what_its_report_says(tools_of_ecp5: dict[str, str], tmp_
 
 
 def test_sigterm_ends_the_tool_and_leaves_no_folder(
-    tools_of_ecp5: dict[str, str], tmp_path: Path
+    tools_of_ecp5: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(SystemExit) as ended:
+    waited_for: list[subprocess.Popen[bytes]] = []
+    wait = subprocess.Popen.communicate
+
+    def terminated(process: subprocess.Popen[bytes], *arguments: object, **more: object) -> object:
+        if "--seed" in process.args:
+            waited_for.append(process)
+            signal.raise_signal(signal.SIGTERM)
+        return wait(process, *arguments, **more)
+
+    with monkeypatch.context() as patch, pytest.raises(SystemExit) as ended:
+        patch.setattr(subprocess.Popen, "communicate", terminated)
         build(tmp_path / "work", seed=4)
     assert ended.value.code == 128 + signal.SIGTERM
+    assert [process.returncode for process in waited_for] == [-signal.SIGKILL]
     assert not list((tmp_path / "work").glob(".partial*"))
-    with pytest.raises(ProcessLookupError):
-        os.kill(int((tmp_path / "bin" / "nextpnr-ecp5.pid").read_text()), 0)
     assert signal.getsignal(signal.SIGTERM) is before
     assert build(tmp_path / "work").met
 

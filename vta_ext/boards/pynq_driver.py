@@ -6,6 +6,7 @@ back from the processor's cache before a run and thrown out of it after one.
 
 from __future__ import annotations
 
+import tempfile
 import threading
 import time
 import weakref
@@ -34,7 +35,7 @@ _ADDRESSES: Final = 1 << 32
 #: Looks at a running machine whose cycles stand still, after which it has stopped.
 _STANDSTILL: Final = 10_000
 #: Held by the process that uses the board's logic, whatever the bitstream.
-_LOCK: Final = Path("/tmp/tvm-shiftadd-pynq.lock")
+_LOCK: Final = Path(tempfile.gettempdir()) / "tvm-shiftadd-pynq.lock"
 
 
 def open_pynq(
