@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import tempfile
 import threading
-import time
 import weakref
-from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import IO, Any, Final
@@ -20,11 +18,11 @@ import numpy as np
 from tvm_shiftadd.errors import DependencyError, DeviceError, InputError, ProgramError
 from vta_ext.boards.lock import hold
 from vta_ext.config import Config
-from vta_ext.isa.codec import codec
 from vta_ext.presets import MEMORY_BITS
 from vta_ext.program import Program
 from vta_ext.rtl.map import ALIGNMENT, COUNTERS, FAILED_BIT, IDENTITY, Register
-from vta_ext.runtime.device import LoadedProgram, patience
+from vta_ext.runtime.device import LoadedProgram
+from vta_ext.runtime.placed import PlacedProgram, Watch
 
 #: The machine's cell in the block design, by which the overlay knows it.
 CELL: Final = "vta"
@@ -167,24 +165,10 @@ class Machine:
 
     def _wait(self, most: int, limit: float | None) -> int:
         """Until the machine rests; the control register's last word."""
-        deadline = None if limit is None else time.monotonic() + limit
-        passed = last = still = 0
-        while True:
-            state = self.read(Register.CONTROL)
-            if not state & 1:
-                return state
-            cycles = self.read(Register.CYCLES)
-            still = still + 1 if cycles == last else 0
-            # The counter has 32 bits, a run may have more cycles.
-            passed += (cycles - last) % (1 << 32)
-            last = cycles
-            problem = ""
-            if passed > most or still > _STANDSTILL:
-                problem = "in many times the cycles it needs; the checker says why"
-            elif deadline is not None and time.monotonic() > deadline:
-                problem = f"within {limit:g} s; allow more time"
-            if problem:
-                raise DeviceError(f"the machine did not finish {problem}")
+        watch = Watch(most, limit, _STANDSTILL)
+        while (state := self.read(Register.CONTROL)) & 1:
+            watch.look(self.read(Register.CYCLES))
+        return state
 
 
 def _held() -> IO[bytes]:
@@ -229,56 +213,33 @@ class PynqDevice:
         return _Loaded(self._machine, program, self._limit)
 
 
-class _Loaded:
-    """A program in a buffer: its arena, behind it the instructions."""
+class _Loaded(PlacedProgram):
+    """A program in a buffer."""
 
     def __init__(self, machine: Machine, program: Program, limit: float | None) -> None:
-        self._machine, self._program, self._limit = machine, program, limit
-        code = codec(program.config).encode_all(program.instructions)
-        self._behind = -(-program.dram_bytes // ALIGNMENT) * ALIGNMENT
-        # A beat may read beyond the last instruction.
-        self._buffer = machine.allocate(self._behind + len(code) + ALIGNMENT)
+        self._machine = machine
+        super().__init__(program, limit, ALIGNMENT)
+
+    def _take(self, size: int) -> None:
+        self._buffer = self._machine.allocate(size)
         self._buffer[:] = 0
-        self._put(self._behind, code)
-        for section in program.sections:
-            if section.data is not None:
-                self._put(section.offset, section.data)
-        self._most = 0
-        self._counted: dict[str, int] = {}
 
     def _put(self, offset: int, data: bytes) -> None:
-        self._buffer[offset : offset + len(data)] = np.frombuffer(data, np.uint8)
-
-    def write(self, offset: int, data: bytes) -> None:
-        self._check(offset, len(data))
         with self._machine.turn:
-            self._put(offset, data)
+            self._buffer[offset : offset + len(data)] = np.frombuffer(data, np.uint8)
 
-    def read(self, offset: int, size: int) -> bytes:
-        self._check(offset, size)
+    def _get(self, offset: int, size: int) -> bytes:
         with self._machine.turn:
             return bytes(self._buffer[offset : offset + size].tobytes())
 
-    def _check(self, offset: int, size: int) -> None:
-        if offset < 0 or size < 0 or offset + size > self._program.dram_bytes:
-            raise ProgramError(
-                f"bytes {offset} to {offset + size - 1} are outside the "
-                f"{self._program.dram_bytes} bytes of DRAM"
-            )
-
-    def counters(self) -> Mapping[str, int]:
-        return self._counted
-
     def launch(self) -> None:
-        if not self._most:
-            self._most = patience(self._program)
         first = int(self._buffer.device_address)
-        count = len(self._program.instructions)
+        count, most = len(self.program.instructions), self._most
         with self._machine.turn:
             self._buffer.flush()
             try:
                 self._counted = self._machine.run(
-                    first, first + self._behind, count, self._most, self._limit
+                    first, first + self._behind, count, most, self._limit
                 )
             finally:
                 self._buffer.invalidate()

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import threading
-import time
 import weakref
-from collections.abc import Mapping
 from typing import Final
 
 from tvm_shiftadd.errors import DeviceError, ProgramError
 from vta_ext.config import Config
-from vta_ext.isa.codec import codec
 from vta_ext.link.host import Link
 from vta_ext.link.memory import Places
 from vta_ext.link.port import Port, parse
 from vta_ext.presets import MEMORY_BITS
 from vta_ext.program import Program
 from vta_ext.rtl.map import ALIGNMENT, COUNTERS, Register
-from vta_ext.runtime.device import LoadedProgram, patience
+from vta_ext.runtime.device import LoadedProgram
+from vta_ext.runtime.placed import PlacedProgram, Watch
 
 #: Looks at a running machine whose cycles stand still, after which it has stopped.
 _STANDSTILL: Final = 100
@@ -81,8 +79,7 @@ class Session:
         self, link: Link, given: tuple[int, int, int], most: int, limit: float | None
     ) -> None:
         """Until the run ``given`` has ended. Each look takes as long as a frame each way."""
-        deadline = None if limit is None else time.monotonic() + limit
-        passed = last = still = 0
+        watch = Watch(most, limit, _STANDSTILL)
         while True:
             running, *found, _, cycles = link.read_registers(
                 Register.CONTROL, Register.CYCLES - Register.CONTROL + 1
@@ -94,17 +91,7 @@ class Session:
                         "open it again and load the programs again"
                     )
                 return
-            still = still + 1 if cycles == last else 0
-            # The counter has 32 bits, a run may have more cycles.
-            passed += (cycles - last) % (1 << 32)
-            last = cycles
-            problem = ""
-            if passed > most or still > _STANDSTILL:
-                problem = "in many times the cycles it needs; the checker says why"
-            elif deadline is not None and time.monotonic() > deadline:
-                problem = f"within {limit:g} s; allow more time"
-            if problem:
-                raise DeviceError(f"the machine did not finish {problem}")
+            watch.look(cycles)
 
 
 #: Open sessions by port and rate, while a device uses them: a port has one, and so has its memory.
@@ -164,46 +151,25 @@ class SerialDevice:
         return _Loaded(self._session, program, self._limit)
 
 
-class _Loaded:
-    """A program in the board's memory: its arena, behind it the instructions."""
+class _Loaded(PlacedProgram):
+    """A program in the board's memory."""
 
     def __init__(self, session: Session, program: Program, limit: float | None) -> None:
-        self._session, self._program, self._limit = session, program, limit
-        code = codec(program.config).encode_all(program.instructions)
-        behind = -(-program.dram_bytes // ALIGNMENT) * ALIGNMENT
-        # A beat may read beyond the last instruction.
-        self._arena = session.places.take(behind + len(code) + ALIGNMENT)
-        weakref.finalize(self, session.places.give, self._arena)
-        self._instructions = self._arena + behind
-        session.write(self._instructions, code)
-        for section in program.sections:
-            if section.data is not None:
-                session.write(self._arena + section.offset, section.data)
-        self._most = 0
-        self._counted: dict[str, int] = {}
+        self._session = session
+        super().__init__(program, limit, ALIGNMENT)
 
-    def write(self, offset: int, data: bytes) -> None:
-        self._check(offset, len(data))
+    def _take(self, size: int) -> None:
+        self._arena = self._session.places.take(size)
+        weakref.finalize(self, self._session.places.give, self._arena)
+
+    def _put(self, offset: int, data: bytes) -> None:
         self._session.write(self._arena + offset, data)
 
-    def read(self, offset: int, size: int) -> bytes:
-        self._check(offset, size)
+    def _get(self, offset: int, size: int) -> bytes:
         return self._session.read(self._arena + offset, size)
 
-    def _check(self, offset: int, size: int) -> None:
-        if offset < 0 or size < 0 or offset + size > self._program.dram_bytes:
-            raise ProgramError(
-                f"bytes {offset} to {offset + size - 1} are outside the "
-                f"{self._program.dram_bytes} bytes of DRAM"
-            )
-
-    def counters(self) -> Mapping[str, int]:
-        return self._counted
-
     def launch(self) -> None:
-        if not self._most:
-            self._most = patience(self._program)
-        count = len(self._program.instructions)
+        count = len(self.program.instructions)
         self._counted = self._session.run(
-            self._arena, self._instructions, count, self._most, self._limit
+            self._arena, self._arena + self._behind, count, self._most, self._limit
         )

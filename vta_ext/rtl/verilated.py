@@ -6,13 +6,12 @@ from typing import Final
 
 import numpy as np
 
-from tvm_shiftadd.errors import ProgramError
 from vta_ext.config import Config
-from vta_ext.isa.codec import codec
 from vta_ext.isa.schema import Module
 from vta_ext.program import Program
 from vta_ext.rtl.simulation import UNITS, Memory, Simulation
-from vta_ext.runtime.device import LoadedProgram, patience
+from vta_ext.runtime.device import LoadedProgram
+from vta_ext.runtime.placed import PlacedProgram
 from vta_ext.sim.report import Step, TimingReport
 
 #: Instructions and arenas begin at multiples of this many bytes.
@@ -56,55 +55,32 @@ class RtlDevice:
         return RtlProgram(program, self._simulation, self._limit)
 
 
-class RtlProgram:
-    """A program and its memory: the arena, and the instructions after it."""
+class RtlProgram(PlacedProgram):
+    """A program and its memory."""
 
     def __init__(
         self, program: Program, simulation: Simulation, limit: float | None = None
     ) -> None:
-        self.program, self._simulation, self._limit = program, simulation, limit
-        self._instructions = -(-program.dram_bytes // ALIGNMENT) * ALIGNMENT
-        code = codec(program.config).encode_all(program.instructions)
-        # Room for the bytes that a beat reads beyond the last instruction's.
-        self.dram = np.zeros(self._instructions + len(code) + ALIGNMENT, np.uint8)
-        self.dram[self._instructions :][: len(code)] = np.frombuffer(code, np.uint8)
-        for section in program.sections:
-            if section.data is not None:
-                self.write(section.offset, section.data)
-        self._most = 0
-        self._counted: dict[str, int] = {}
+        self._simulation = simulation
+        super().__init__(program, limit, ALIGNMENT)
 
-    def write(self, offset: int, data: bytes) -> None:
-        """Copy bytes to the arena; ProgramError outside it."""
-        self._check(offset, len(data))
+    def _take(self, size: int) -> None:
+        self.dram = np.zeros(size, np.uint8)
+
+    def _put(self, offset: int, data: bytes) -> None:
         self.dram[offset : offset + len(data)] = np.frombuffer(data, np.uint8)
 
-    def read(self, offset: int, size: int) -> bytes:
-        """Copy bytes from the arena; ProgramError outside it."""
-        self._check(offset, size)
+    def _get(self, offset: int, size: int) -> bytes:
         return self.dram[offset : offset + size].tobytes()
-
-    def _check(self, offset: int, size: int) -> None:
-        if offset < 0 or size < 0 or offset + size > self.program.dram_bytes:
-            raise ProgramError(
-                f"bytes {offset} to {offset + size - 1} are outside the "
-                f"{self.program.dram_bytes} bytes of DRAM"
-            )
-
-    def counters(self) -> dict[str, int]:
-        """What the registers counted in the last launch; see COUNTERS."""
-        return self._counted
 
     def launch(self, trace: bool = False) -> None:
         """Run the program; ``trace``: note when it does what.
 
         Raises DeviceError if it does not end, and ProgramError where it must not be started.
         """
-        if not self._most:
-            self._most = patience(self.program)
         self._simulation.attach(self.dram)
         count = len(self.program.instructions)
-        self._simulation.run(self._instructions, count, self._most, self._limit, trace)
+        self._simulation.run(self._behind, count, self._most, self._limit, trace)
         self._counted = self._simulation.counters()
 
     def timing(self) -> TimingReport:

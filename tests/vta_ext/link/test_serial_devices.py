@@ -21,6 +21,7 @@ from vta_ext.link.host import Link
 from vta_ext.link.memory import Places
 from vta_ext.link.port import Port, parse
 from vta_ext.presets import SMALL
+from vta_ext.runtime import placed
 from vta_ext.runtime.device import LoadedProgram
 from vta_ext.runtime.drivers import open_device
 
@@ -88,7 +89,7 @@ def test_a_machine_that_does_not_finish(monkeypatch: pytest.MonkeyPatch) -> None
     """
     board = SoftwareBoard(TINY)
     case = kernels.vector_add(TINY, 6)
-    monkeypatch.setattr(serial_device, "patience", lambda program: 1 << 33)
+    monkeypatch.setattr(placed, "patience", lambda program: 1 << 33)
     for reason, limit, pace in (
         ("in many times the cycles", None, 1 << 31),
         ("within 1e-06 s", 1e-6, 1000),

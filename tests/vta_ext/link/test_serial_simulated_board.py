@@ -114,7 +114,7 @@ def test_a_machine_that_waits_for_ever(board: SimulatedBoard) -> None:
     # Another host finds it in the midst of a run.
     stuck._most = 1 << 40
     link = Link(port, baud=RATE)
-    link.write_registers(Register.ARENA, stuck._arena, stuck._instructions, 1)
+    link.write_registers(Register.ARENA, stuck._arena, stuck._arena + stuck._behind, 1)
     link.write_registers(Register.CONTROL, 1)
     with pytest.raises(DeviceError, match="refused to read memory: its memory is in use"):
         link.read(0, 4)

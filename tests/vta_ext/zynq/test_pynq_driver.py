@@ -23,6 +23,7 @@ from vta_ext.config import Config
 from vta_ext.offload import offload
 from vta_ext.program import Program
 from vta_ext.rtl.map import COUNTERS
+from vta_ext.runtime import placed
 from vta_ext.runtime.device import Device, LoadedProgram, SimulatorDevice
 from vta_ext.runtime.drivers import open_device
 
@@ -125,7 +126,7 @@ def test_a_machine_that_does_not_end_is_loaded_again(
     patient = open_device(f"pynq:{overlay}", TINY).load(case.program)
     run(patient, case)
     machine.stuck, machine.pace = True, 1 << 31
-    monkeypatch.setattr(pynq_driver, "patience", lambda program: 1 << 33)
+    monkeypatch.setattr(placed, "patience", lambda program: 1 << 33)
     late = open_device(f"pynq:{overlay}", TINY).load(case.program)
     with pytest.raises(DeviceError, match="many times the cycles it needs"):
         late.launch()
