@@ -13,8 +13,9 @@ descriptions:
 - ``ours``: what ``tvm-shiftadd compile`` does, executed in integers by the reference.
 
     python benchmarks/conversion_methods.py DATA_FOLDER [--models resnet20 resnet8]
-        [--calibration 1024] [--limit N] [--json FILE] [--markdown FILE]
+        [--calibration 1024] [--skip N] [--limit N] [--only-ours] [--json FILE] [--markdown FILE]
 
+With --skip, other images of the calibration file: how much the choice of images changes.
 DATA_FOLDER holds models.json, models/ and data/ as the tests use them.
 """
 
@@ -188,8 +189,10 @@ def run_with_stored_tensors(
     return {tensor: live[tensor] for tensor in graph.outputs}
 
 
-def measure(name: str, model: api.Model, calibration: Dataset, data: Dataset) -> Iterator[Row]:
-    """All methods on one network."""
+def measure(
+    name: str, model: api.Model, calibration: Dataset, data: Dataset, only_ours: bool = False
+) -> Iterator[Row]:
+    """All methods on one network, or ours alone."""
     graph = model.graph
     wanted = classes(lambda feeds: run_float(graph, feeds), graph, data)
     assert data.labels is not None
@@ -210,7 +213,7 @@ def measure(name: str, model: api.Model, calibration: Dataset, data: Dataset) ->
 
     storage = stored(graph)
     exponents = calibrate(graph, storage, batches)
-    for method, (weights, rounding) in ROUNDINGS.items():
+    for method, (weights, rounding) in () if only_ours else ROUNDINGS.items():
         changed = replace(graph, nodes=tuple(_rounded(node, rounding) for node in graph.nodes))
         found = classes(
             lambda feeds, g=changed: run_with_stored_tensors(g, storage, exponents, feeds),
@@ -245,7 +248,9 @@ def main() -> None:
     parser.add_argument("data", type=Path, help="the folder of models and data")
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
     parser.add_argument("--calibration", type=int, default=1024, help="images, at most")
+    parser.add_argument("--skip", type=int, default=0, help="calibration images left out in front")
     parser.add_argument("--limit", type=int, help="images measured, at most")
+    parser.add_argument("--only-ours", action="store_true", help="without the other methods")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--markdown", type=Path)
     arguments = parser.parse_args()
@@ -258,11 +263,11 @@ def main() -> None:
         skipped = SKIPPED.get(entry["data"], 0)
         source = CALIBRATION.get(entry["data"], entry["data"])
         most = min(arguments.calibration, skipped or arguments.calibration)
-        calibration = open_dataset(arguments.data / source, preprocess).subset(0, most)
+        calibration = open_dataset(arguments.data / source, preprocess).subset(arguments.skip, most)
         data = open_dataset(arguments.data / entry["data"], preprocess)
         data = data.subset(skipped, arguments.limit)
         model = api.load(arguments.data / entry["file"])
-        for row in measure(name, model, calibration, data):
+        for row in measure(name, model, calibration, data, arguments.only_ours):
             rows.append(row)
             print(table([row]).splitlines()[-1], flush=True)
     if arguments.json:
