@@ -1,4 +1,4 @@
-"""Writing a directory whole or not at all, and reading files that are claimed to be in one."""
+"""Writing files and directories whole or not at all; reading files claimed to be in a directory."""
 
 from __future__ import annotations
 
@@ -7,10 +7,36 @@ import os
 import shutil
 import stat
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from tvm_shiftadd.errors import ArtifactError
+
+
+@contextmanager
+def whole_file(target: Path) -> Iterator[BinaryIO]:
+    """A file to write, which takes the place of ``target`` if the block ends without an error.
+
+    It is a hidden sibling until then, flushed to the disk and renamed. Whatever goes wrong leaves
+    ``target`` as it was and removes the sibling. Raises OSError if the file system refuses.
+    """
+    descriptor, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+    temporary = Path(name)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        # mkstemp makes files that only their owner may read.
+        mask = os.umask(0)
+        os.umask(mask)
+        temporary.chmod(0o666 & ~mask)
+        os.replace(temporary, target)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def write_directory(

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from tvm_shiftadd._directory import whole_file
 from tvm_shiftadd.cli import options, output
 from tvm_shiftadd.errors import InputError
 
@@ -70,24 +71,16 @@ def _make(config: Config) -> dict[str, Any]:
 
 
 def _write(contents: Mapping[Path, bytes]) -> None:
-    """Write all files or none: hidden siblings, which are renamed once all of them are complete.
-
-    An image and the header of another one would fit no program.
-    """
-    siblings = {target: _sibling(target) for target in contents}
+    """Write all files or none: an image and the header of another one would fit no program."""
+    for target in contents:
+        if target.is_dir():
+            raise InputError(f"{target} is a directory; name a file")
     try:
-        for target, data in contents.items():
-            siblings[target].write_bytes(data)
-        for target, sibling in siblings.items():
-            os.replace(sibling, target)
+        with ExitStack() as files:
+            for target, data in contents.items():
+                file = files.enter_context(whole_file(target))
+                file.write(data)
+                # A full disk shows now, before any file is in its place.
+                file.flush()
     except OSError as error:
         raise InputError(f"cannot write {target}: {error.strerror or error}") from error
-    finally:
-        for sibling in siblings.values():
-            sibling.unlink(missing_ok=True)
-
-
-def _sibling(target: Path) -> Path:
-    if target.is_dir():
-        raise InputError(f"{target} is a directory; name a file")
-    return target.with_name(f".{target.name}.{os.getpid()}")

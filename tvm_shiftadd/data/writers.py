@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +12,7 @@ import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
+from tvm_shiftadd._directory import whole_file
 from tvm_shiftadd.errors import DataError
 
 
@@ -24,29 +24,14 @@ def write_arrays(path: str | os.PathLike[str], arrays: Mapping[str, NDArray[Any]
     target = Path(path)
     if target.is_dir():
         raise DataError(f"{target} is a directory; name an .npz file")
-    temporary: Path | None = None
     try:
-        handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
-        temporary = Path(name)
-        with os.fdopen(handle, "wb") as file:
+        with whole_file(target) as file, zipfile.ZipFile(file, "w", allowZip64=True) as archive:
             # Not numpy.savez: it takes the names as keywords, and "file" is one of its own.
-            with zipfile.ZipFile(file, "w", allowZip64=True) as archive:
-                for name, array in arrays.items():
-                    with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
-                        npy.write_array(member, np.asanyarray(array), allow_pickle=False)
-            file.flush()
-            os.fsync(file.fileno())
-        # mkstemp makes files that only their owner may read.
-        mask = os.umask(0)
-        os.umask(mask)
-        temporary.chmod(0o666 & ~mask)
-        os.replace(temporary, target)
-        temporary = None
+            for name, array in arrays.items():
+                with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                    npy.write_array(member, np.asanyarray(array), allow_pickle=False)
     except OSError as error:
         reason = error.strerror or str(error)
         raise DataError(
             f"could not write {target}: {reason}; an existing file was left as it was"
         ) from error
-    finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)

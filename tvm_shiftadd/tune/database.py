@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import tempfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -20,6 +19,7 @@ from typing import Any
 import msgspec
 
 from tvm_shiftadd import _json
+from tvm_shiftadd._directory import whole_file
 from tvm_shiftadd.errors import InputError, ShiftAddError
 
 FORMAT = "tvm-shiftadd tuning database"
@@ -141,16 +141,8 @@ class Database:
 def write(path: Path, identity: Mapping[str, Any], records: Iterable[Record]) -> None:
     """Write a whole database, in the place of one that may be there."""
     lines = [_header(identity), *map(_line, records)]
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(b"".join(lines))
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        raise
+    with whole_file(path) as file:
+        file.write(b"".join(lines))
 
 
 def identity_of(path: Path) -> dict[str, Any]:
