@@ -35,8 +35,8 @@ from tvm_shiftadd.dialect import ops
 from tvm_shiftadd.dialect.reference_module import run_reference
 from tvm_shiftadd.formats import codes, packing
 from tvm_shiftadd.target import cpu, parse, runtime
-from tvm_shiftadd.topi.schedules.cpu.vnni.function import kernel
-from tvm_shiftadd.topi.schedules.cpu.vnni.instructions import LANES, VECTOR, dot
+from tvm_shiftadd.topi.schedules.cpu.dot.function import kernel
+from tvm_shiftadd.topi.schedules.cpu.dot.instructions import LANES, VECTOR, dot
 
 #: Name, size of the map, channels; 3x3, as many outputs.
 CONVOLUTIONS = [("C2", 56, 64), ("C5", 28, 128), ("C8", 14, 256), ("C11", 7, 512)]

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from tvm_shiftadd.convert.plan import Plan
     from tvm_shiftadd.evaluation import Evaluation
     from tvm_shiftadd.explanation import Explanation
-    from tvm_shiftadd.topi.schedules.cpu.vnni.workload import Choices
+    from tvm_shiftadd.topi.schedules.cpu.dot.workload import Choices
 
 Array = NDArray[Any]
 

@@ -16,20 +16,20 @@ from tvm.script import tirx as T
 from tvm_shiftadd._processor import vector_features, vector_names
 from tvm_shiftadd.formats.codes import DECODE_TABLE
 from tvm_shiftadd.target import CPUTarget, cpu, parse
-from tvm_shiftadd.topi.schedules.cpu.geometry import conv_shape, round_up
-from tvm_shiftadd.topi.schedules.cpu.vnni.arm import DOTPROD, I8MM
-from tvm_shiftadd.topi.schedules.cpu.vnni.function import kernel
-from tvm_shiftadd.topi.schedules.cpu.vnni.instructions import ANY, ONE_TERM, InstructionSet
-from tvm_shiftadd.topi.schedules.cpu.vnni.sets import SETS, choose
-from tvm_shiftadd.topi.schedules.cpu.vnni.space import candidates, problem_of
-from tvm_shiftadd.topi.schedules.cpu.vnni.workload import Workload
-from tvm_shiftadd.topi.schedules.cpu.vnni.x86 import (
+from tvm_shiftadd.topi.schedules.cpu.dot.arm import DOTPROD, I8MM
+from tvm_shiftadd.topi.schedules.cpu.dot.function import kernel
+from tvm_shiftadd.topi.schedules.cpu.dot.instructions import ANY, ONE_TERM, InstructionSet
+from tvm_shiftadd.topi.schedules.cpu.dot.sets import SETS, choose
+from tvm_shiftadd.topi.schedules.cpu.dot.space import candidates, problem_of
+from tvm_shiftadd.topi.schedules.cpu.dot.workload import Workload
+from tvm_shiftadd.topi.schedules.cpu.dot.x86 import (
     AVX2,
     AVX512,
     AVX512_VBMI,
     AVX512_VNNI,
     AVX_VNNI,
 )
+from tvm_shiftadd.topi.schedules.cpu.geometry import conv_shape, round_up
 from tvm_shiftadd.tune import check
 
 #: Sets of this processor: all others are compiled only.

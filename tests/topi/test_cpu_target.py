@@ -18,7 +18,7 @@ from tvm_shiftadd.errors import CompileError, InputError, VerificationError
 from tvm_shiftadd.formats import codes, packing, reference
 from tvm_shiftadd.manifest import TargetInfo
 from tvm_shiftadd.target import CPUTarget, cpu, parse, runtime
-from tvm_shiftadd.topi.schedules.cpu.vnni.x86 import AVX2
+from tvm_shiftadd.topi.schedules.cpu.dot.x86 import AVX2
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,9 @@ import tvm
 
 from tvm_shiftadd._processor import vector_names
 from tvm_shiftadd.target import CPUTarget, cpu
-from tvm_shiftadd.topi.schedules.cpu.vnni.sets import SETS
-from tvm_shiftadd.topi.schedules.cpu.vnni.space import problem_of
-from tvm_shiftadd.topi.schedules.cpu.vnni.workload import Workload
+from tvm_shiftadd.topi.schedules.cpu.dot.sets import SETS
+from tvm_shiftadd.topi.schedules.cpu.dot.space import problem_of
+from tvm_shiftadd.topi.schedules.cpu.dot.workload import Workload
 from tvm_shiftadd.tune import check
 from tvm_shiftadd.tune import cpu as tuning
 from tvm_shiftadd.tune import database as databases

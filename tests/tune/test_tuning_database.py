@@ -21,7 +21,7 @@ IDENTITY: dict[str, Any] = {
     "target": "cpu",
     "processor": "znver4",
     "features": ["avx2", "avx512f"],
-    "kernels": "vnni 1",
+    "kernels": "dot 1",
     "specification": 2,
     "TVM": "0.27",
 }
@@ -78,7 +78,7 @@ def test_half_a_line_at_the_end_is_dropped(path: Path, kept: int) -> None:
         ("processor", "znver5", "its processor is znver4, here it is znver5"),
         ("target", "vta", "its target is cpu, here it is vta"),
         ("features", ["avx2"], "with avx512f, here it is without those"),
-        ("kernels", "vnni 2", "vnni 1"),
+        ("kernels", "dot 2", "dot 1"),
         ("specification", 3, "its specification is 2, here it is 3"),
         ("TVM", "0.28", "0.28"),
         ("configuration", "abc", "its configuration is None"),

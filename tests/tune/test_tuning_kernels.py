@@ -12,10 +12,10 @@ import tvm
 
 from tvm_shiftadd.errors import InputError
 from tvm_shiftadd.target import cpu, parse
+from tvm_shiftadd.topi.schedules.cpu.dot.parameters import ConvParameters, Parameters
+from tvm_shiftadd.topi.schedules.cpu.dot.space import candidates, problem_of
+from tvm_shiftadd.topi.schedules.cpu.dot.workload import Choices, Workload
 from tvm_shiftadd.topi.schedules.cpu.geometry import conv_shape
-from tvm_shiftadd.topi.schedules.cpu.vnni.parameters import ConvParameters, Parameters
-from tvm_shiftadd.topi.schedules.cpu.vnni.space import candidates, problem_of
-from tvm_shiftadd.topi.schedules.cpu.vnni.workload import Choices, Workload
 from tvm_shiftadd.tune import check, cpu_space
 
 ISA: Any = cpu.instruction_set(parse("cpu"))  # type: ignore[arg-type]

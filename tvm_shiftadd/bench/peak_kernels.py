@@ -15,7 +15,7 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as build
 
 from tvm_shiftadd._compat import tirx
-from tvm_shiftadd.topi.schedules.cpu.vnni.instructions import ONE_TERM, QUAD, InstructionSet
+from tvm_shiftadd.topi.schedules.cpu.dot.instructions import ONE_TERM, QUAD, InstructionSet
 
 #: Independent sums: enough to hide the latency of one, and all fit the registers.
 SUMS = 12

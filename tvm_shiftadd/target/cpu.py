@@ -16,12 +16,12 @@ from tvm_shiftadd.target import CPUTarget
 from tvm_shiftadd.target.batch import AddSingle
 from tvm_shiftadd.target.calls import CallRecord
 from tvm_shiftadd.topi.schedules.cpu import schedule_function
+from tvm_shiftadd.topi.schedules.cpu.dot.function import COMPUTED_BY
+from tvm_shiftadd.topi.schedules.cpu.dot.graph import FuseLayers
+from tvm_shiftadd.topi.schedules.cpu.dot.instructions import InstructionSet
+from tvm_shiftadd.topi.schedules.cpu.dot.sets import choose
+from tvm_shiftadd.topi.schedules.cpu.dot.workload import Choices
 from tvm_shiftadd.topi.schedules.cpu.legalize import legalize_map
-from tvm_shiftadd.topi.schedules.cpu.vnni.function import COMPUTED_BY
-from tvm_shiftadd.topi.schedules.cpu.vnni.graph import FuseLayers
-from tvm_shiftadd.topi.schedules.cpu.vnni.instructions import InstructionSet
-from tvm_shiftadd.topi.schedules.cpu.vnni.sets import choose
-from tvm_shiftadd.topi.schedules.cpu.vnni.workload import Choices
 
 #: 16-bit elements of a vector register, by the feature that brings it, widest first.
 _LANES = {"avx512bw": 32, "avx2": 16}

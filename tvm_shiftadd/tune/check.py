@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 
 from tvm_shiftadd._compat import te
 from tvm_shiftadd.formats import codes, packing, reference
-from tvm_shiftadd.topi.schedules.cpu.vnni import weights
-from tvm_shiftadd.topi.schedules.cpu.vnni.epilogue import Epilogue
-from tvm_shiftadd.topi.schedules.cpu.vnni.instructions import InstructionSet
-from tvm_shiftadd.topi.schedules.cpu.vnni.layers import LayerKernel, layer_kernel
-from tvm_shiftadd.topi.schedules.cpu.vnni.parameters import Parameters
-from tvm_shiftadd.topi.schedules.cpu.vnni.stored import Stored, Wide
-from tvm_shiftadd.topi.schedules.cpu.vnni.workload import Workload
+from tvm_shiftadd.topi.schedules.cpu.dot import weights
+from tvm_shiftadd.topi.schedules.cpu.dot.epilogue import Epilogue
+from tvm_shiftadd.topi.schedules.cpu.dot.instructions import InstructionSet
+from tvm_shiftadd.topi.schedules.cpu.dot.layers import LayerKernel, layer_kernel
+from tvm_shiftadd.topi.schedules.cpu.dot.parameters import Parameters
+from tvm_shiftadd.topi.schedules.cpu.dot.stored import Stored, Wide
+from tvm_shiftadd.topi.schedules.cpu.dot.workload import Workload
 
 Array = NDArray[Any]
 Build = Callable[[Any], Any]

@@ -13,11 +13,11 @@ from tvm_shiftadd.bench import machine as machines
 from tvm_shiftadd.errors import InputError
 from tvm_shiftadd.manifest import SPECIFICATION_VERSION, TargetInfo, installed_tvm
 from tvm_shiftadd.target import CPUTarget, cpu, runtime
-from tvm_shiftadd.topi.schedules.cpu.vnni.instructions import InstructionSet
-from tvm_shiftadd.topi.schedules.cpu.vnni.parameters import VERSION
-from tvm_shiftadd.topi.schedules.cpu.vnni.sets import SETS
-from tvm_shiftadd.topi.schedules.cpu.vnni.space import problem_of
-from tvm_shiftadd.topi.schedules.cpu.vnni.workload import Choices, Workload
+from tvm_shiftadd.topi.schedules.cpu.dot.instructions import InstructionSet
+from tvm_shiftadd.topi.schedules.cpu.dot.parameters import VERSION
+from tvm_shiftadd.topi.schedules.cpu.dot.sets import SETS
+from tvm_shiftadd.topi.schedules.cpu.dot.space import problem_of
+from tvm_shiftadd.topi.schedules.cpu.dot.workload import Choices, Workload
 from tvm_shiftadd.tune.cpu_space import CPUSpace, parameters_of
 from tvm_shiftadd.tune.database import Database, identity_of
 from tvm_shiftadd.tune.run import Tunable
@@ -35,7 +35,7 @@ def identity(target: CPUTarget) -> dict[str, Any]:
         "target": "cpu",
         "processor": str(cpu.tvm_target(target).attrs["mcpu"]),
         "features": features,
-        "kernels": f"vnni {VERSION}",
+        "kernels": f"dot {VERSION}",
         "specification": SPECIFICATION_VERSION,
         "TVM": ".".join(installed_tvm().split(".")[:2]),
     }

@@ -10,12 +10,12 @@ from typing import Any
 import msgspec
 
 from tvm_shiftadd.errors import InputError
-from tvm_shiftadd.topi.schedules.cpu.vnni.depthwise import DepthwisePlan
-from tvm_shiftadd.topi.schedules.cpu.vnni.instructions import InstructionSet
-from tvm_shiftadd.topi.schedules.cpu.vnni.parameters import Parameters
-from tvm_shiftadd.topi.schedules.cpu.vnni.plan import ALL_SUMS, PANEL, sums_size, tile_cost
-from tvm_shiftadd.topi.schedules.cpu.vnni.space import candidates
-from tvm_shiftadd.topi.schedules.cpu.vnni.workload import KINDS, Workload
+from tvm_shiftadd.topi.schedules.cpu.dot.depthwise import DepthwisePlan
+from tvm_shiftadd.topi.schedules.cpu.dot.instructions import InstructionSet
+from tvm_shiftadd.topi.schedules.cpu.dot.parameters import Parameters
+from tvm_shiftadd.topi.schedules.cpu.dot.plan import ALL_SUMS, PANEL, sums_size, tile_cost
+from tvm_shiftadd.topi.schedules.cpu.dot.space import candidates
+from tvm_shiftadd.topi.schedules.cpu.dot.workload import KINDS, Workload
 
 
 def parameters_of(work: Workload, values: Mapping[str, Any]) -> Parameters:

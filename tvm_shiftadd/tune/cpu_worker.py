@@ -15,9 +15,9 @@ import tvm
 from tvm_shiftadd import _runtime
 from tvm_shiftadd.errors import CompileError, InputError
 from tvm_shiftadd.target import CPUTarget, cpu, runtime
-from tvm_shiftadd.topi.schedules.cpu.vnni.parameters import Parameters
-from tvm_shiftadd.topi.schedules.cpu.vnni.space import problem_of
-from tvm_shiftadd.topi.schedules.cpu.vnni.workload import Workload
+from tvm_shiftadd.topi.schedules.cpu.dot.parameters import Parameters
+from tvm_shiftadd.topi.schedules.cpu.dot.space import problem_of
+from tvm_shiftadd.topi.schedules.cpu.dot.workload import Workload
 from tvm_shiftadd.tune.check import arguments, problem
 from tvm_shiftadd.tune.cpu import check_target
 from tvm_shiftadd.tune.cpu_space import parameters_of
