@@ -1,9 +1,10 @@
 """Single kernels on the CPU against the machine's own limits, measured in the same run.
 
-- 3x3 convolutions of a ResNet with their requantisation, as shares of the peak of ``vpdpbusd``;
+- 3x3 convolutions of a ResNet with their requantisation, as shares of the peak of the products of
+  bytes;
 - adder convolutions of the same shapes, next to torch's ``unfold`` and ``cdist`` where installed;
-- matrix times vector with weights of one term, as a share of the bandwidth at which the same
-  bytes are read, next to onnxruntime's float32, int8 (MatMulInteger) and 4-bit (MatMulNBits).
+- dense layers with weights of one term, as shares of the bandwidth at which as many bytes are
+  read from memory, next to onnxruntime's float32, int8 (MatMulInteger) and 4-bit (MatMulNBits).
 
 Results are checked against the NumPy reference. The weights of the matrices come from memory: many
 copies are used in turn.
@@ -16,6 +17,7 @@ from __future__ import annotations
 import argparse
 import itertools
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,30 +27,45 @@ import onnxruntime
 import tvm
 from onnx import TensorProto, helper, numpy_helper
 from tvm import relax
-from tvm.script import tirx as T
-from tvm.script.ir_builder import tirx as build
 
-from tvm_shiftadd.bench import machine, results
+from tvm_shiftadd.bench import machine, peak_kernels, results
 from tvm_shiftadd.bench.results import Table
-from tvm_shiftadd.bench.timing import interleaved
+from tvm_shiftadd.bench.timing import Clock, interleaved
 from tvm_shiftadd.dialect import ops
 from tvm_shiftadd.dialect.reference_module import run_reference
 from tvm_shiftadd.formats import codes, packing
 from tvm_shiftadd.target import cpu, parse, runtime
-from tvm_shiftadd.topi.schedules.cpu.dot.function import kernel
-from tvm_shiftadd.topi.schedules.cpu.dot.instructions import LANES, VECTOR, dot
 
 #: Name, size of the map, channels; 3x3, as many outputs.
 CONVOLUTIONS = [("C2", 56, 64), ("C5", 28, 128), ("C8", 14, 256), ("C11", 7, 512)]
 ADDERS = [("56x56x64", 56, 64), ("14x14x256", 14, 256)]
-SIDE = 4096
-#: Copies of a matrix of weights: together far more than the caches.
-COPIES = 12
-_CHAINS, _TURNS = 16, 100_000
 
 
-def compiled(variables: list[Any], call: Callable[[Any], Any], arrays: dict[str, Any]) -> Any:
-    """The main function, its first input and the sets of prepared parameters.
+@dataclass(frozen=True)
+class MatrixShape:
+    """A product of a matrix [rows, inputs] and weights [inputs, outputs]."""
+
+    rows: int
+    inputs: int
+    outputs: int
+
+    def __str__(self) -> str:
+        return f"{self.inputs}x{self.outputs}, batch {self.rows}"
+
+
+MATRICES = [MatrixShape(1, 4096, 4096), MatrixShape(1, 4096, 11008), MatrixShape(4, 4096, 4096)]
+#: A run, and the work that it does.
+Limit = tuple[Callable[[], Any], float]
+#: Bytes of all copies of a matrix of weights, which are used in turn: far more than the caches.
+COPIED = 256 << 20
+#: Turns of the loop of dot products: some milliseconds.
+_TURNS = 100_000
+
+
+def compiled(
+    variables: list[Any], call: Callable[[Any], Any], arrays: dict[str, Any]
+) -> tuple[Any, Any, list[Any]]:
+    """The virtual machine, its input and its prepared parameters.
 
     The result is checked against the reference.
     """
@@ -61,10 +78,14 @@ def compiled(variables: list[Any], call: Callable[[Any], Any], arrays: dict[str,
     machine_ = relax.VirtualMachine(cpu.build(module, parse("cpu"), data_inputs=1), tvm.cpu())
     tensors = [tvm.runtime.tensor(array) for array in arrays.values()]
     prepared = runtime.prepare_parameters(machine_, tensors[1:])
-    main = machine_["main"]
     (expected,) = run_reference(module, arrays).values()
-    np.testing.assert_array_equal(main(tensors[0], *prepared).numpy(), expected)
-    return main, tensors[0], prepared
+    np.testing.assert_array_equal(machine_["main"](tensors[0], *prepared).numpy(), expected)
+    return machine_, tensors[0], prepared
+
+
+def copies(size: int) -> range:
+    """Numbers of the copies of ``size`` bytes that come from memory when they are used in turn."""
+    return range(1 + max(1, COPIED // size))
 
 
 def variables_of(arrays: dict[str, Any]) -> list[Any]:
@@ -100,21 +121,11 @@ def convolution(size: int, channels: int, terms: int, adder: bool) -> Callable[[
         y = emit(layer(y, weight, bias, **window))
         return emit(ops.requantize(y, shift, lo=0, hi=127))
 
-    compiled(variables, call, arrays)
-    return _layer_alone(variables, call, arrays, x)
+    return _layer_alone(*compiled(variables, call, arrays))
 
 
-def _layer_alone(variables: list[Any], call: Any, arrays: dict[str, Any], x: Any) -> Any:
+def _layer_alone(machine_: Any, image: Any, prepared: list[Any]) -> Callable[[], Any]:
     """The layer's kernel without what brings its input into the stored form."""
-    builder = relax.BlockBuilder()
-    with builder.function("main", variables):
-        with builder.dataflow():
-            result = builder.emit_output(call(builder.emit))
-        builder.emit_func_output(result)
-    executable = cpu.build(builder.get(), parse("cpu"), data_inputs=1)
-    machine_ = relax.VirtualMachine(executable, tvm.cpu())
-    tensors = [tvm.runtime.tensor(array) for array in arrays.values()]
-    prepared = runtime.prepare_parameters(machine_, tensors[1:])
     caught: list[Any] = []
 
     def catch(function: Any, name: str, before: bool, _result: Any, *values: Any) -> int:
@@ -123,123 +134,98 @@ def _layer_alone(variables: list[Any], call: Any, arrays: dict[str, Any], x: Any
         return 0
 
     machine_.set_instrument(catch)
-    machine_["main"](tensors[0], *prepared)
+    machine_["main"](image, *prepared)
     function, values = caught[0]
     held = [tvm.runtime.tensor(value.numpy()) for value in values]
     return lambda: function(*held)
 
 
-def peak(threads: int) -> Callable[[], Any]:
-    """A run of dot products on registers alone."""
-    spread = build.parallel if threads > 1 else build.serial
-    tensors = {"out": ((threads, LANES), "int32")}
-    with kernel("shiftadd_peak", tensors) as made, spread(threads) as thread:
-        sums = T.alloc_buffer((_CHAINS * LANES,), "int32")
-        for chain in range(_CHAINS):
-            zero = T.broadcast(T.int32(0), LANES)
-            T.buffer_store(sums, zero, [T.ramp(chain * LANES, 1, LANES)])
-        with build.serial(_TURNS) as turn:
-            value = T.reinterpret(T.broadcast(turn, LANES), dtype="uint8x64")
-            for chain in range(_CHAINS):
-                at = chain * LANES
-                total = dot(
-                    sums.vload([at], dtype="int32x16"), value, T.broadcast(T.int8(3), VECTOR)
-                )
-                T.buffer_store(sums, total, [T.ramp(at, 1, LANES)])
-        result = sums.vload([0], dtype="int32x16")
-        for chain in range(1, _CHAINS):
-            result = result ^ sums.vload([chain * LANES], dtype="int32x16")
-        T.buffer_store(made["out"], result, [thread, T.ramp(0, 1, LANES)])
-    module = tvm.IRModule({"peak": made.function.with_attr("global_symbol", "peak")})
-    function = tvm.compile(module, target=cpu.tvm_target(parse("cpu")))["peak"]
-    out = tvm.runtime.tensor(np.zeros((threads, LANES), np.int32))
-    return lambda: function(out)
+def peak(threads: int) -> Limit:
+    """A run of dot products on registers alone, and its multiply-accumulates."""
+    isa = cpu.best_set(_target())
+    if isa is None:
+        raise SystemExit("this processor has no instructions that fused kernels are made of")
+    bench = peak_kernels.dot_products(threads, _TURNS, isa)
+    return _run_of(bench, 1), bench.work
 
 
-def reader(threads: int, size: int) -> Callable[[], Any]:
-    """A run that reads ``size`` bytes of one of many arrays and adds them up."""
-    spread = build.parallel if threads > 1 else build.serial
-    lines = size // (8 * VECTOR)
-    tensors = {"x": ((size // 4,), "int32"), "out": ((threads, LANES), "int32")}
-    with kernel("shiftadd_read", tensors) as made, spread(threads) as thread:
-        sums = T.alloc_buffer((8 * LANES,), "int32")
-        for part in range(8):
-            zero = T.broadcast(T.int32(0), LANES)
-            T.buffer_store(sums, zero, [T.ramp(part * LANES, 1, LANES)])
-        with build.serial(lines // threads) as line:
-            for part in range(8):
-                at = part * LANES
-                start = (thread * (lines // threads) + line) * (8 * LANES) + at
-                total = sums.vload([at], dtype="int32x16") + made["x"].vload(
-                    [start], dtype="int32x16"
-                )
-                T.buffer_store(sums, total, [T.ramp(at, 1, LANES)])
-        result = sums.vload([0], dtype="int32x16")
-        for part in range(1, 8):
-            result = result + sums.vload([part * LANES], dtype="int32x16")
-        T.buffer_store(made["out"], result, [thread, T.ramp(0, 1, LANES)])
-    module = tvm.IRModule({"read": made.function.with_attr("global_symbol", "read")})
-    function = tvm.compile(module, target=cpu.tvm_target(parse("cpu")))["read"]
-    out = tvm.runtime.tensor(np.zeros((threads, LANES), np.int32))
-    arrays = [tvm.runtime.tensor(np.ones(size // 4, np.int32)) for _ in range(COPIES)]
+def reader(threads: int, size: int) -> Limit:
+    """A run that reads ``size`` bytes of one of many arrays, and the bytes it reads."""
+    bench = peak_kernels.reading(threads, size // threads, 1, 2 * cpu.vector_lanes(_target()))
+    return _run_of(bench, len(copies(size))), bench.work
+
+
+def _target() -> Any:
+    return cpu.tvm_target(parse("cpu"))
+
+
+def _run_of(bench: peak_kernels.Bench, count: int) -> Callable[[], Any]:
+    function = tvm.compile(tvm.IRModule({"bench": bench.function}), _target())["bench"]
+    out = tvm.runtime.tensor(np.zeros(bench.results, np.int32))
+    arrays = [tvm.runtime.tensor(np.ones(bench.words, np.int32)) for _ in range(count)]
     turn = itertools.cycle(arrays)
     return lambda: function(next(turn), out)
 
 
-def matrix_vector() -> Callable[[], Any]:
-    """A run of a dense layer of one term, its weights from memory."""
+def dense(shape: MatrixShape) -> tuple[Callable[[], Any], int]:
+    """A run of a dense layer of one term with its weights from memory, and their bytes."""
     rng = np.random.default_rng(0)
-    values = rng.choice(codes.representable(1), (SIDE, SIDE))
+    values = rng.choice(codes.representable(1), (shape.inputs, shape.outputs))
     arrays = {
-        "x": rng.integers(-128, 128, (1, SIDE)).astype(np.int8),
+        "x": rng.integers(-128, 128, (shape.rows, shape.inputs)).astype(np.int8),
         "weights": packing.pack(codes.encode(values, 1)),
-        "bias": np.zeros(SIDE, np.int32),
+        "bias": np.zeros(shape.outputs, np.int32),
     }
     variables = variables_of(arrays)
-    main, x, prepared = compiled(variables, lambda emit: emit(ops.dense(*variables)), arrays)
-    copies = [[tvm.runtime.tensor(one.numpy()) for one in prepared] for _ in range(COPIES)]
-    turn = itertools.cycle(copies)
-    return lambda: main(x, *next(turn))
+    machine_, x, prepared = compiled(variables, lambda emit: emit(ops.dense(*variables)), arrays)
+    main = machine_["main"]
+    size = arrays["weights"].nbytes
+    turn = itertools.cycle(
+        [[tvm.runtime.tensor(one.numpy()) for one in prepared] for _ in copies(size)]
+    )
+    return lambda: main(x, *next(turn)), size
 
 
-def matrix_peers(threads: int) -> dict[str, Callable[[], Any]]:
+def dense_peers(shape: MatrixShape, threads: int) -> dict[str, Callable[[], Any]]:
     """The same product by onnxruntime in its formats."""
     rng = np.random.default_rng(0)
+    floats = rng.standard_normal((shape.rows, shape.inputs), dtype=np.float32)
+    bytes_ = rng.integers(0, 256, floats.shape).astype(np.uint8)
+    weights = shape.inputs * shape.outputs
     runs: dict[str, Callable[[], Any]] = {}
-    floats = rng.standard_normal((1, SIDE), dtype=np.float32)
-    bytes_ = rng.integers(0, 256, (1, SIDE)).astype(np.uint8)
-    forms = {
-        "onnxruntime float32": ("MatMul", floats),
-        "onnxruntime MatMulInteger": ("MatMulInteger", bytes_),
-        "onnxruntime MatMulNBits": ("MatMulNBits", floats),
-    }
-    for label, (op, x) in forms.items():
-        sessions = [_matrix_session(op, rng, threads) for _ in range(COPIES)]
+    for op, x, size in (
+        ("MatMul", floats, 4 * weights),
+        ("MatMulInteger", bytes_, weights),
+        ("MatMulNBits", floats, weights // 2),
+    ):
+        sessions = [_matrix_session(op, shape, rng, threads) for _ in copies(size)]
         turn = itertools.cycle(sessions)
-        runs[label] = lambda turn=turn, x=x: next(turn).run(None, {"x": x})
+        name = "onnxruntime float32" if op == "MatMul" else f"onnxruntime {op}"
+        runs[name] = lambda turn=turn, x=x: next(turn).run(None, {"x": x})
     return runs
 
 
-def _matrix_session(op: str, rng: Any, threads: int) -> onnxruntime.InferenceSession:
-    shape, domain, attributes = (SIDE, SIDE), "", {}
+def _matrix_session(op: str, shape: MatrixShape, rng: Any, threads: int) -> Any:
+    sides, domain, attributes = (shape.inputs, shape.outputs), "", {}
     kinds = (TensorProto.FLOAT, TensorProto.FLOAT)
     if op == "MatMul":
-        constants = [rng.standard_normal(shape, dtype=np.float32)]
+        constants = [rng.standard_normal(sides, dtype=np.float32)]
     elif op == "MatMulInteger":
-        constants = [rng.integers(-128, 128, shape).astype(np.int8)]
+        constants = [rng.integers(-128, 128, sides).astype(np.int8)]
         kinds = (TensorProto.UINT8, TensorProto.INT32)
     else:
-        block = 32
-        packed = rng.integers(0, 256, (SIDE, SIDE // block, block // 2)).astype(np.uint8)
-        scales = rng.random(SIDE * SIDE // block, dtype=np.float32)
+        block, (inputs, outputs) = 32, sides
+        packed = rng.integers(0, 256, (outputs, inputs // block, block // 2)).astype(np.uint8)
+        scales = rng.random(outputs * inputs // block, dtype=np.float32)
         constants, domain = [packed, scales], "com.microsoft"
-        attributes = {"K": SIDE, "N": SIDE, "bits": 4, "block_size": block, "accuracy_level": 4}
+        attributes = {"K": inputs, "N": outputs, "bits": 4, "block_size": block}
+        attributes["accuracy_level"] = 4
     names = [f"w{index}" for index in range(len(constants))]
     graph = helper.make_graph(
         [helper.make_node(op, ["x", *names], ["y"], domain=domain, **attributes)],
         "product",
-        [helper.make_tensor_value_info("x", kinds[0], [1, SIDE])],
-        [helper.make_tensor_value_info("y", kinds[1], [1, SIDE])],
+        [helper.make_tensor_value_info("x", kinds[0], [shape.rows, shape.inputs])],
+        [helper.make_tensor_value_info("y", kinds[1], [shape.rows, shape.outputs])],
         [
             numpy_helper.from_array(array, name)
             for array, name in zip(constants, names, strict=True)
@@ -254,12 +240,12 @@ def _matrix_session(op: str, rng: Any, threads: int) -> onnxruntime.InferenceSes
     return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
 
 
-def torch_distances(size: int, channels: int, threads: int) -> Callable[[], Any] | None:
-    """The adder convolution by torch's own operators, float32; None without torch."""
+def torch_distances(size: int, channels: int, threads: int) -> dict[str, Callable[[], Any]]:
+    """The adder convolution by torch's own operators, float32; nothing without torch."""
     try:
         import torch
     except ImportError:
-        return None
+        return {}
     torch.set_num_threads(threads)
     x, weights = torch.randn(1, channels, size, size), torch.randn(channels, 9 * channels)
 
@@ -268,59 +254,77 @@ def torch_distances(size: int, channels: int, threads: int) -> Callable[[], Any]
             columns = torch.nn.functional.unfold(x, 3, padding=1)[0].T.contiguous()
             return -torch.cdist(columns, weights, p=1)
 
-    return run
+    return {"torch cdist": run}
 
 
-def measure(arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    """All rows: seconds, and the share of the limit of the same block of runs."""
-    threads, rows = arguments.threads, []
-    peak_work = threads * _CHAINS * _TURNS * VECTOR
+def measured(
+    name: str, unit: str, work: float, limit: Limit, runs: dict[str, Callable[[], Any]], how: Any
+) -> dict[str, Any]:
+    """A row: rates of ours ("shift-add") and of the limit in ``unit``, 1e9 of ``work`` a second.
 
-    def timed(runs: dict[str, Callable[[], Any]]) -> dict[str, float]:
-        taken = interleaved(runs, arguments.rounds)
-        return {name: one.median("cpu" if threads == 1 else "wall") for name, one in taken.items()}
+    The others' times are multiples of ours, and what they would be if ours were at the limit.
+    """
+    clock: Clock = "cpu" if how.threads == 1 else "wall"
+    timings = interleaved({"limit": limit[0], **runs}, how.rounds)
+    ours = timings["shift-add"]
+    rate, most = work / ours.median(clock) / 1e9, limit[1] / timings["limit"].median(clock) / 1e9
+    share = work / limit[1] * ours.ratio(timings["limit"], clock).median
+    others = [one for one in runs if one != "shift-add"]
+    times = {one: ours.ratio(timings[one], clock).median for one in others}
+    return {
+        "kernel": name,
+        "unit": unit,
+        "milliseconds": 1e3 * ours.median(clock),
+        "rate": rate,
+        "limit": most,
+        "share": share,
+        "times_ours": times,
+        "times_ours_at_the_limit": {one: ratio / share for one, ratio in times.items()},
+    }
+
+
+def measure(how: argparse.Namespace) -> list[dict[str, Any]]:
+    """All rows, printed as they come."""
+    rows: list[dict[str, Any]] = []
+
+    def add(*arguments: Any) -> None:
+        rows.append(measured(*arguments, how))
+        print(*table(rows, how.threads).rows[-1], sep="  ", flush=True)
 
     for kind, layers in (("convolution", CONVOLUTIONS), ("adder", ADDERS)):
         for name, size, channels in layers:
-            work = size * size * channels * channels * 9
-            runs = {
-                "peak": peak(threads),
-                "shift-add": convolution(size, channels, 2, kind == "adder"),
-            }
-            if kind == "adder":
+            adder = kind == "adder"
+            runs = {"shift-add": convolution(size, channels, 2, adder)}
+            if adder:
                 runs["shift layer"] = convolution(size, channels, 2, False)
-                distances = torch_distances(size, channels, threads)
-                if distances is not None:
-                    runs["torch cdist"] = distances
-            seconds = timed(runs)
-            rate = work / seconds["shift-add"] / 1e9
-            limit = peak_work / seconds["peak"] / 1e9
-            rows.append({"kernel": f"{kind} {name}", "unit": "G/s", "rate": rate, "limit": limit})
-            rows[-1]["times"] = _times(seconds)
-    size = SIDE * SIDE // 2
-    seconds = timed(
-        {"peak": reader(threads, size), "shift-add": matrix_vector(), **matrix_peers(threads)}
-    )
-    rows.append({"kernel": f"dense {SIDE}x{SIDE}", "unit": "GB/s", "times": _times(seconds)})
-    rows[-1]["rate"], rows[-1]["limit"] = (size / seconds[k] / 1e9 for k in ("shift-add", "peak"))
+                runs |= torch_distances(size, channels, how.threads)
+            work = size * size * channels * channels * 9
+            add(f"{kind} {name}", "G/s", work, peak(how.threads), runs)
+    for shape in MATRICES:
+        ours, size = dense(shape)
+        runs = {"shift-add": ours, **dense_peers(shape, how.threads)}
+        add(f"dense {shape}", "GB/s", size, reader(how.threads, size), runs)
     return rows
-
-
-def _times(seconds: dict[str, float]) -> dict[str, float]:
-    ours = seconds["shift-add"]
-    others = {k: v for k, v in seconds.items() if k not in ("peak", "shift-add")}
-    return {name: round(value / ours, 3) for name, value in others.items()}
 
 
 def table(rows: list[dict[str, Any]], threads: int) -> Table:
     """The rows for people."""
     lines = []
     for row in rows:
-        others = ", ".join(f"{name} {ratio:.2f}x" for name, ratio in row["times"].items())
         figures = (f"{row[key]:.0f} {row['unit']}" for key in ("rate", "limit"))
-        lines.append((row["kernel"], *figures, f"{row['rate'] / row['limit']:.2f}", others))
-    columns = ("kernel", "rate", "limit", "share", "others, times ours")
-    return Table(f"Threads: {threads}", columns, tuple(lines))
+        others = (_times(row[key]) for key in ("times_ours", "times_ours_at_the_limit"))
+        lines.append((row["kernel"], row["milliseconds"], *figures, f"{row['share']:.2f}", *others))
+    columns = ("kernel", "ms", "rate", "limit", "share", "others, times ours", "at the limit")
+    notes = (
+        "Limit: products of bytes on registers, or reading as many bytes from memory, in the same "
+        "turns. At the limit: how many times as long as ours the others would take if ours were "
+        "at it.",
+    )
+    return Table(f"Threads: {threads}", columns, tuple(lines), 1, notes)
+
+
+def _times(ratios: dict[str, float]) -> str:
+    return ", ".join(f"{name} {ratio:.2f}x" for name, ratio in ratios.items())
 
 
 def main() -> None:

@@ -1,0 +1,38 @@
+"""The files of ``benchmarks/`` are run by hand; that they still fit the project is tested here."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
+PACKAGES = ("tvm_shiftadd", "relay_passes", "vta_ext")
+
+
+def loaded(path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """A file as a module; skipped where a package that is not ours is missing."""
+    if path.stem.startswith("bench_"):
+        pytest.importorskip("pytest_benchmark")  # whose marker they use
+    spec = importlib.util.spec_from_file_location(f"benchmarks_{path.stem}", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    # Dataclasses look their module up.
+    monkeypatch.setitem(sys.modules, spec.name, module)
+    try:
+        spec.loader.exec_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.split(".")[0] in PACKAGES:
+            raise
+        pytest.skip(f"{path.name} needs {error.name}")
+    return module
+
+
+@pytest.mark.parametrize("path", sorted(FOLDER.glob("*.py")), ids=lambda path: path.stem)
+def test_what_a_benchmark_imports_is_there(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = loaded(path, monkeypatch)
+    assert module.__doc__, "a benchmark says what it compares"
+    assert path.name in (FOLDER / "README.md").read_text(encoding="utf-8")
