@@ -48,9 +48,13 @@ class Chain:
 
 
 class Readers:
-    """Who reads each variable of a function."""
+    """Who reads each variable of a function.
 
-    def __init__(self, function: Any) -> None:
+    Kernels take an int32 operand of an addition whose channels are a multiple of ``whole``.
+    """
+
+    def __init__(self, function: Any, whole: int = CHANNELS) -> None:
+        self._whole = whole
         self.definitions = {b.var: b.value for b in bindings(function)}
         self.of: dict[Any, list[Any]] = defaultdict(list)
         for binding in bindings(function):
@@ -92,7 +96,7 @@ class Readers:
         if not isinstance(other, relax.Var):
             return False
         rank = len(other.ty.shape)
-        whole = int(other.ty.shape[-1]) % CHANNELS == 0
+        whole = int(other.ty.shape[-1]) % self._whole == 0
         return rank in (2, 4) and (str(other.ty.dtype) != "int32" or whole)
 
     def never_negative(self, var: Any) -> bool:

@@ -9,7 +9,7 @@ parameters once (see ``constants``).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from tvm.script import tirx as T
 
@@ -19,6 +19,26 @@ from tvm_shiftadd.topi.schedules.cpu.geometry import round_up
 from .function import Kernel
 from .instructions import InstructionSet, shuffled
 from .stored import CHANNELS, Stored, View, Wide
+
+
+class Constants(Protocol):
+    """What decides the matrix of constants of a kernel, for a processor or another target."""
+
+    @property
+    def rows(self) -> tuple[str, ...]:
+        """What each row of the matrix holds."""
+
+    @property
+    def outputs(self) -> int:
+        """Its columns."""
+
+    @property
+    def out(self) -> Any:
+        """The kernel's result, with ``channels``."""
+
+    @property
+    def residual(self) -> Any:
+        """What is added, None for nothing."""
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from tvm_shiftadd._compat import te, tirx
 from tvm_shiftadd.topi.scaling import clamp, int32, of_channel
 from tvm_shiftadd.topi.terms import shift_term, unpack_code
 
-from .epilogue import Epilogue
+from .epilogue import Constants
 from .instructions import QUAD
 from .stored import Stored, View
 
@@ -125,7 +125,7 @@ def sum_of_weights(codes: Any, reduction: int) -> Any:
 
 
 def constants(
-    epilogue: Epilogue, bias: Any, zero: int, weight_sums: Any, operands: dict[str, Any]
+    epilogue: Constants, bias: Any, zero: int, weight_sums: Any, operands: dict[str, Any]
 ) -> Any:
     """The matrix of constants of an epilogue, int32 ``[len(epilogue.rows), outputs]``.
 
@@ -192,7 +192,7 @@ def _factor(codes: Any, o: Any) -> Any:
     return total
 
 
-def _mask(epilogue: Epilogue, o: Any) -> Any:
+def _mask(epilogue: Constants, o: Any) -> Any:
     """-1 for the channels that an addition's other operand has, else 0."""
     residual = epilogue.residual
     if not isinstance(residual, View):
@@ -201,7 +201,7 @@ def _mask(epilogue: Epilogue, o: Any) -> Any:
     return tirx.Select(own, int32(-1), int32(0))
 
 
-def _zero_of_residual(epilogue: Epilogue, shift: Any) -> Any:
+def _zero_of_residual(epilogue: Constants, shift: Any) -> Any:
     """What the flipped top bit of a stored operand adds to the sum."""
     residual = epilogue.residual
     if not isinstance(residual, Stored) or not residual.zero:

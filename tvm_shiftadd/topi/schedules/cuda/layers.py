@@ -1,0 +1,49 @@
+"""Which CUDA kernel computes a chain, and how its parameters are prepared."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from tvm_shiftadd._compat import tirx
+from tvm_shiftadd.topi.schedules.cpu.dot.chains import Chain
+from tvm_shiftadd.topi.schedules.cpu.dot.layers import is_adder, layer_shape
+
+from .epilogue import Epilogue
+from .parameters import TileParameters
+from .problem import Problem
+from .tile import tile
+from .weights import pack_words
+
+
+@dataclass(frozen=True)
+class LayerKernel:
+    """A kernel and what it wants.
+
+    ``pack`` is a compute definition that brings the weights into its order; ``build(epilogue,
+    batch, shapes)`` is the PrimFunc (x, weights, constants[, residual], out), ``shapes`` those of
+    x and out.
+    """
+
+    pack: Callable[[Any], Any]
+    build: Callable[[Epilogue, Any, tuple[Sequence[Any], Sequence[Any]]], tirx.PrimFunc]
+
+
+def problem_of(chain: Chain) -> Problem | None:
+    """What a chain's kernel has to do; None for a layer that no kernel takes."""
+    dtype = str(chain.layer.args[0].ty.dtype)
+    kind: Literal["dot", "adder"] = "adder" if is_adder(chain.layer) else "dot"
+    if kind == "adder" and dtype != "int8":
+        return None
+    return Problem(layer_shape(chain.layer), dtype, kind)
+
+
+def layer_kernel(problem: Problem, batch: Any, arch: int) -> LayerKernel:
+    """The kernel of a problem on a GPU of compute capability ``arch``, 80 for 8.0."""
+    parameters = TileParameters()
+
+    def build(epilogue: Epilogue, n: Any, shapes: Any) -> tirx.PrimFunc:
+        return tile(problem, epilogue, n, shapes, parameters)
+
+    return LayerKernel(lambda weights: pack_words(weights, problem), build)

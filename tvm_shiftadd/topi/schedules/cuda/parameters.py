@@ -1,0 +1,23 @@
+"""What may differ between two CUDA kernels of one layer that compute the same integers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+#: Raised when a record's fields change their meaning, or a kernel so much that times change.
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class TileParameters:
+    """How the kernel of sums in registers is cut up.
+
+    A block of ``across x down`` threads computes ``across`` quads of outputs for ``down *
+    pixels`` pixels, ``pixels`` of them a thread, and holds ``depth`` words of the reduction of all
+    of them in shared memory at a time.
+    """
+
+    across: int = 16
+    down: int = 16
+    pixels: int = 4
+    depth: int = 8

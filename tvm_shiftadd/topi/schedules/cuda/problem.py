@@ -1,0 +1,58 @@
+"""A layer as a CUDA kernel sees it: sizes in words of four bytes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+from tvm_shiftadd.topi.schedules.cpu.geometry import ConvShape, round_up
+
+from .intrinsics import QUAD
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A convolution, or a dense layer as one of single pixels.
+
+    ``dtype`` is the type of the input. ``kind``: sums of products, or distances of an adder layer.
+    """
+
+    shape: ConvShape
+    dtype: str
+    kind: Literal["dot", "adder"] = "dot"
+
+    @property
+    def coded(self) -> bool:
+        """Whether the packed weights are codes of four bits; else they are bytes."""
+        return self.kind == "dot" and self.shape.terms == 1
+
+    @property
+    def channels(self) -> int:
+        """Input channels of a group."""
+        return self.shape.group_channels
+
+    @property
+    def outputs(self) -> int:
+        """Output channels of a group."""
+        return self.shape.outputs // self.shape.groups
+
+    @property
+    def tap_words(self) -> int:
+        """Words of a tap: a group's channels, the last word filled up with zeros."""
+        return -(-self.channels // QUAD)
+
+    @cached_property
+    def words(self) -> int:
+        """Words of the reduction, in the order (kernel row, kernel column, channels)."""
+        return self.shape.kernel[0] * self.shape.kernel[1] * self.tap_words
+
+    @property
+    def pixels(self) -> int:
+        """Output pixels of an image."""
+        return self.shape.out_height * self.shape.out_width
+
+    @property
+    def padded_outputs(self) -> int:
+        """Output channels of a group in the packed weights."""
+        return round_up(self.outputs, QUAD)

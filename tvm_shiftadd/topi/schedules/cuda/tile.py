@@ -1,0 +1,257 @@
+"""Convolution by words: a tile of sums in each thread's registers, operands in shared memory.
+
+It takes every layer: any channels, groups, strides and dilation. Products are those of dp4a, from
+compute capability 6.1 on; adder layers add absolute differences of bytes in the same places.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from tvm.script import tirx as T
+from tvm.script.ir_builder import IRBuilder
+from tvm.script.ir_builder import tirx as build
+
+from tvm_shiftadd._compat import tirx
+from tvm_shiftadd.topi.schedules.cpu.dot.function import Kernel, batch_size, kernel
+
+from .epilogue import Epilogue, Writer
+from .intrinsics import QUAD, TOP_BITS, decode, distance, dot
+from .parameters import TileParameters
+from .problem import Problem
+from .weights import packed_shape
+
+#: What separates the rows of inputs in shared memory, so that threads which store neighbouring
+#: words of several pixels meet different banks.
+_PAD = 4
+
+
+def tile(
+    problem: Problem,
+    epilogue: Epilogue,
+    batch: Any,
+    shapes: tuple[tuple[Any, ...], tuple[Any, ...]],
+    parameters: TileParameters,
+) -> tirx.PrimFunc:
+    """PrimFunc (x, weights, constants[, residual], out); ``shapes`` are those of x and out.
+
+    Weights are as ``pack_words`` makes them; the constants as ``cpu.dot.weights.constants``.
+    """
+    tensors = {
+        "x": (shapes[0], problem.dtype),
+        "weights": (packed_shape(problem), "int32"),
+        **epilogue.tensors(shapes[1]),
+    }
+    by = "vabsdiff4" if problem.kind == "adder" else "dp4a"
+    with kernel(f"shiftadd_cuda_tile_{problem.kind}", tensors, by) as made:
+        _Tile(problem, epilogue, made, batch_size(batch), parameters).emit()
+    return made.function
+
+
+class _Tile:
+    """The code of one thread."""
+
+    def __init__(
+        self, problem: Problem, epilogue: Epilogue, made: Kernel, batch: Any, p: TileParameters
+    ) -> None:
+        self.problem, self.epilogue, self.made, self.p = problem, epilogue, made, p
+        self.total = batch * problem.pixels
+        self.rows, self.columns = p.down * p.pixels, p.across * QUAD
+        self.threads = p.across * p.down
+        self.views = matrix_views(made, problem, epilogue, batch)
+
+    def emit(self) -> None:
+        problem, p = self.problem, self.p
+        blocks = tirx.ceildiv(self.total, self.rows)
+        panels = -(-problem.outputs // self.columns)
+        self.pitch = pitch = self.rows + _PAD
+        self.inputs = build.sblock_alloc_buffer((p.depth * pitch,), "int32", scope="shared")
+        self.weights = build.sblock_alloc_buffer((p.depth * self.columns,), "int32", scope="shared")
+        with grid(blocks, panels, problem.shape.groups, self.threads) as (bx, by, group, thread):
+            self.first = T.bind(bx * self.rows)
+            self.group, self.thread = group, thread
+            self.panel = T.bind(by * self.columns)
+            self.across, self.down = T.bind(thread % p.across), T.bind(thread // p.across)
+            self._locate()
+            self.sums = T.alloc_buffer((p.pixels * QUAD,), "int32", scope="local")
+            for index in range(p.pixels * QUAD):
+                T.buffer_store(self.sums, T.int32(0), [index])
+            with build.serial(-(-problem.words // p.depth)) as turn:
+                start = T.bind(turn * p.depth)
+                self._load_inputs(start)
+                self._load_weights(start)
+                self._add()
+            self._finish()
+
+    # Where this thread's share of the inputs is.
+
+    def _locate(self) -> None:
+        """Image and first row and column of the window of each pixel that the thread loads."""
+        shape, p = self.problem.shape, self.p
+        self.share = -(-self.rows * p.depth // self.threads)
+        self.at = T.alloc_buffer((self.share, 3), "int32", scope="local")
+        for slot in range(self.share):
+            pixel = self.first + (self.thread + slot * self.threads) // p.depth
+            pixel = T.bind(pixel)
+            image, y, x = split(pixel, shape.out_height, shape.out_width)
+            # A pixel behind the last one reads none: its rows are outside every map.
+            top = T.Select(pixel < self.total, y * shape.strides[0] - shape.origin[0], 1 << 30)
+            T.buffer_store(self.at, image * shape.height, [slot, 0])
+            T.buffer_store(self.at, top, [slot, 1])
+            T.buffer_store(self.at, x * shape.strides[1] - shape.origin[1], [slot, 2])
+
+    def _load_inputs(self, start: Any) -> None:
+        p = self.p
+        for slot in range(self.share):
+            index = self.thread + slot * self.threads
+            with guarded(
+                index < self.rows * p.depth, (slot + 1) * self.threads > self.rows * p.depth
+            ):
+                depth = index % p.depth
+                word = self._input(slot, T.bind(start + depth))
+                T.buffer_store(self.inputs, word, [depth * self.pitch + index // p.depth])
+
+    def _input(self, slot: int, word: Any) -> Any:
+        """A word of a pixel's window."""
+        problem, shape = self.problem, self.problem.shape
+        tap, quad = word // problem.tap_words, word % problem.tap_words
+        y = T.bind(self.at[slot, 1] + tap // shape.kernel[1] * shape.dilation[0])
+        x = T.bind(self.at[slot, 2] + tap % shape.kernel[1] * shape.dilation[1])
+        inside = T.bind(tirx.all(y >= 0, y < shape.height, x >= 0, x < shape.width))
+        row = T.bind(tirx.Cast("int64", (self.at[slot, 0] + y) * shape.width + x))
+        value = T.bind(load_word(self.views["x"], row, self.group, quad, inside, problem))
+        if problem.kind == "dot":
+            return value
+        return T.Select(word < problem.words, value ^ T.int32(TOP_BITS), T.int32(0))
+
+    def _load_weights(self, start: Any) -> None:
+        problem, p = self.problem, self.p
+        weights, half = self.made["weights"], 2 if problem.coded else 1
+        words = packed_shape(problem)[1]
+        depth, quads = p.depth // half, p.across
+        held = T.alloc_buffer((QUAD,), "int32", scope="local")
+        for slot in range(-(-depth * quads // self.threads)):
+            index = self.thread + slot * self.threads
+            with guarded(index < depth * quads, (slot + 1) * self.threads > depth * quads):
+                row = T.bind(index // quads)
+                column = T.bind(index % quads * QUAD)
+                output, word = self.panel + column, T.bind(start // half + row)
+                inside = tirx.all(word < words, output < problem.padded_outputs)
+                zeros = T.broadcast(T.int32(0), QUAD)
+                value = weights.vload([self.group, word, output], dtype="int32x4")
+                T.buffer_store(held, T.if_then_else(inside, value, zeros), [T.ramp(0, 1, QUAD)])
+                for lane in range(QUAD):
+                    place = row * (half * self.columns) + column + lane
+                    if not problem.coded:
+                        T.buffer_store(self.weights, held[lane], [place])
+                        continue
+                    codes = T.bind(held[lane])
+                    T.buffer_store(self.weights, decode(codes), [place])
+                    T.buffer_store(
+                        self.weights, decode(codes >> T.int32(16)), [place + self.columns]
+                    )
+
+    def _add(self) -> None:
+        """Add what is in shared memory to the sums."""
+        p, problem = self.p, self.problem
+        inputs = T.alloc_buffer((p.pixels,), "int32", scope="local")
+        weights = T.alloc_buffer((QUAD,), "int32", scope="local")
+        with build.unroll(p.depth) as depth:
+            for quad in range(0, p.pixels, QUAD):
+                at = depth * self.pitch + self.down * p.pixels + quad
+                value = self.inputs.vload([at], dtype="int32x4")
+                T.buffer_store(inputs, value, [T.ramp(quad, 1, QUAD)])
+            at = depth * self.columns + self.across * QUAD
+            value = self.weights.vload([at], dtype="int32x4")
+            T.buffer_store(weights, value, [T.ramp(0, 1, QUAD)])
+            for pixel in range(p.pixels):
+                for lane in range(QUAD):
+                    at = pixel * QUAD + lane
+                    args = (inputs[pixel], weights[lane], self.sums[at])
+                    total = (
+                        distance(*args) if problem.kind == "adder" else dot(*args, problem.dtype)
+                    )
+                    T.buffer_store(self.sums, total, [at])
+
+    def _finish(self) -> None:
+        p, problem = self.p, self.problem
+        writer = Writer(self.epilogue, self.made["constants"], self.views, problem.outputs)
+        channel = T.bind(self.panel + self.across * QUAD + self.group * problem.outputs)
+        limit = T.bind((self.group + 1) * problem.outputs)
+        with T.If(channel < limit), T.Then():
+            constant = writer.load_constants(channel, QUAD)
+            for index in range(p.pixels):
+                pixel = T.bind(self.first + self.down * p.pixels + index)
+                with T.If(pixel < self.total), T.Then():
+                    sums = [self.sums[index * QUAD + lane] for lane in range(QUAD)]
+                    if problem.kind == "adder":
+                        sums = [T.int32(0) - value for value in sums]
+                    writer.store(tirx.Cast("int64", pixel), channel, sums, constant, limit)
+
+
+@contextmanager
+def grid(
+    blocks: Any, panels: int, groups: int, threads: int
+) -> Iterator[tuple[Any, Any, Any, Any]]:
+    """The loops of a launch; gives the int32 indices of block, panel, group and thread."""
+    tags = ("blockIdx.x", "blockIdx.y", "blockIdx.z", "threadIdx.x")
+    with (
+        build.thread_binding(0, blocks, tags[0]) as block,
+        build.thread_binding(0, panels, tags[1]) as panel,
+        build.thread_binding(0, groups, tags[2]) as group,
+        build.thread_binding(0, threads, tags[3]) as thread,
+    ):
+        yield T.bind(tirx.Cast("int32", block)), panel, group, thread
+
+
+@contextmanager
+def guarded(condition: Any, needed: bool) -> Iterator[None]:
+    """Code that runs where a condition holds; without the question where it always does."""
+    if not needed:
+        yield
+        return
+    with T.If(condition), T.Then():
+        yield
+
+
+def split(pixel: Any, height: int, width: int) -> tuple[Any, Any, Any]:
+    """Image, row and column of a pixel in a batch of maps."""
+    return (
+        T.bind(pixel // (height * width)),
+        T.bind(pixel % (height * width) // width),
+        T.bind(pixel % width),
+    )
+
+
+def matrix_views(made: Kernel, problem: Problem, epilogue: Epilogue, batch: Any) -> dict[str, Any]:
+    """The input, the result and what is added to it as matrices: a row a pixel."""
+    shape = problem.shape
+    sizes = {
+        "x": (batch * (shape.height * shape.width), shape.channels),
+        "out": (batch * problem.pixels, shape.outputs),
+    }
+    types = {"x": problem.dtype, "out": epilogue.out.dtype}
+    if epilogue.residual is not None:
+        sizes["residual"], types["residual"] = sizes["out"], epilogue.residual.dtype
+    views = {}
+    for name, size in sizes.items():
+        views[name] = T.decl_buffer(size, types[name], data=made[name].data)
+        IRBuilder.name(name, views[name])
+    return views
+
+
+def load_word(view: Any, row: Any, group: Any, quad: Any, inside: Any, problem: Problem) -> Any:
+    """Four channels of a pixel as an int32: zero where it is not ``inside`` its map."""
+    first = group * problem.channels + quad * QUAD
+    zero = T.int32(0)
+    if problem.channels % QUAD == 0:
+        value = view.vload([row, first], dtype=f"{problem.dtype}x{QUAD}")
+        return T.if_then_else(inside, T.reinterpret(value, dtype="int32"), zero)
+    word = zero
+    for byte in range(QUAD):
+        there = tirx.all(inside, quad * QUAD + byte < problem.channels)
+        value = T.reinterpret(view[row, first + byte], dtype="uint8").astype("int32")
+        word = word | (T.if_then_else(there, value, zero) << T.int32(8 * byte))
+    return word
