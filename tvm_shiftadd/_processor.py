@@ -1,7 +1,8 @@
-"""The vector instructions of the processor this runs on."""
+"""The processor this runs on: its family and its vector instructions."""
 
 from __future__ import annotations
 
+import platform
 import re
 from collections.abc import Iterable
 from functools import cache
@@ -29,6 +30,12 @@ def vector_names(features: Iterable[str]) -> frozenset[str]:
     alike = (_LINUX.get(name, name).lower() for name in features)
     plain = (name.translate({ord(sign): None for sign in "._-"}) for name in alike)
     return frozenset(name for name in plain if name in _ALIKE or _X86.match(name))
+
+
+def machine() -> str:
+    """The processor's family as LLVM and the GNU tools name it: "x86_64", "aarch64"."""
+    name = platform.machine().lower()
+    return {"amd64": "x86_64", "arm64": "aarch64"}.get(name, name)
 
 
 @cache

@@ -13,14 +13,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tvm_shiftadd._processor import vector_features, vector_names
+from tvm_shiftadd._processor import machine, vector_features, vector_names
 from tvm_shiftadd.errors import ArtifactError, DataError
-from tvm_shiftadd.manifest import LIBRARY, Manifest, TargetInfo, TensorInfo
+from tvm_shiftadd.manifest import FEATURES, LIBRARY, TRIPLE, Manifest, TargetInfo, TensorInfo
 
 Array = NDArray[Any]
-
-#: Attribute of a target: what the processor must have to run the library.
-_FEATURES = "features"
 
 #: Libraries this process has opened: path -> SHA-256. The dynamic loader gives the old library
 #: back when a path is opened twice, even if the file was replaced in between.
@@ -158,14 +155,15 @@ def _check_input(info: TensorInfo, array: Any) -> Array:
 
 
 def pinned(target: TargetInfo) -> TargetInfo:
-    """With the vector features that the code may use written down, as this system names them."""
+    """With the machine and the vector features that the code is for, as Linux names these."""
     from tvm_shiftadd.target import CPUTarget, cpu
 
     attributes = target.attributes
     mcpu, mattr = str(attributes.get("mcpu", "host")), attributes.get("mattr")
     listed = tuple(map(str, mattr)) if isinstance(mattr, (list, tuple)) else ()
-    used = vector_names(cpu.features(CPUTarget(mcpu=mcpu, mattr=listed)))
-    return TargetInfo(target.kind, {**attributes, _FEATURES: sorted(used)})
+    chosen = CPUTarget(mcpu=mcpu, mattr=listed, mtriple=str(attributes.get("mtriple", "")))
+    used = sorted(vector_names(cpu.features(chosen)))
+    return TargetInfo(target.kind, {**attributes, TRIPLE: cpu.triple(chosen), FEATURES: used})
 
 
 def open_library(path: Path, content: bytes, described: Manifest) -> Any:
@@ -177,7 +175,7 @@ def open_library(path: Path, content: bytes, described: Manifest) -> Any:
     import tvm
 
     _check_tvm(described, tvm.__version__)
-    _check_processor(described)
+    check_processor(described)
     digest = described.files[LIBRARY].sha256
     try:
         if _opened.setdefault(str(path), digest) == digest:
@@ -207,9 +205,20 @@ def _release(version: str) -> list[str]:
     return version.split(".")[:2]
 
 
-def _check_processor(described: Manifest) -> None:
-    """Refuse code with instructions that this processor lacks: it would end the process."""
-    needed, present = described.target.attributes.get(_FEATURES), vector_features()
+def check_processor(described: Manifest) -> None:
+    """Refuse code with instructions that this processor lacks: it would end the process.
+
+    Raises :class:`ArtifactError`.
+    """
+    attributes = described.target.attributes
+    triple = str(attributes.get(TRIPLE, ""))
+    family = triple.split("-", 1)[0].replace("arm64", "aarch64")
+    if triple and family != machine():
+        raise ArtifactError(
+            f"the artifact is for machines of {triple}, this one is {machine()}; run it there, or "
+            "compile the model for this machine"
+        )
+    needed, present = attributes.get(FEATURES), vector_features()
     if not isinstance(needed, list) or present is None:
         return
     missing = sorted(vector_names(map(str, needed)) - vector_names(present))

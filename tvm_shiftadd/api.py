@@ -126,13 +126,15 @@ def compile(
 
     Raises DataError for unusable calibration data, InputError for an unknown target or option, for
     a database of another target and for a budget out of reach, ConversionError where the integers
-    cannot be proved safe or a largest drop cannot be held, CompileError.
+    cannot be proved safe or a largest drop cannot be held, CompileError, and DependencyError
+    without a cross linker for a target that needs one.
     """
-    from tvm_shiftadd.target import cpu
+    from tvm_shiftadd.target import cpu, link
 
     resolved = parse(target)
     # They may refuse; the conversion takes long.
     cpu.tvm_target(host(resolved))
+    link.check_linker(host(resolved).mtriple)
     _tuned(database, resolved)
     if isinstance(resolved, AcceleratorTarget):
         accelerator.backend(resolved.kind).check(resolved.machine)

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tvm_shiftadd import __version__, _contents, _directory, _json, _runtime, manifest
-from tvm_shiftadd.errors import ArtifactError, DependencyError, ProgramError
+from tvm_shiftadd.errors import ArtifactError, CompileError, DependencyError, ProgramError
 from tvm_shiftadd.manifest import (
     FileEntry,
     IntegerSpecification,
@@ -27,7 +27,7 @@ from tvm_shiftadd.manifest import (
     TargetInfo,
     TensorInfo,
 )
-from tvm_shiftadd.target import DeviceChoice, accelerator, runtime
+from tvm_shiftadd.target import DeviceChoice, accelerator, link, runtime
 
 if TYPE_CHECKING:
     from tvm import relax
@@ -154,15 +154,18 @@ class Artifact:
         if isinstance(self._library, Path):
             path.write_bytes(self._read_library())
             return
+        triple = str(self._manifest.target.attributes.get("mtriple", ""))
         try:
-            self._library.export_library(str(path))
-        except RuntimeError as error:
+            link.export_library(self._library, str(path), triple)
+        except (RuntimeError, CompileError) as error:
             # The linker reports a full disk in words of its own, or is killed by it.
             if "No space left" in str(error) or shutil.disk_usage(path.parent).free < (1 << 20):
                 raise ArtifactError(
                     f"could not write {path.name}: No space left on device; "
                     "an existing output was left as it was"
                 ) from error
+            if isinstance(error, CompileError):
+                raise
             first = str(error).strip().splitlines()[0] if str(error).strip() else "no message"
             raise DependencyError(
                 "linking the library needs a C++ compiler (g++ or clang++ on the PATH) "
@@ -268,6 +271,7 @@ class Artifact:
     def _open(self) -> Any:
         if isinstance(self._library, Path):
             return _runtime.open_library(self._library, self._read_library(), self._manifest)
+        _runtime.check_processor(self._manifest)
         return self._library
 
     def _read_library(self) -> bytes:

@@ -14,6 +14,8 @@ from importlib import metadata
 from typing import Any, Literal
 
 from tvm_shiftadd._processor import vector_features
+from tvm_shiftadd.target import link
+from tvm_shiftadd.target.processor import TRIPLES
 
 Status = Literal["ok", "missing", "wrong", "optional", "note"]
 
@@ -87,6 +89,7 @@ def diagnose() -> Diagnosis:
             *_tvm(),
             _plugin(),
             _compiler(),
+            *(_cross_linker(triple) for triple in TRIPLES if link.is_foreign(triple)),
             _processor(),
             _gpu(),
             *(_optional(*row) for row in OPTIONAL),
@@ -145,6 +148,13 @@ def _compiler() -> Check:
             "C++ compiler", "missing", "none on the PATH", "install g++ or clang (links libraries)"
         )
     return Check("C++ compiler", "ok", found)
+
+
+def _cross_linker(triple: str) -> Check:
+    name, found = f"linker for {triple}", link.linker(triple)
+    if not found:
+        return Check(name, "optional", "not installed (other machines)", link.remedy(triple))
+    return Check(name, "ok", " ".join(found))
 
 
 def _processor() -> Check:

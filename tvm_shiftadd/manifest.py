@@ -33,6 +33,9 @@ REPORT = "report.json"
 CONTENTS = frozenset({LIBRARY, WEIGHTS, REPORT})
 BESIDE = {"vta": re.compile(r"regions\.json|region-[0-9]{3}\.vta")}
 
+#: Attributes of a target that are worked out from the others: what its code needs.
+FEATURES, TRIPLE = "features", "triple"
+
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 
 
@@ -60,6 +63,11 @@ class TargetInfo(_Strict, frozen=True):
 
     kind: str
     attributes: dict[str, str | int | bool | list[str]] = {}
+
+    @property
+    def asked(self) -> dict[str, str | int | bool | list[str]]:
+        """The attributes without those that were worked out: what a target is read from."""
+        return {k: v for k, v in self.attributes.items() if k not in (FEATURES, TRIPLE)}
 
 
 class TensorInfo(_Strict, frozen=True):

@@ -62,6 +62,11 @@ def artifact() -> Artifact:
 
 
 @pytest.fixture(scope="session")
+def adding() -> tvm.IRModule:
+    return module(relax.op.add)
+
+
+@pytest.fixture(scope="session")
 def subtracting() -> Artifact:
     return wrap(build(relax.op.subtract))
 

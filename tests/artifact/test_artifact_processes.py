@@ -138,10 +138,10 @@ def test_another_processor_is_refused(artifact, saved, monkeypatch, mcpu) -> Non
     present = {"avx", "sse4_1", "sse4_2"}
     monkeypatch.setattr(_runtime, "vector_features", lambda: frozenset(present))
     with pytest.raises(ArtifactError, match="avx2"):
-        _runtime._check_processor(described)
+        _runtime.check_processor(described)
     every = {"amx_tile", *map(str, target.attributes["features"])}
     monkeypatch.setattr(_runtime, "vector_features", lambda: frozenset(every))
-    _runtime._check_processor(described)
+    _runtime.check_processor(described)
 
 
 @pytest.mark.skipif(vector_features() is None, reason="the system does not tell its features")

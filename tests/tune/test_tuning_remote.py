@@ -103,7 +103,7 @@ def test_weights_are_packed_by_this_machine_whatever_the_target_is(
         built.append(str(target.attrs.get("mcpu", "")))
         return compile_(mod, target=target)
 
-    def load(lent: Any, executable: Any) -> Any:
+    def load(lent: Any, executable: Any, triple: str) -> Any:
         sent.append(executable)
         return {"main": lambda *tensors: None}
 

@@ -27,8 +27,6 @@ Progress = Callable[[str, int, int], None]
 
 #: Runs that make one sample, at most, and seconds for them.
 _BLOCK, _SECONDS = 20, 0.2
-#: What a target's attributes hold that its code is not compiled from.
-_DESCRIPTION = "features"
 
 
 @dataclass(frozen=True)
@@ -100,8 +98,8 @@ def profile(
     """
     arrays = _runtime.check_inputs(artifact.inputs, feed)
     described = machines.describe()
-    attributes = dict(artifact.manifest.target.attributes)
-    target = host(parse({k: v for k, v in attributes.items() if k != _DESCRIPTION} or "cpu"))
+    _runtime.check_processor(artifact.manifest)
+    target = host(parse(artifact.manifest.target.asked or "cpu"))
     progress("peaks", 0, 1)
     peaks = measured.measure(target, threads)
     machine = artifact.machine(threads)
@@ -122,7 +120,7 @@ def profile(
     return Profile(
         model=artifact.manifest.source.name,
         batch=batch,
-        target=attributes,
+        target=dict(artifact.manifest.target.attributes),
         rounds=rounds,
         machine=described,
         peaks=peaks,

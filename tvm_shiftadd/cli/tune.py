@@ -138,7 +138,7 @@ def _target_of(artifact: Artifact) -> Target:
     from tvm_shiftadd.target.accelerator import BACKENDS, backend
 
     described = artifact.manifest.target
-    attributes = {name: value for name, value in described.attributes.items() if name != "features"}
+    attributes = described.asked
     if described.kind in BACKENDS:
         machine = backend(described.kind).machine_of(attributes)
         return AcceleratorTarget(described.kind, machine)

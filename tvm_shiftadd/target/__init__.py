@@ -9,24 +9,28 @@ from typing import Any
 
 from tvm_shiftadd.errors import InputError
 from tvm_shiftadd.target.accelerator import BACKENDS, AcceleratorTarget, DeviceChoice
-from tvm_shiftadd.target.processor import KERNELS, CPUTarget, cpu_target
+from tvm_shiftadd.target.processor import AARCH64, KERNELS, CPUTarget, cpu_target
 
 __all__ = ["KERNELS", "AcceleratorTarget", "CPUTarget", "DeviceChoice", "Target", "host", "parse"]
 
 Target = CPUTarget | AcceleratorTarget
 
-#: This machine's processor with all its vector instructions, and any processor of its family: on
-#: x86-64 one with AVX2 (x86-64-v3).
-_NAMED = ("cpu", "cpu:generic")
+#: This machine's processor with all its vector instructions, any processor of its family (on
+#: x86-64 one with AVX2, x86-64-v3), and any AArch64 processor under Linux.
+_NAMED = {
+    "cpu": CPUTarget(),
+    "cpu:generic": CPUTarget(mcpu="generic"),
+    "cpu:aarch64": CPUTarget(mcpu="generic", mtriple=AARCH64),
+}
 
 
 def parse(text: str | Path | Mapping[str, Any] | Target) -> Target:
     """Target from a name, a mapping, JSON text, or a path to a JSON file.
 
-    Names: "cpu", "cpu:generic"; "vta", "vta:MACHINE" with the name of a machine or a JSON file of
-    its parameters. A processor's mapping has "kind" ("llvm") and optionally "mcpu", "mattr" (a
-    list), "num_threads" and "kernels"; an accelerator's has "kind" ("vta") and optionally "machine"
-    and "host", a processor's mapping.
+    Names: "cpu", "cpu:generic", "cpu:aarch64"; "vta", "vta:MACHINE" with the name of a machine or a
+    JSON file of its parameters. A processor's mapping has "kind" ("llvm") and optionally "mcpu",
+    "mattr" (a list), "num_threads", "kernels" and "mtriple"; an accelerator's has "kind" ("vta")
+    and optionally "machine" and "host", a processor's mapping.
     Raises InputError, which lists what exists, for anything else; that a machine exists is checked
     when it is compiled for.
     """
@@ -35,10 +39,8 @@ def parse(text: str | Path | Mapping[str, Any] | Target) -> Target:
     if isinstance(text, Mapping):
         return _from_mapping(text)
     name = str(text)
-    if name == "cpu":
-        return CPUTarget()
-    if name == "cpu:generic":
-        return CPUTarget(mcpu="generic")
+    if name in _NAMED:
+        return _NAMED[name]
     kind, _, machine = name.partition(":")
     if kind in BACKENDS:
         return AcceleratorTarget(kind, machine)

@@ -15,6 +15,7 @@ from tvm_shiftadd.errors import CompileError, VerificationError
 from tvm_shiftadd.target import CPUTarget
 from tvm_shiftadd.target.batch import AddSingle
 from tvm_shiftadd.target.calls import CallRecord
+from tvm_shiftadd.target.processor import AARCH64, gnu_triple
 from tvm_shiftadd.topi.schedules.cpu import schedule_function
 from tvm_shiftadd.topi.schedules.cpu.dot.function import COMPUTED_BY
 from tvm_shiftadd.topi.schedules.cpu.dot.graph import FuseLayers
@@ -30,7 +31,7 @@ _BASELINE_LANES = 8
 _OPAQUE = 8
 #: Functions that compute the dialect's operators, alone or fused with others.
 _DIALECT = "shiftadd_"
-_BASELINES = {"x86_64": "x86-64-v3", "aarch64": "generic", "arm64": "generic"}
+_BASELINES = {"x86_64": "x86-64-v3"}
 
 
 def tvm_target(target: CPUTarget) -> tvm.target.Target:
@@ -42,14 +43,16 @@ def tvm_target(target: CPUTarget) -> tvm.target.Target:
     Raises CompileError if LLVM does not know the processor or a feature, and for an x86-64
     processor without AVX2, on which LLVM makes multiplications of shifts by varying amounts.
     """
-    fields: dict[str, Any] = {"kind": target.kind, "mcpu": _processor(target.mcpu)}
-    if not codegen.llvm_is_valid_cpu(fields["mcpu"], codegen.llvm_get_system_triple()):
+    machine, fields = triple(target).split("-", 1)[0], _machine_fields(target)
+    fields["mcpu"] = _processor(target.mcpu, machine)
+    if not codegen.llvm_is_valid_cpu(fields["mcpu"], _llvm_triple(target)):
+        example = "cortex-a76" if target.mtriple == AARCH64 else "x86-64-v3"
         raise CompileError(
-            f"expected mcpu to be a processor that LLVM knows, got {target.mcpu!r}; "
-            'use "host", "generic" or a name such as "x86-64-v3"'
+            f"expected mcpu to be a processor that LLVM knows for {triple(target)}, got "
+            f'{target.mcpu!r}; use "generic" or a name such as "{example}"'
         )
     if target.mattr:
-        known = _known_features()
+        known = _known_features(target)
         wrong = [a for a in target.mattr if not re.match(r"[+-]", a) or a[1:] not in known]
         if wrong:
             raise CompileError(
@@ -60,12 +63,30 @@ def tvm_target(target: CPUTarget) -> tvm.target.Target:
     if mattr:
         fields["mattr"] = mattr
     resolved = tvm.target.Target(fields)
-    if _machine() == "x86_64" and not _has("avx2", resolved):
+    if machine == "x86_64" and not _has("avx2", resolved):
         raise CompileError(
             f"expected a processor with AVX2, got {target.mcpu!r}: without it LLVM turns shifts "
             'into multiplications; use "x86-64-v3" or a newer processor'
         )
     return resolved
+
+
+def triple(target: CPUTarget) -> str:
+    """The machine and system that code for the target runs on, as the GNU tools write it."""
+    return target.mtriple or gnu_triple(str(codegen.llvm_get_system_triple()))
+
+
+def _llvm_triple(target: CPUTarget) -> str:
+    """The same for LLVM, which takes the system to be unknown where the vendor is left out."""
+    if not target.mtriple:
+        return str(codegen.llvm_get_system_triple())
+    machine, system = target.mtriple.split("-", 1)
+    return f"{machine}-unknown-{system}"
+
+
+def _machine_fields(target: CPUTarget) -> dict[str, Any]:
+    """A TVM target's fields that say which machine it is."""
+    return {"kind": target.kind} | ({"mtriple": _llvm_triple(target)} if target.mtriple else {})
 
 
 def features(target: CPUTarget) -> frozenset[str]:
@@ -84,17 +105,14 @@ def _masked(processor: str) -> list[str]:
     return sorted(f"-{feature}" for feature in promised if vector_names([feature]) - shown)
 
 
-def _known_features() -> frozenset[str]:
-    """The features of all processors of this machine's family."""
+def _known_features(target: CPUTarget) -> frozenset[str]:
+    """The features of all processors of a target's family."""
+    family = _machine_fields(target)
     names: set[str] = set()
-    for mcpu in codegen.llvm_get_cpu_archlist(tvm.target.Target({"kind": "llvm"})):
-        one = tvm.target.Target({"kind": "llvm", "mcpu": str(mcpu)})
+    for mcpu in codegen.llvm_get_cpu_archlist(tvm.target.Target(family)):
+        one = tvm.target.Target(family | {"mcpu": str(mcpu)})
         names.update(map(str, codegen.llvm_get_cpu_features(one)))
     return frozenset(names)
-
-
-def _machine() -> str:
-    return str(codegen.llvm_get_system_triple()).split("-", 1)[0]
 
 
 def build(
@@ -141,7 +159,9 @@ def build(
             )
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[-1]
-        raise CompileError(f"TVM could not compile for {target.mcpu}: {reason}") from error
+        raise CompileError(
+            f"TVM could not compile for {target.mcpu} ({triple(target)}): {reason}"
+        ) from error
 
 
 def assembly(executable: Any) -> str:
@@ -179,11 +199,11 @@ def _has(feature: str, target: tvm.target.Target) -> bool:
     return bool(codegen.target_has_features(feature, target))
 
 
-def _processor(mcpu: str) -> str:
+def _processor(mcpu: str, machine: str) -> str:
     if mcpu == "host":
         return str(codegen.llvm_get_system_cpu())
     if mcpu == "generic":
-        return _BASELINES.get(_machine(), "generic")
+        return _BASELINES.get(machine, "generic")
     return mcpu
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +11,9 @@ from tvm_shiftadd.errors import InputError
 
 #: How layers are computed: by the fastest instructions that give the same integers, or by shifts.
 KERNELS = ("auto", "shift")
+#: Machines that another one can compile for, as the GNU tools name them.
+AARCH64, X86_64 = "aarch64-linux-gnu", "x86_64-linux-gnu"
+TRIPLES = (AARCH64, X86_64)
 
 
 @dataclass(frozen=True)
@@ -24,6 +28,9 @@ class CPUTarget:
     ``kernels`` is "auto" for the fastest instructions that give the integers of the definition
     (dot products of bytes, or AVX2's products of 16 bits), or "shift" for real shifts everywhere,
     which holds no multiplication of data.
+
+    ``mtriple`` is one of ``TRIPLES`` where the machine that runs the network is another than the
+    one that compiles; "" is this one. Linking then needs a cross linker.
     """
 
     kind: str = "llvm"
@@ -31,6 +38,7 @@ class CPUTarget:
     mattr: tuple[str, ...] = ()
     num_threads: int | None = None
     kernels: str = "auto"
+    mtriple: str = ""
 
     def as_dict(self) -> dict[str, Any]:
         """The mapping that ``parse`` reads back."""
@@ -41,20 +49,41 @@ class CPUTarget:
             fields["num_threads"] = self.num_threads
         if self.kernels != KERNELS[0]:
             fields["kernels"] = self.kernels
+        if self.mtriple:
+            fields["mtriple"] = self.mtriple
         return fields
+
+
+def gnu_triple(triple: str) -> str:
+    """A triple as the GNU tools write it, without the vendor: "x86_64-linux-gnu".
+
+    Only those of Linux are rewritten.
+    """
+    return re.sub(r"^(\w+)-\w+-linux-", r"\1-linux-", triple)
 
 
 def cpu_target(fields: Mapping[str, Any], choices: str) -> CPUTarget:
     """The target of a mapping. Raises InputError; ``choices`` says which targets there are."""
-    known = {"kind", "mcpu", "mattr", "num_threads", "kernels"}
+    known = {"kind", "mcpu", "mattr", "num_threads", "kernels", "mtriple"}
     unknown = sorted(set(fields) - known)
     if unknown:
         raise InputError(f"expected target fields {sorted(known)}, got also {unknown}; remove them")
-    kind, mcpu = fields.get("kind"), fields.get("mcpu", "host")
+    kind, triple = fields.get("kind"), fields.get("mtriple", "")
+    mcpu = fields.get("mcpu", "generic" if triple else "host")
     if kind != "llvm":
         raise InputError(f"unknown target kind {kind!r}; choose {choices}")
     if not isinstance(mcpu, str) or not mcpu:
         raise InputError(f"expected mcpu to be the name of a processor, got {mcpu!r}")
+    if not isinstance(triple, str) or (triple and gnu_triple(triple) not in TRIPLES):
+        raise InputError(
+            f"expected mtriple to be {' or '.join(map(repr, TRIPLES))}, got {triple!r}; "
+            "leave it out for the machine that compiles"
+        )
+    if triple and mcpu == "host":
+        raise InputError(
+            f"expected mcpu to name the processor of another machine ({triple}), "
+            'got "host", which is this one; use "generic" or a name such as "cortex-a76"'
+        )
     mattr = fields.get("mattr", ())
     if not isinstance(mattr, (list, tuple)) or not all(isinstance(item, str) for item in mattr):
         raise InputError(f'expected mattr to be a list of features like "+avx2", got {mattr!r}')
@@ -67,4 +96,4 @@ def cpu_target(fields: Mapping[str, Any], choices: str) -> CPUTarget:
         raise InputError(
             f"expected kernels to be {' or '.join(map(repr, KERNELS))}, got {kernels!r}"
         )
-    return CPUTarget(kind, mcpu, tuple(mattr), threads, kernels)
+    return CPUTarget(kind, mcpu, tuple(mattr), threads, kernels, gnu_triple(triple))

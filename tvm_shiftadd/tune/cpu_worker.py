@@ -36,6 +36,7 @@ class _Machine:
     def __init__(self, config: Mapping[str, Any]) -> None:
         target = CPUTarget(**config["target"])
         self.target, self.isa = cpu.tvm_target(target), check_target(target)
+        self.triple = target.mtriple
         self.threads = int(config["threads"])
         self.tracker, self.timeout = config.get("tracker"), float(config["timeout"])
         if self.tracker is None:
@@ -62,7 +63,7 @@ class _Machine:
         from tvm_shiftadd.tune import remote
 
         with remote.session(self.tracker, self.timeout) as found:
-            yield remote.load(found, executable), found.cpu()
+            yield remote.load(found, executable, self.triple), found.cpu()
 
 
 class CPUHandler:

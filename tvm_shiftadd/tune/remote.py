@@ -17,7 +17,8 @@ from typing import Any, Final
 
 from tvm import rpc
 
-from tvm_shiftadd.errors import DependencyError, DeviceError, InputError
+from tvm_shiftadd.errors import CompileError, DependencyError, DeviceError, InputError
+from tvm_shiftadd.target import link
 
 #: Seconds in which a tracker must answer, and attempts to get a server of it.
 _ANSWER, _ATTEMPTS = 5.0, 3
@@ -87,19 +88,22 @@ def _tracker(host: str, port: int, seconds: float) -> Iterator[Any]:
         socket.setdefaulttimeout(before)
 
 
-def load(lent: Any, executable: Any) -> Any:
-    """A compiled module, sent to a server and loaded there.
+def load(lent: Any, executable: Any, triple: str = "") -> Any:
+    """A compiled module, sent to a server and loaded there; ``triple`` is its target's ``mtriple``.
 
-    Raises DependencyError where it cannot be linked, and OSError where the disk is full.
+    Raises DependencyError where it cannot be linked, CompileError where a cross linker fails, and
+    OSError where the disk is full.
     """
     with tempfile.TemporaryDirectory(prefix="tvm-shiftadd-") as folder:
         path = Path(folder) / _LIBRARY
         try:
-            executable.export_library(str(path))
-        except (RuntimeError, TypeError) as error:
+            link.export_library(executable, str(path), triple)
+        except (RuntimeError, TypeError, CompileError) as error:
             # The linker has words of its own for that; without a compiler TVM calls None.
             if "No space left" in str(error):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), folder) from error
+            if isinstance(error, CompileError):
+                raise
             raise DependencyError(
                 "linking a candidate needs a C++ compiler (g++ or clang++ on the PATH)"
             ) from error

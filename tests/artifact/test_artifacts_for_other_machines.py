@@ -1,0 +1,176 @@
+"""Artifacts for a machine other than the one that compiles: AArch64 from x86-64, or the reverse."""
+
+from __future__ import annotations
+
+import stat
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tvm_shiftadd import _processor, _runtime, api, doctor
+from tvm_shiftadd._processor import machine
+from tvm_shiftadd.artifact import Artifact
+from tvm_shiftadd.errors import ArtifactError, CompileError, DependencyError, InputError
+from tvm_shiftadd.manifest import Source, TargetInfo, TensorInfo
+from tvm_shiftadd.target import CPUTarget, cpu, link, parse
+from tvm_shiftadd.target.processor import AARCH64, TRIPLES, X86_64
+from tvm_shiftadd.topi.schedules.cpu.dot.arm import DOTPROD, I8MM
+
+#: A machine that this one is not.
+OTHER = next(triple for triple in TRIPLES if link.is_foreign(triple))
+NEEDS_LINKER = pytest.mark.skipif(not link.linker(OTHER), reason=link.remedy(OTHER))
+#: What the header of an ELF file says its code is for.
+ELF_MACHINES = {X86_64: 62, AARCH64: 183}
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("cpu:aarch64", CPUTarget(mcpu="generic", mtriple=AARCH64)),
+        ({"kind": "llvm", "mtriple": "aarch64-unknown-linux-gnu"}, parse("cpu:aarch64")),
+        (
+            {"kind": "llvm", "mtriple": AARCH64, "mcpu": "cortex-a76"},
+            CPUTarget(mcpu="cortex-a76", mtriple=AARCH64),
+        ),
+    ],
+)
+def test_targets_are_read_and_written(text, expected) -> None:
+    assert parse(text) == expected
+    assert parse(expected.as_dict()) == expected
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"mtriple": "armv7l-linux-gnueabihf"}, AARCH64),
+        ({"mtriple": "aarch64"}, AARCH64),
+        ({"mtriple": 64}, AARCH64),
+        ({"mtriple": None}, AARCH64),
+        ({"mtriple": AARCH64, "mcpu": "host"}, "cortex-a76"),
+    ],
+)
+def test_what_names_no_machine_is_refused(fields, said) -> None:
+    with pytest.raises(InputError, match=said):
+        parse({"kind": "llvm", **fields})
+
+
+def arm(mcpu: str, *mattr: str) -> CPUTarget:
+    return CPUTarget(mcpu=mcpu, mattr=mattr, mtriple=AARCH64)
+
+
+def test_processor_and_features_are_those_of_the_machines_family() -> None:
+    assert "dotprod" in cpu.features(arm("cortex-a76"))
+    assert "i8mm" in cpu.features(arm("cortex-a76", "+i8mm"))
+    with pytest.raises(CompileError, match=r"znver4.*cortex-a76"):
+        cpu.tvm_target(arm("znver4"))
+    with pytest.raises(CompileError, match=r"\+avx2"):
+        cpu.tvm_target(arm("generic", "+avx2"))
+    with pytest.raises(CompileError, match="AVX2"):
+        cpu.tvm_target(CPUTarget(mcpu="x86-64", mtriple=X86_64))
+
+
+def test_the_best_instructions_of_a_processor_are_taken() -> None:
+    expected = {
+        "generic": None,
+        "cortex-a72": None,
+        "cortex-a76": DOTPROD,
+        "neoverse-n1": DOTPROD,
+        "neoverse-v1": I8MM,
+        "apple-m2": I8MM,
+    }
+    assert {mcpu: cpu.instruction_set(arm(mcpu)) for mcpu in expected} == expected
+    assert cpu.vector_lanes(cpu.tvm_target(arm("cortex-a76"))) == 8
+
+
+def test_the_manifest_says_machine_and_features() -> None:
+    found = pinned(arm("cortex-a76"))
+    assert found.attributes["triple"] == AARCH64
+    assert found.attributes["features"] == ["asimd", "asimddp", "asimdhp"]
+    assert parse(found.asked) == arm("cortex-a76")
+    here = pinned(CPUTarget())
+    assert str(here.attributes["triple"]).split("-")[0].replace("arm64", "aarch64") == machine()
+    assert parse(here.asked) == CPUTarget()
+
+
+def pinned(target: CPUTarget) -> TargetInfo:
+    return _runtime.pinned(TargetInfo("cpu", target.as_dict()))
+
+
+@pytest.fixture(scope="module")
+def elsewhere(adding) -> Artifact:
+    """x + w, compiled for the other machine."""
+    target = CPUTarget(mcpu="generic", mtriple=OTHER)
+    return Artifact(
+        cpu.build(adding, target, data_inputs=1),
+        {"w": np.arange(4, dtype=np.float32)},
+        source=Source(name="tiny.onnx", sha256="0" * 64, format="onnx"),
+        target=TargetInfo("cpu", target.as_dict()),
+        inputs=[TensorInfo("x", (-1, 4), "float32")],
+        outputs=[TensorInfo("y", (-1, 4), "float32")],
+    )
+
+
+def test_it_does_not_run_here(elsewhere: Artifact) -> None:
+    with pytest.raises(ArtifactError, match=f"machines of {OTHER}, this one is {machine()}"):
+        elsewhere.run(np.zeros((1, 4), np.float32))
+
+
+@NEEDS_LINKER
+def test_it_is_linked_for_the_other_machine(elsewhere: Artifact, tmp_path: Path) -> None:
+    elsewhere.save(tmp_path / "out")
+    library = (tmp_path / "out" / "library.so").read_bytes()
+    assert library[:4] == b"\x7fELF"
+    assert int.from_bytes(library[18:20], "little") == ELF_MACHINES[OTHER]
+    loaded = Artifact.load(tmp_path / "out")
+    assert loaded.manifest.target.attributes["mtriple"] == OTHER
+    with pytest.raises(ArtifactError, match=OTHER):
+        loaded.run(np.zeros((1, 4), np.float32))
+
+
+def test_code_for_this_machine_is_refused_on_another(
+    saved: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_processor.platform, "machine", lambda: "riscv64")
+    with pytest.raises(ArtifactError, match="this one is riscv64"):
+        Artifact.load(saved).run(np.zeros((1, 4), np.float32))
+
+
+@pytest.fixture
+def no_linker(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(link, "linker", lambda _: ())
+
+
+@pytest.mark.usefixtures("no_linker")
+def test_a_missing_linker_is_said_before_the_work(
+    elsewhere: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = "g++-" + OTHER.replace("_", "-")
+    target = {"kind": "llvm", "mtriple": OTHER}
+    with pytest.raises(DependencyError, match=rf"{OTHER}.*{package.replace('+', '.')}"):
+        api.compile("no model is read.onnx", target=target, calibration={})
+    with pytest.raises(DependencyError, match=OTHER):
+        elsewhere.save(tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    monkeypatch.setattr(doctor, "_tvm", lambda: ())
+    check = next(c for c in doctor.diagnose().checks if c.name == f"linker for {OTHER}")
+    assert check.status == "optional" and package in check.remedy
+
+
+def test_a_linker_that_fails_is_quoted_with_its_command(
+    elsewhere: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tool = tmp_path / f"{OTHER}-g++"
+    tool.write_text("#!/bin/sh\necho 'ld: error: no such emulation' >&2\nexit 1\n")
+    tool.chmod(tool.stat().st_mode | stat.S_IXUSR)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    assert link.linker(OTHER) == (str(tool),)
+    with pytest.raises(CompileError, match=rf"no such emulation.*{OTHER}-g\S+ -shared -o"):
+        elsewhere.save(tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_this_machine_needs_no_cross_linker() -> None:
+    assert not link.is_foreign("")
+    assert not any(link.is_foreign(t) for t in TRIPLES if t.split("-")[0] == machine())
+    assert link.is_foreign(OTHER)
