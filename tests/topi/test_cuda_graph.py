@@ -104,3 +104,21 @@ def test_products_are_those_of_four_bytes(dtype: str, instruction: str) -> None:
     text = source(kernel, 61)
     assert instruction in text
     assert "float" not in text[text.index("__global__") :]
+
+
+@pytest.mark.parametrize(("dtype", "kind"), [("int8", "s8"), ("uint8", "u8")])
+def test_whole_pieces_of_channels_go_to_tensor_cores(dtype: str, kind: str) -> None:
+    def make(emit: Callable[[Any], Any], x: Any) -> Any:
+        packed, bias = weights(3 * 3 * 32, 40, 1)
+        return emit(ops.conv2d(x, packed, bias, **CONV))
+
+    (kernel,) = kernels(fused(make, ((8, 8, 32), dtype))).values()
+    text = source(kernel)
+    body = text[text.index("__global__") :]
+    assert f"mma.sync.aligned.m16n8k32.row.col.s32.{kind}.s8.s32" in text
+    assert "ldmatrix.sync" in text and "cp.async" in text
+    # Codes of one term are decoded in registers; copies are waited for once in each turn.
+    assert "shiftadd_decode4" in body
+    assert body.count("__syncthreads") == 1
+    older = kernels(fused(make, ((8, 8, 32), dtype), arch=75))
+    assert list(older) == ["shiftadd_cuda_tile_dot"]

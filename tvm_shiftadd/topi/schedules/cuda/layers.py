@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -11,10 +11,14 @@ from tvm_shiftadd.topi.schedules.cpu.dot.chains import Chain
 from tvm_shiftadd.topi.schedules.cpu.dot.layers import is_adder, layer_shape
 
 from .epilogue import Epilogue
-from .parameters import TileParameters
-from .problem import Problem
+from .matrix import matrix
+from .parameters import MatrixParameters, TileParameters
+from .problem import Problem, Shapes
 from .tile import tile
-from .weights import pack_words
+from .weights import pack_fragments, pack_words
+
+#: The first compute capability whose tensor cores take bytes as the kernels hand them over.
+TENSOR_CORES = 80
 
 
 @dataclass(frozen=True)
@@ -27,7 +31,7 @@ class LayerKernel:
     """
 
     pack: Callable[[Any], Any]
-    build: Callable[[Epilogue, Any, tuple[Sequence[Any], Sequence[Any]]], tirx.PrimFunc]
+    build: Callable[[Epilogue, Any, Shapes], tirx.PrimFunc]
 
 
 def problem_of(chain: Chain) -> Problem | None:
@@ -41,9 +45,14 @@ def problem_of(chain: Chain) -> Problem | None:
 
 def layer_kernel(problem: Problem, batch: Any, arch: int) -> LayerKernel:
     """The kernel of a problem on a GPU of compute capability ``arch``, 80 for 8.0."""
-    parameters = TileParameters()
+    if arch >= TENSOR_CORES and problem.fits_matrix:
 
-    def build(epilogue: Epilogue, n: Any, shapes: Any) -> tirx.PrimFunc:
-        return tile(problem, epilogue, n, shapes, parameters)
+        def on_tensor_cores(epilogue: Epilogue, n: Any, shapes: Shapes) -> tirx.PrimFunc:
+            return matrix(problem, epilogue, n, shapes, MatrixParameters())
 
-    return LayerKernel(lambda weights: pack_words(weights, problem), build)
+        return LayerKernel(lambda weights: pack_fragments(weights, problem), on_tensor_cores)
+
+    def by_words(epilogue: Epilogue, n: Any, shapes: Shapes) -> tirx.PrimFunc:
+        return tile(problem, epilogue, n, shapes, TileParameters())
+
+    return LayerKernel(lambda weights: pack_words(weights, problem), by_words)

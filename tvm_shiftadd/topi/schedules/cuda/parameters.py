@@ -21,3 +21,18 @@ class TileParameters:
     down: int = 16
     pixels: int = 4
     depth: int = 8
+
+
+@dataclass(frozen=True)
+class MatrixParameters:
+    """How the kernel on tensor cores is cut up.
+
+    ``down x across`` warps make a block; each computes ``rows`` tiles of sixteen pixels times
+    ``panels`` panels of outputs. ``stages`` slabs of the reduction are in shared memory at a time.
+    """
+
+    down: int = 2
+    across: int = 2
+    rows: int = 4
+    panels: int = 1
+    stages: int = 4

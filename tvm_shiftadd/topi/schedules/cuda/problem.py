@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 from tvm_shiftadd.topi.schedules.cpu.geometry import ConvShape, round_up
 
 from .intrinsics import QUAD
+
+#: Bytes that are copied to shared memory at once.
+CHUNK = 16
+#: Bytes of the reduction that tensor cores take two products for, the least that is loaded.
+SLAB = 64
+
+#: The shapes of a kernel's input and its result.
+Shapes = tuple[Sequence[Any], Sequence[Any]]
 
 
 @dataclass(frozen=True)
@@ -56,3 +65,26 @@ class Problem:
     def padded_outputs(self) -> int:
         """Output channels of a group in the packed weights."""
         return round_up(self.outputs, QUAD)
+
+    # For tensor cores.
+
+    @property
+    def slabs(self) -> int:
+        """Slabs of the reduction, the last filled up with zeros."""
+        taps = self.shape.kernel[0] * self.shape.kernel[1]
+        return -(-taps * self.channels // SLAB)
+
+    @property
+    def panel_tiles(self) -> int:
+        """Tiles of eight outputs in a panel, whose outputs lie together in each thread."""
+        return 2 if self.outputs <= 16 else 4
+
+    @property
+    def panel(self) -> int:
+        """Outputs of a panel."""
+        return 8 * self.panel_tiles
+
+    @property
+    def fits_matrix(self) -> bool:
+        """Whether tensor cores can take it: inputs are copied sixteen bytes at a time."""
+        return self.kind == "dot" and self.channels % CHUNK == 0

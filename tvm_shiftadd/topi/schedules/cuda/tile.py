@@ -20,7 +20,7 @@ from tvm_shiftadd.topi.schedules.cpu.dot.function import Kernel, batch_size, ker
 from .epilogue import Epilogue, Writer
 from .intrinsics import QUAD, TOP_BITS, decode, distance, dot
 from .parameters import TileParameters
-from .problem import Problem
+from .problem import Problem, Shapes
 from .weights import packed_shape
 
 #: What separates the rows of inputs in shared memory, so that threads which store neighbouring
@@ -32,7 +32,7 @@ def tile(
     problem: Problem,
     epilogue: Epilogue,
     batch: Any,
-    shapes: tuple[tuple[Any, ...], tuple[Any, ...]],
+    shapes: Shapes,
     parameters: TileParameters,
 ) -> tirx.PrimFunc:
     """PrimFunc (x, weights, constants[, residual], out); ``shapes`` are those of x and out.
