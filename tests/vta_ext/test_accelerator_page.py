@@ -32,6 +32,7 @@ def test_the_numbers_of_the_page_are_the_defaults() -> None:
     assert f"requests of {p.burst_bytes} bytes" in PAGE
     assert f"{p.buffer_bytes:,} bytes and {p.outstanding} requests in flight" in PAGE
     assert f"{p.start_cycles} cycles to start" in PAGE
+    assert f"{p.alu_cycles} cycles to the last write" in PAGE
     configs = {preset.config for preset in presets.PRESETS.values()}
     assert {c.acc_latency for c in configs} == {4}
     # Those of the ULX3S are smaller, which its rows' clock and memory do not show.

@@ -47,8 +47,9 @@ def test_an_empty_program_takes_one_fetch() -> None:
 def test_a_matrix_instruction_takes_a_cycle_a_micro_op() -> None:
     gemm = isa.gemm("shift", uops=(0, 4), loops=(3, 5), dst=(4, 20))
     report = timed(gemm)
-    # Two instructions are fetched; 4 cycles to start, 60 micro-ops, 4 until the last is written.
+    # Two instructions are fetched; 4 cycles to start, 60 micro-ops, and the levels of the tree.
     assert report.cycles == FETCH + 4 + (4 + 60 + 4) + 1
+    assert timed(gemm, config=presets.SMALL).cycles == FETCH + 4 + (4 + 60 + 3) + 1
     assert report.gemm_micro_ops() == 60
     clear = timed(gemm.replace(reset=1))
     assert clear.cycles == report.cycles
@@ -68,7 +69,7 @@ def test_a_matrix_instruction_takes_a_cycle_a_micro_op() -> None:
 def test_an_alu_instruction_reads_an_operand_again_where_it_changes(
     instruction: Instruction, extra: int
 ) -> None:
-    assert timed(instruction).cycles == FETCH + 4 + (4 + 60 + extra + 4) + 1
+    assert timed(instruction).cycles == FETCH + 4 + (4 + 60 + extra + 5) + 1
 
 
 def test_a_load_takes_latency_and_beats() -> None:
@@ -101,7 +102,30 @@ def test_padding_takes_an_entry_a_cycle() -> None:
         "inp", sram_base=0, dram_base=0, x_size=1, y_pad=(15, 15), x_pad=(15, 15),
         tokens=Tokens(push_next=True),
     )  # fmt: skip
-    assert timed(load, wait).cycles == FETCH + 6 + 100 + 31 * 31 + 4 + 1
+    # The one element takes two beats.
+    assert timed(load, wait).cycles == FETCH + 6 + 100 + 31 * 31 + 1 + 4 + 1
+
+
+def test_requests_end_at_multiples_of_their_size() -> None:
+    """512 bytes from such a multiple on are two requests, other ones are three."""
+    wait = isa.gemm("shift", uops=(0, 0), tokens=Tokens(pop_prev=True))
+
+    def cycles(dram_base: int) -> int:
+        load = isa.load("inp", sram_base=0, dram_base=dram_base, x_size=32)
+        # With so little room each request pays the latency.
+        return timed(load.replace(push_next=1), wait, buffer_bytes=256).cycles
+
+    assert cycles(0) == cycles(16) == FETCH + 6 + 2 * 100 + 64 + 4 + 1
+    assert cycles(8) == cycles(0) + 100
+
+
+def test_a_load_begins_a_cycle_after_the_one_before() -> None:
+    load = isa.load("inp", sram_base=0, dram_base=0, x_size=1, y_pad=(15, 15), x_pad=(15, 15))
+    wait = isa.gemm("shift", uops=(0, 0), tokens=Tokens(pop_prev=True))
+    one = timed(load.replace(push_next=1), wait).cycles
+    two = timed(load, load.replace(push_next=1), wait).cycles
+    # What each of them loads is there in time, and two more beats of instructions come first.
+    assert two == one + 2 + 1 + 31 * 31 + 1
 
 
 def test_loads_overlap_each_other() -> None:

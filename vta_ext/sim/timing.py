@@ -44,12 +44,14 @@ class TimingParameters:
     #: Bytes and requests that load and store may each have in flight.
     buffer_bytes: int = 2048
     outstanding: int = 32
-    #: Cycles from the start of a GEMM or ALU instruction to its first micro-op. At the end the
-    #: pipeline empties, which takes the configuration's ``acc_latency``.
+    #: Cycles from the start of a GEMM or ALU instruction to its first micro-op.
     start_cycles: int = 4
+    #: Cycles from the last micro-op of an ALU instruction to its last write. Of a GEMM it is one
+    #: for each level of a row's tree, the configuration's ``log_block``.
+    alu_cycles: int = 5
 
     def __post_init__(self) -> None:
-        low = {"memory_latency": 0, "start_cycles": 0}
+        low = {"memory_latency": 0, "start_cycles": 0, "alu_cycles": 0}
         for name, value in vars(self).items():
             if type(value) is not int or not low.get(name, 1) <= value <= 1 << 30:
                 raise InputError(
@@ -134,16 +136,23 @@ class _Timing:
         return self.bus_free
 
     def _requests(self, move: access.Transfer) -> Iterator[int]:
-        """Sizes of the requests of a transfer; rows without gaps between them are one piece."""
-        row = move.columns * move.element
+        """Sizes of the requests of a transfer, which cross no multiple of ``burst_bytes``.
+
+        Rows without gaps between them are one piece.
+        """
+        row, burst = move.columns * move.element, self.p.burst_bytes
         pieces, size = (move.rows, row) if move.stride_bytes != row else (1, move.rows * row)
-        for _ in range(pieces):
-            for start in range(0, size, self.p.burst_bytes):
-                yield min(self.p.burst_bytes, size - start)
+        for piece in range(pieces):
+            start = move.dram_byte + piece * move.stride_bytes
+            end = start + size
+            while start < end:
+                following = min(start - start % burst + burst, end)
+                yield following - start
+                start = following
 
     def _transfer(self, engine: _Engine, move: access.Transfer) -> Process:
         """Issue the requests of ``move``, one a cycle while there is room; sets ``last_end``."""
-        first = self.clock.now + self.p.memory_latency
+        before, first = engine.last_end, self.clock.now + self.p.memory_latency
         for size in self._requests(move):
             while engine.flight and (
                 engine.flying + size > self.p.buffer_bytes
@@ -159,10 +168,11 @@ class _Timing:
             engine.flying += size
             engine.last_end = max(engine.last_end, end)
             yield self.clock.now + 1
-        # The buffer takes an entry a cycle, padding too, and as many small ones as a beat holds.
-        moved = move.rows * move.columns
-        beats = -(-moved // max(self.p.memory_bits // 8 // move.element, 1))
-        engine.last_end = max(engine.last_end, first + beats + move.entries - moved)
+        # The buffer takes a beat a cycle, or an entry of padding; and an instruction's entries come
+        # a cycle after those of the one before.
+        moved, beat = move.rows * move.columns, self.p.memory_bits // 8
+        writes = -(-moved * move.element // beat) + move.entries - moved
+        engine.last_end = max(engine.last_end, max(first, before + 1) + writes)
         name = move.memory.name
         self.bytes[name] = self.bytes.get(name, 0) + move.moved_bytes
 
@@ -283,8 +293,9 @@ class _Timing:
         count = access.micro_op_count(instruction)
         if not count:
             return self.p.start_cycles
-        work = count if instruction.kind.mode else count + self._extra_reads(instruction)
-        return self.p.start_cycles + work + self.config.acc_latency
+        if instruction.kind.mode:
+            return self.p.start_cycles + count + self.config.log_block
+        return self.p.start_cycles + count + self._extra_reads(instruction) + self.p.alu_cycles
 
     def _extra_reads(self, instruction: Instruction) -> int:
         """Cycles of an ALU instruction for operands from accumulators, which have one read port.
