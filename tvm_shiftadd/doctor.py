@@ -30,6 +30,7 @@ OPTIONAL = (
     ("onnxruntime", "peers", "comparison with other runtimes"),
     ("openvino", "peers", "comparison with other runtimes"),
     ("torch", "torch", "import from PyTorch"),
+    ("torchao", "peers-torch", "comparison with PyTorch's int8"),
     ("tflite", "tflite", "import from TensorFlow Lite"),
     ("xgboost", "tune", "tuning's cost model"),
     ("amaranth", "rtl", "hardware generation"),

@@ -13,6 +13,7 @@ import pytest
 from tvm_shiftadd import _json
 from tvm_shiftadd.bench import inputs, networks, peers, timing
 from tvm_shiftadd.bench.networks import OURS
+from tvm_shiftadd.bench.work import Prepared
 from tvm_shiftadd.data import Dataset
 from tvm_shiftadd.errors import DataError, InputError, ModelError, VerificationError
 
@@ -73,12 +74,12 @@ def test_a_missing_peer_is_a_line(task: networks.Task, monkeypatch: pytest.Monke
         networks.bench(task, names=["openvino"], asked=True, rounds=1)
 
 
-def broken(*_arguments: Any) -> peers.Run:
+def broken(*_arguments: Any) -> Prepared:
     raise RuntimeError("no kernel\nfor this")
 
 
-def wrong(*_arguments: Any) -> peers.Run:
-    return lambda: [np.ones((2, 5), np.float32)]
+def wrong(*_arguments: Any) -> Prepared:
+    return Prepared(lambda: [np.ones((2, 5), np.float32)], 0)
 
 
 @pytest.mark.parametrize(
@@ -88,7 +89,7 @@ def wrong(*_arguments: Any) -> peers.Run:
 def test_a_peer_that_fails_is_not_timed(
     task: networks.Task, monkeypatch: pytest.MonkeyPatch, start: Any, integer: bool, note: str
 ) -> None:
-    peer = peers.Peer("numpy", "float_model", "float", start, integer)
+    peer = peers.Peer(("numpy",), "peers", "float", start, integer)
     monkeypatch.setitem(peers.PEERS, "fake", peer)
     row = networks.bench(task, names=["fake"], rounds=1).groups[0].rows[1]
     assert note in row.note

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from tvm_shiftadd.bench import timing
 from tvm_shiftadd.bench.timing import Quartiles, Timing, interleaved
 
 
@@ -24,6 +25,14 @@ def test_calls_fill_the_block() -> None:
     calls = []
     interleaved({"only": lambda: calls.append(1)}, 1, pause=0, block=0.02)
     assert len(calls) > 10
+
+
+def test_a_long_call_is_not_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timing, "LONG", 0.0)
+    calls = []
+    found = interleaved({"only": lambda: calls.append(1)}, 2, pause=0, block=0.02)
+    assert len(calls) == 3
+    assert len(found["only"].wall) == 2
 
 
 def test_progress_is_told() -> None:

@@ -67,7 +67,7 @@ def task(
     if model is not None:
         outputs = run_float(model.graph, dict(sets[0]))
         reference = [outputs[name] for name in model.graph.outputs]
-    return Task(artifact, sets[0], sets, onnx, reference, where)
+    return Task(artifact, sets[0], sets, onnx, model, reference, where)
 
 
 def random_inputs(artifact: Artifact, batch: int) -> dict[str, Array]:

@@ -18,7 +18,7 @@ _CPUINFO = Path("/proc/cpuinfo")
 _CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
 
 #: Distributions whose versions decide what is measured.
-PACKAGES = ("apache-tvm", "numpy", "onnx", "onnxruntime", "openvino")
+PACKAGES = ("apache-tvm", "numpy", "onnx", "onnxruntime", "openvino", "torch", "torchao")
 
 
 @dataclass(frozen=True)

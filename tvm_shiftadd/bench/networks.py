@@ -16,11 +16,13 @@ from tvm_shiftadd.bench import peers
 from tvm_shiftadd.bench.agreement import Agreement, check_float, compare
 from tvm_shiftadd.bench.results import Table
 from tvm_shiftadd.bench.timing import Clock, Timing, interleaved
+from tvm_shiftadd.bench.work import Run, Work
 from tvm_shiftadd.convert.feeds import silent
 from tvm_shiftadd.errors import ModelError, ShiftAddError, VerificationError
 from tvm_shiftadd.target import runtime
 
 if TYPE_CHECKING:
+    from tvm_shiftadd.api import Model
     from tvm_shiftadd.artifact import Artifact
 
 Array = NDArray[Any]
@@ -97,15 +99,16 @@ class Task:
     """What is compared.
 
     ``feed``: inputs by name, batch included. ``calibration``: such sets for the peers' int8
-    models. ``model``: the ONNX file for the peers, None where there is none. ``reference``: the
-    float network's outputs for ``feed``, None where it is not known. ``inputs``: where they are
-    from, in words.
+    models. ``model``: the ONNX file for the peers, None where there is none; ``network``: the float
+    network, None where it is not known, and then so is ``reference``, its outputs for ``feed``.
+    ``inputs``: where they are from, in words.
     """
 
     artifact: Artifact
     feed: Mapping[str, Array]
     calibration: Sequence[Mapping[str, Array]]
     model: Path | None
+    network: Model | None
     reference: Sequence[Array] | None
     inputs: str
 
@@ -113,7 +116,7 @@ class Task:
 @dataclass(frozen=True)
 class _Participant:
     how: str
-    run: peers.Run
+    run: Run
     weight_bytes: int
     agreement: Agreement | None
 
@@ -121,7 +124,7 @@ class _Participant:
 def bench(
     task: Task,
     *,
-    names: Sequence[str] = tuple(peers.PEERS),
+    names: Sequence[str] = (),
     asked: bool = False,
     threads: Sequence[int] = (1,),
     rounds: int = 11,
@@ -137,9 +140,7 @@ def bench(
     described = machines.describe()
     groups = []
     with tempfile.TemporaryDirectory(prefix="tvm-shiftadd-bench-") as folder:
-        work = None
-        if task.model is not None and names:
-            work = peers.Work(task.model, task.feed, task.calibration, Path(folder))
+        work = Work(task.model, task.network, task.feed, task.calibration, Path(folder))
         for count in sorted(set(threads), reverse=True):
             groups.append(_group(task, work, list(names), asked, count, rounds, progress))
     manifest = task.artifact.manifest
@@ -156,7 +157,7 @@ def bench(
 
 def _group(
     task: Task,
-    work: peers.Work | None,
+    work: Work,
     names: list[str],
     asked: bool,
     threads: int,
@@ -202,21 +203,13 @@ def _ours(task: Task, threads: int) -> _Participant:
     return _Participant(how, run, machine.constant_bytes, agreement)
 
 
-def _peer(
-    name: str, work: peers.Work | None, reference: Sequence[Array] | None, threads: int
-) -> _Participant:
+def _peer(name: str, work: Work, reference: Sequence[Array] | None, threads: int) -> _Participant:
     peer = peers.PEERS[name]
     if not peer.installed:
         raise ModelError(peers.missing(name))
-    if work is None:
-        raise ModelError(
-            f"{name} needs the network as ONNX, which neither an artifact nor a checkpoint holds; "
-            "pass --onnx FILE"
-        )
-    model: Path = getattr(work, peer.model)
     try:
-        run = peer.start(model, work.feed, threads)
-        outputs = run()
+        prepared = peer.prepare(work, threads)
+        outputs = prepared.run()
     except Exception as error:
         first = str(error).strip().splitlines() or [type(error).__name__]
         raise ModelError(f"{name} could not run the model: {first[0]}") from error
@@ -225,7 +218,7 @@ def _peer(
         agreement = compare(name, outputs, reference)
         if not peer.integer:
             check_float(name, agreement)
-    return _Participant(peer.how, run, peers.weight_bytes(model), agreement)
+    return _Participant(peer.how, prepared.run, prepared.weight_bytes, agreement)
 
 
 def _row(name: str, participant: _Participant, timings: Mapping[str, Timing], clock: Clock) -> Row:

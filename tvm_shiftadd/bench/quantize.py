@@ -73,7 +73,7 @@ def quantize(source: Path, out: Path, calibration: Sequence[Feed], operators: bo
 
     kinds = quantization.QuantType
     form = quantization.QuantFormat
-    with _silence():
+    with silence():
         try:
             prepared = out.with_suffix(".prepared.onnx")
             # Symbolic shape inference is for what a fixed batch does not settle, and needs sympy.
@@ -128,8 +128,8 @@ def _reader(feeds: Sequence[Feed]) -> Any:
 
 
 @contextlib.contextmanager
-def _silence() -> Iterator[None]:
-    """Without the advice that onnxruntime's tools give of themselves."""
+def silence() -> Iterator[None]:
+    """Without the advice that quantisers and compilers give of themselves."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     with warnings.catch_warnings():

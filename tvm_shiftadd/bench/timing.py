@@ -20,6 +20,8 @@ import numpy as np
 PAUSE = 0.05
 #: Seconds for which a participant is called in a round, and the most calls.
 BLOCK, MOST_CALLS = 0.1, 200
+#: Seconds of a call in which bringing threads and data back no longer counts.
+LONG = 0.5
 
 Clock = Literal["wall", "cpu"]
 
@@ -75,7 +77,8 @@ def interleaved(
 
     ``rounds``: at least 1. In each round every participant waits ``pause`` seconds (PAUSE), is
     called once to bring its threads and its data back, and is then timed call by call for
-    ``block`` seconds (BLOCK), at least once.
+    ``block`` seconds (BLOCK), at least once. Of one whose first call takes longer than ``LONG``
+    that call is all.
     """
     pause = PAUSE if pause is None else pause
     block = BLOCK if block is None else block
@@ -97,13 +100,20 @@ def interleaved(
 
 def _block(function: Callable[[], Any], seconds: float) -> tuple[float, float]:
     """Median wall and processor seconds of the calls that fit into ``seconds``, at least one."""
-    function()
-    wall: list[float] = []
-    cpu: list[float] = []
+    first = _call(function)
+    if first[0] > LONG:
+        return first
+    calls: list[tuple[float, float]] = []
     end = time.perf_counter() + seconds
-    while not wall or (time.perf_counter() < end and len(wall) < MOST_CALLS):
-        begun_cpu, begun = time.process_time(), time.perf_counter()
-        function()
-        wall.append(time.perf_counter() - begun)
-        cpu.append(time.process_time() - begun_cpu)
-    return float(np.median(wall)), float(np.median(cpu))
+    while not calls or (time.perf_counter() < end and len(calls) < MOST_CALLS):
+        calls.append(_call(function))
+    wall, cpu = np.median(calls, axis=0)
+    return float(wall), float(cpu)
+
+
+def _call(function: Callable[[], Any]) -> tuple[float, float]:
+    """Wall and processor seconds of one call."""
+    begun_cpu, begun = time.process_time(), time.perf_counter()
+    function()
+    wall = time.perf_counter() - begun
+    return wall, time.process_time() - begun_cpu

@@ -62,7 +62,8 @@ def command(
         typer.Option(
             "--peers",
             help="Which of onnxruntime, onnxruntime-int8, onnxruntime-int8-qop, openvino, "
-            "openvino-int8, separated by commas, or none; default: all that are installed.",
+            "openvino-int8, torch, torch-compiled, torch-int8, torch-sums, tvm, separated by "
+            "commas, or all, or none; default: those of onnxruntime and openvino.",
         ),
     ] = None,
     threads: Annotated[
