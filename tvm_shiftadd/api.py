@@ -21,6 +21,7 @@ from tvm_shiftadd.manifest import IntegerSpecification, Source, TargetInfo, Tens
 from tvm_shiftadd.target import (
     AcceleratorTarget,
     CPUTarget,
+    CUDATarget,
     DeviceChoice,
     Target,
     accelerator,
@@ -129,7 +130,7 @@ def compile(
     cannot be proved safe or a largest drop cannot be held, CompileError, and DependencyError
     without a cross linker for a target that needs one.
     """
-    from tvm_shiftadd.target import cpu, link
+    from tvm_shiftadd.target import cpu, cuda, link
 
     resolved = parse(target)
     # They may refuse; the conversion takes long.
@@ -138,6 +139,8 @@ def compile(
     _tuned(database, resolved)
     if isinstance(resolved, AcceleratorTarget):
         accelerator.backend(resolved.kind).check(resolved.machine)
+    if isinstance(resolved, CUDATarget):
+        cuda.check(resolved)
     options = options or ConvertOptions.choose(
         terms, budget=budget, max_drop=max_drop, grain=grain, frontier=frontier
     )
@@ -195,7 +198,7 @@ def build(
     from tvm_shiftadd import costs
     from tvm_shiftadd.artifact import Artifact
     from tvm_shiftadd.explanation import explain_model
-    from tvm_shiftadd.target import cpu
+    from tvm_shiftadd.target import cpu, cuda
     from tvm_shiftadd.target.calls import CallRecord
     from tvm_shiftadd.tune import cpu as tuning
 
@@ -221,16 +224,21 @@ def build(
     given = pipeline.ensured((*pipeline.FLOAT_PASSES, *pipeline.integer_passes(plan)))
     mod = pipeline.run(mod, pipeline.FINAL_PASSES, given=given, dump=dump)
     record = CallRecord()
-    executable = cpu.build(
-        mod, host(resolved), data_inputs=len(graph.inputs), record=record, choices=choices
-    )
+    inputs = len(graph.inputs)
+    if isinstance(resolved, CUDATarget):
+        executable = cuda.build(mod, resolved, data_inputs=inputs, record=record)
+        beside = resolved.attributes
+    else:
+        executable = cpu.build(
+            mod, host(resolved), data_inputs=inputs, record=record, choices=choices
+        )
+        beside = split.attributes if split else {}
     report("compile", 1, 1)
-    attributes = host(resolved).as_dict() | (split.attributes if split else {})
     return Artifact(
         executable,
         parameters,
         source=_source(model),
-        target=TargetInfo(resolved.kind if split else "cpu", attributes),
+        target=TargetInfo(_kind(resolved), host(resolved).as_dict() | beside),
         inputs=_tensors(graph, graph.inputs, graph.inputs, _types(model.selected["main"].params)),
         outputs=_tensors(graph, graph.outputs, _output_names(model), _output_types(model)),
         specification=IntegerSpecification.of(graph, plan),
@@ -284,8 +292,7 @@ def evaluate(
         )
     resolved = parse(target)
     if device is not None:  # before the conversion, which takes long
-        kind = resolved.kind if isinstance(resolved, AcceleratorTarget) else "cpu"
-        device = accelerator.device_of(kind, device)
+        device = accelerator.device_of(_kind(resolved), device)
     artifact = compile(
         model,
         target=resolved,
@@ -348,13 +355,23 @@ def _tuned(
     database: str | os.PathLike[str] | None, target: Target
 ) -> tuple[Choices, dict[str, Mapping[str, Any]]]:
     """Tuned parameters: of the processor's kernels, and of the accelerator's by workload."""
+    from tvm_shiftadd.topi.schedules.cpu.dot.workload import Choices
     from tvm_shiftadd.tune import accelerator as accelerated
     from tvm_shiftadd.tune import cpu as tuning
 
     path = None if database is None else Path(database)
+    if isinstance(target, CUDATarget):
+        if path is not None:
+            raise InputError("expected no tuning database for a GPU, whose kernels have none yet")
+        return Choices(), {}
     if isinstance(target, AcceleratorTarget):
         return tuning.chosen(None, target.host), accelerated.tuned(path, target)
     return tuning.chosen(path, target), {}
+
+
+def _kind(target: Target) -> str:
+    """The kind of a target as manifests have it."""
+    return "cpu" if isinstance(target, CPUTarget) else target.kind
 
 
 def _source(model: Model) -> Source:

@@ -28,6 +28,7 @@ from tvm_shiftadd.manifest import (
     TensorInfo,
 )
 from tvm_shiftadd.target import DeviceChoice, accelerator, link, runtime
+from tvm_shiftadd.target.gpu import CUDA
 
 if TYPE_CHECKING:
     from tvm import relax
@@ -233,8 +234,9 @@ class Artifact:
         Returns the output array, or a mapping of output names to arrays where there are several.
         Raises :class:`DataError` for a wrong name, shape or dtype, :class:`ArtifactError` if the
         library cannot be used on this machine, :class:`DeviceError` where the accelerator's device
-        does not answer, and :class:`InputError` in a process that was forked after TVM had run:
-        start processes by multiprocessing's "spawn" method.
+        does not answer or no GPU is there that can run the artifact, and :class:`InputError` in a
+        process that was forked after TVM had run: start processes by multiprocessing's "spawn"
+        method.
         """
         arrays = _runtime.check_inputs(self.inputs, x)
         # Before the locks: another thread may have held one at the time of the fork.
@@ -261,12 +263,22 @@ class Artifact:
         """A new machine, and what it calls of an accelerator."""
         wanted = num_threads or self._manifest.target.attributes.get("num_threads")
         threads = wanted if isinstance(wanted, int) else None
+        gpu = self._gpu()
         library = self._open()
         if self._regions is None:
-            return _runtime.Machine(library, self._parameters, threads), None
+            return _runtime.Machine(library, self._parameters, threads, gpu), None
         connected = self._regions.connect(device)
         with connected.bound():
             return _runtime.Machine(library, self._parameters, threads), connected
+
+    def _gpu(self) -> Any:
+        """The GPU that the artifact is to run on; None where it is for none."""
+        target = self._manifest.target
+        if target.kind != CUDA:
+            return None
+        from tvm_shiftadd.target import cuda_runtime
+
+        return cuda_runtime.device(str(target.attributes.get("arch", "")))
 
     def _open(self) -> Any:
         if isinstance(self._library, Path):

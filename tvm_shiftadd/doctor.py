@@ -14,7 +14,7 @@ from importlib import metadata
 from typing import Any, Literal
 
 from tvm_shiftadd._processor import vector_features
-from tvm_shiftadd.target import link
+from tvm_shiftadd.target import link, nvrtc
 from tvm_shiftadd.target.processor import TRIPLES
 
 Status = Literal["ok", "missing", "wrong", "optional", "note"]
@@ -93,6 +93,7 @@ def diagnose() -> Diagnosis:
             *(_cross_linker(triple) for triple in TRIPLES if link.is_foreign(triple)),
             _processor(),
             _gpu(),
+            _nvrtc(),
             *(_optional(*row) for row in OPTIONAL),
         )
     )
@@ -178,6 +179,13 @@ def _gpu() -> Check:
         return Check("GPU", "note", "the NVIDIA driver does not answer")
     names = [line.split(" (UUID")[0] for line in listed.stdout.splitlines()]
     return Check("GPU", "note", ", ".join(names) or "none")
+
+
+def _nvrtc() -> Check:
+    purpose = "compilation for NVIDIA GPUs"
+    if nvrtc.available():
+        return Check("NVRTC", "ok", purpose)
+    return Check("NVRTC", "optional", f"not installed ({purpose})", _install("cuda"))
 
 
 def _optional(module: str, extra: str, purpose: str) -> Check:

@@ -18,6 +18,7 @@ from tvm_shiftadd.dialect.reference_module import run_reference
 from tvm_shiftadd.errors import InputError, VerificationError
 from tvm_shiftadd.formats import codes, packing
 from tvm_shiftadd.target import cpu, parse, runtime
+from tvm_shiftadd.target.lowering import RefuseMultiplications
 from tvm_shiftadd.topi.schedules.cpu.dot.function import COMPUTED_BY, kernel
 from tvm_shiftadd.topi.schedules.cpu.dot.parameters import ConvParameters
 from tvm_shiftadd.topi.schedules.cpu.dot.workload import Choices
@@ -331,7 +332,7 @@ def test_only_kernels_that_say_so_may_use_the_dot_product(stated: str | None) ->
     module = tvm.IRModule({"shiftadd_layer": made.function})
     assert (COMPUTED_BY in made.function.attrs) == (stated is not None)
     if stated is not None:
-        cpu.RefuseMultiplications()(module)
+        RefuseMultiplications()(module)
         return
     with pytest.raises(VerificationError, match="vpdpbusd"):
-        cpu.RefuseMultiplications()(module)
+        RefuseMultiplications()(module)

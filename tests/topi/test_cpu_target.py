@@ -52,7 +52,7 @@ def test_parse_file(tmp_path):
         "{",
         "[1]",
         {},
-        {"kind": "cuda"},
+        {"kind": "rocm"},
         {"kind": "llvm", "cpu": "znver4"},
         {"kind": "llvm", "mcpu": 3},
         {"kind": "llvm", "mattr": "+avx2"},

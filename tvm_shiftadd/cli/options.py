@@ -166,7 +166,8 @@ Target = Annotated[
     str,
     typer.Option(
         "--target",
-        help="cpu, cpu:generic, cpu:aarch64 (for another machine), vta (the accelerator), "
+        help="cpu, cpu:generic, cpu:aarch64 (for another machine), cuda, cuda:ARCH such as "
+        "cuda:sm_90 (NVIDIA GPUs), vta (the accelerator), "
         "vta:MACHINE with a preset's name or a JSON file of parameters, or a target's JSON file.",
     ),
 ]

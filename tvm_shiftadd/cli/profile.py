@@ -13,6 +13,7 @@ import typer
 
 from tvm_shiftadd.cli import cycles, options, output
 from tvm_shiftadd.errors import InputError
+from tvm_shiftadd.target.gpu import CUDA
 
 if TYPE_CHECKING:
     from tvm_shiftadd.artifact import Artifact
@@ -118,6 +119,11 @@ def _load(config: Config) -> Artifact:
     from tvm_shiftadd.artifact import Artifact
 
     loaded = Artifact.load(config.artifact)
+    if loaded.manifest.target.kind == CUDA:
+        raise InputError(
+            "profile times kernels of the CPU and counts cycles of the accelerator; those of a GPU "
+            f"are timed by NVIDIA's nsys: nsys profile tvm-shiftadd bench {config.artifact}"
+        )
     if loaded.regions is None and config.cycles.said:
         raise InputError(
             "--memory-bits, --memory-latency, --trace and --roofline are for artifacts of the "

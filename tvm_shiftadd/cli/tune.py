@@ -95,7 +95,7 @@ def _tracker(text: str, key: str) -> dict[str, Any]:
 
 
 def _tune(config: Config) -> Result:
-    from tvm_shiftadd.target import CPUTarget, parse
+    from tvm_shiftadd.target import CPUTarget, CUDATarget, parse
     from tvm_shiftadd.tune import accelerator, cpu, model
     from tvm_shiftadd.tune.run import tune
 
@@ -104,6 +104,8 @@ def _tune(config: Config) -> Result:
         raise ModelError(f"{path} does not exist; give an artifact, an ONNX file or a checkpoint")
     artifact = _artifact(config.model) if path.is_dir() else None
     target = _target_of(artifact) if artifact else parse(config.target)
+    if isinstance(target, CUDATarget):
+        raise InputError("tune searches kernels of processors and accelerators, not yet of GPUs")
     if isinstance(target, CPUTarget):
         tunable, listed = cpu.tunable(target, config.threads, config.tracker), "kernels"
     else:
@@ -136,12 +138,15 @@ def _target_of(artifact: Artifact) -> Target:
     """What an artifact was compiled for. InputError where no target names its machine."""
     from tvm_shiftadd.target import AcceleratorTarget, parse
     from tvm_shiftadd.target.accelerator import BACKENDS, backend
+    from tvm_shiftadd.target.gpu import CUDA
 
     described = artifact.manifest.target
     attributes = described.asked
     if described.kind in BACKENDS:
         machine = backend(described.kind).machine_of(attributes)
         return AcceleratorTarget(described.kind, machine)
+    if described.kind == CUDA:
+        return parse({"kind": CUDA, "arch": attributes.get("arch", "")})
     return parse(attributes or "cpu")
 
 

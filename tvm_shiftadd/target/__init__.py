@@ -9,11 +9,21 @@ from typing import Any
 
 from tvm_shiftadd.errors import InputError
 from tvm_shiftadd.target.accelerator import BACKENDS, AcceleratorTarget, DeviceChoice
+from tvm_shiftadd.target.gpu import CUDA, CUDATarget, cuda_target
 from tvm_shiftadd.target.processor import AARCH64, KERNELS, CPUTarget, cpu_target
 
-__all__ = ["KERNELS", "AcceleratorTarget", "CPUTarget", "DeviceChoice", "Target", "host", "parse"]
+__all__ = [
+    "KERNELS",
+    "AcceleratorTarget",
+    "CPUTarget",
+    "CUDATarget",
+    "DeviceChoice",
+    "Target",
+    "host",
+    "parse",
+]
 
-Target = CPUTarget | AcceleratorTarget
+Target = CPUTarget | CUDATarget | AcceleratorTarget
 
 #: This machine's processor with all its vector instructions, any processor of its family (on
 #: x86-64 one with AVX2, x86-64-v3), and any AArch64 processor under Linux.
@@ -27,21 +37,25 @@ _NAMED = {
 def parse(text: str | Path | Mapping[str, Any] | Target) -> Target:
     """Target from a name, a mapping, JSON text, or a path to a JSON file.
 
-    Names: "cpu", "cpu:generic", "cpu:aarch64"; "vta", "vta:MACHINE" with the name of a machine or a
-    JSON file of its parameters. A processor's mapping has "kind" ("llvm") and optionally "mcpu",
-    "mattr" (a list), "num_threads", "kernels" and "mtriple"; an accelerator's has "kind" ("vta")
-    and optionally "machine" and "host", a processor's mapping.
+    Names: "cpu", "cpu:generic", "cpu:aarch64"; "cuda", "cuda:ARCH" with an architecture such as
+    "sm_90"; "vta", "vta:MACHINE" with the name of a machine or a JSON file of its parameters. A
+    processor's mapping has "kind" ("llvm") and optionally "mcpu", "mattr" (a list), "num_threads",
+    "kernels" and "mtriple"; a GPU's has "kind" ("cuda") and optionally "arch", "kernels" and
+    "host", a processor's mapping; an accelerator's "kind" ("vta") and optionally "machine" and
+    "host".
     Raises InputError, which lists what exists, for anything else; that a machine exists is checked
     when it is compiled for.
     """
-    if isinstance(text, (CPUTarget, AcceleratorTarget)):
+    if isinstance(text, (CPUTarget, CUDATarget, AcceleratorTarget)):
         return text
     if isinstance(text, Mapping):
         return _from_mapping(text)
     name = str(text)
     if name in _NAMED:
         return _NAMED[name]
-    kind, _, machine = name.partition(":")
+    kind, colon, machine = name.partition(":")
+    if kind == CUDA:
+        return _from_mapping({"kind": kind, **({"arch": machine} if colon else {})})
     if kind in BACKENDS:
         return AcceleratorTarget(kind, machine)
     if name.lstrip().startswith("{"):
@@ -57,12 +71,12 @@ def parse(text: str | Path | Mapping[str, Any] | Target) -> Target:
 
 def host(target: Target) -> CPUTarget:
     """The processor of a target."""
-    return target.host if isinstance(target, AcceleratorTarget) else target
+    return target if isinstance(target, CPUTarget) else target.host
 
 
 def _choices() -> str:
     accelerators = ", ".join(f"'{kind}', '{kind}:MACHINE'" for kind in BACKENDS)
-    return f"{', '.join(map(repr, _NAMED))}, {accelerators}" + (
+    return f"{', '.join(map(repr, _NAMED))}, 'cuda', 'cuda:ARCH', {accelerators}" + (
         ' or a JSON file with {"kind": "llvm"}'
     )
 
@@ -81,6 +95,8 @@ def _from_json(content: str, where: str) -> Target:
 
 def _from_mapping(fields: Mapping[str, Any]) -> Target:
     kind = fields.get("kind")
+    if kind == CUDA:
+        return cuda_target(fields, _choices())
     if not isinstance(kind, str) or kind not in BACKENDS:
         return cpu_target(fields, _choices())
     unknown = sorted(set(fields) - {"kind", "machine", "host"})

@@ -147,7 +147,7 @@ def device_of(kind: str, device: DeviceChoice | str) -> DeviceChoice:
     """
     if kind not in BACKENDS:
         raise InputError(
-            "the network is for the CPU alone, which needs no device; compile the model with "
+            "the network is for the CPU or a GPU, which need no device; compile the model with "
             "--target vta"
         )
     choice = DeviceChoice(device) if isinstance(device, str) else device
