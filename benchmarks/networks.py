@@ -1,52 +1,84 @@
-"""Whole networks on the CPU, next to onnxruntime and OpenVINO, float and int8.
+"""Whole networks on the CPU, next to other runtimes, float and int8.
 
-What `tvm-shiftadd bench` does, for several models and with one page of results; how it is measured
-is in docs/benchmarking.md. Times do not depend on the images, so random ones are used, for the
-conversion too, which leaves out what only serves accuracy.
+What `tvm-shiftadd bench` and `profile` do, for several models and with one page of results for all;
+how it is measured is in docs/benchmarking.md. Times do not depend on the images, so random ones
+are used, for the conversion too, which leaves out what only serves accuracy.
 
-    python benchmarks/networks.py MODEL.onnx ... [--batch 1] [--threads 1] [--terms 2]
-        [--kernels auto|shift] [--peers NAMES] [--results benchmarks/results]
+    python benchmarks/networks.py MODEL ... [--threads 2 1] [--terms 2] [--kernels auto|shift]
+        [--batch 1] [--peers NAMES] [--layers] [--results benchmarks/results]
 
-`python models/classifiers.py FOLDER` writes models of well-known shapes.
+A model is an ONNX file or a checkpoint. `python models/classifiers.py FOLDER` writes models of
+well-known shapes.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from tvm_shiftadd import api
-from tvm_shiftadd.bench import inputs, machine, networks, peers, results
+from tvm_shiftadd.artifact import Artifact
+from tvm_shiftadd.bench import inputs, layer_tables, layers, machine, networks, peers, results
 from tvm_shiftadd.bench.networks import OURS, Comparison
 from tvm_shiftadd.bench.results import Table
+from tvm_shiftadd.convert import Graph
 from tvm_shiftadd.target import parse, runtime
 
 
-def measure(path: Path, arguments: argparse.Namespace) -> tuple[Comparison, float]:
-    """A model's comparison, and the processor seconds that building it took."""
+@dataclass(frozen=True)
+class Compiled:
+    """A model and its artifact; processor seconds of the conversion and of the rest.
+
+    ``constants``: bytes of the constants as the kernels read them, by the terms of a weight.
+    """
+
+    path: Path
+    model: api.Model
+    artifact: Artifact
+    convert_seconds: float
+    build_seconds: float
+    constants: dict[int, int]
+
+    @property
+    def name(self) -> str:
+        return self.path.stem
+
+
+def compiled(path: Path, threads: int, arguments: argparse.Namespace) -> Compiled:
+    """A model compiled as asked, and with one and two terms for the size of the constants."""
     model = api.load(path)
-    conversion = api.convert(
-        model, inputs.random_calibration(model.graph), inputs.plain_options(arguments.terms)
-    )
-    start = time.process_time()
+    random = inputs.random_calibration(model.graph)
     target = parse({"kind": "llvm", "kernels": arguments.kernels})
-    artifact = api.build(model, conversion, target=target)
-    seconds = time.process_time() - start
-    batch = None if model.graph.batch else arguments.batch
+    taken, artifacts = {}, {}
+    for terms in sorted({1, 2, arguments.terms}):
+        start = time.process_time()
+        conversion = api.convert(model, random, inputs.plain_options(terms))
+        converted = time.process_time()
+        artifacts[terms] = api.build(model, conversion, target=target)
+        taken[terms] = (converted - start, time.process_time() - converted)
+    constants = {t: artifact.machine(threads).constant_bytes for t, artifact in artifacts.items()}
+    return Compiled(path, model, artifacts[arguments.terms], *taken[arguments.terms], constants)
+
+
+def measure(one: Compiled, threads: int, arguments: argparse.Namespace) -> Comparison:
+    """A model beside its peers."""
+    batch = None if one.model.graph.batch else arguments.batch
+    onnx = one.path if one.path.suffix == ".onnx" else None
     names, asked = peers.choose(arguments.peers)
     comparison = networks.bench(
-        inputs.task(artifact, model=model, onnx=path, batch=batch),
+        inputs.task(one.artifact, model=one.model, onnx=onnx, batch=batch),
         names=names,
         asked=asked,
-        threads=(arguments.threads,),
+        threads=(threads,),
         rounds=arguments.rounds,
     )
-    return comparison, seconds
+    return replace(comparison, model=one.name)
 
 
-def row(comparison: Comparison, seconds: float) -> dict[str, Any]:
+def row(one: Compiled, comparison: Comparison) -> dict[str, Any]:
     """One network's medians: milliseconds of ours, and how many times that the others take."""
     (group,) = comparison.groups
     ours, *others = group.rows
@@ -54,69 +86,135 @@ def row(comparison: Comparison, seconds: float) -> dict[str, Any]:
     taken = ours.cpu if group.clock == "cpu" else ours.wall
     assert taken is not None
     return {
-        "model": Path(comparison.model).stem,
+        "model": one.name,
         "batch": comparison.batch,
-        "build_seconds": round(seconds, 1),
+        "convert_seconds": round(one.convert_seconds, 1),
+        "build_seconds": round(one.build_seconds, 1),
+        "constant_bytes": one.constants,
+        "int8_bytes": int8_bytes(one.model.graph),
         OURS: taken[1],
         "times_ours": times,
     }
 
 
-def summary(rows: list[dict[str, Any]], arguments: argparse.Namespace) -> Table:
+def int8_bytes(graph: Graph) -> int:
+    """What weights of a byte and biases of four take."""
+    arrays = [(node.weight, 1) for node in graph.nodes] + [(node.bias, 4) for node in graph.nodes]
+    return sum(size * array.size for array, size in arrays if array is not None)
+
+
+def summary(rows: list[dict[str, Any]], threads: int, arguments: argparse.Namespace) -> Table:
     """All networks in one table."""
-    names = list(rows[0]["times_ours"])
-    clock = "processor time" if arguments.threads == 1 else "time on the clock"
+    names = [name for name in peers.PEERS if any(name in row["times_ours"] for row in rows)]
+    clock = "processor time" if threads == 1 else "time on the clock"
+    lines = []
+    for one in rows:
+        times = (one["times_ours"].get(name) for name in names)
+        shown = (None if ratio is None else f"{ratio:.2f}" for ratio in times)
+        seconds = (one["convert_seconds"], one["build_seconds"])
+        lines.append((one["model"], one["batch"], one[OURS], *shown, *seconds))
     return Table(
-        f"Threads: {arguments.threads}, terms: {arguments.terms}, kernels: {arguments.kernels}",
-        ("network", "batch", "ours, ms", *names, "build, s"),
-        tuple(
-            (
-                row["model"],
-                row["batch"],
-                row[OURS],
-                *row["times_ours"].values(),
-                row["build_seconds"],
-            )
-            for row in rows
+        f"Threads: {threads}, terms: {arguments.terms}, kernels: {arguments.kernels}",
+        ("network", "batch", "ours, ms", *names, "convert, s", "build, s"),
+        tuple(lines),
+        notes=(
+            f"Ours: median of the {clock}. The others: how many times as long; where there is none, "
+            "the network's own table says why. Convert and build: processor seconds, untuned.",
         ),
-        notes=(f"Ours: median of the {clock}. The others: how many times as long.",),
     )
 
 
+def memory(rows: list[dict[str, Any]]) -> Table:
+    """The constants of a run beside those of an int8 network."""
+    lines = []
+    for one in rows:
+        int8, figures = one["int8_bytes"], []
+        for size in one["constant_bytes"].values():
+            figures += [size, f"{size / int8:.2f}"]
+        lines.append((one["model"], int8, *figures))
+    terms = rows[0]["constant_bytes"]
+    columns = [name for count in terms for name in (f"terms: {count}", "of int8")]
+    notes = (
+        "Bytes: int8 as a byte a weight and four a bias; ours measured, all constants as the "
+        "kernels read them.",
+    )
+    return Table("Constants of a run", ("network", "int8", *columns), tuple(lines), notes=notes)
+
+
+def write(
+    done: list[tuple[Compiled, Comparison]],
+    described: machine.Machine,
+    threads: int,
+    arguments: argparse.Namespace,
+) -> None:
+    """One number of threads: the page of whole networks."""
+    rows = [row(one, comparison) for one, comparison in done]
+    tables = [summary(rows, threads, arguments), memory(rows)]
+    tables += [
+        replace(table, title=one.name, notes=())
+        for one, comparison in done
+        for table in comparison.tables()
+    ]
+    report = {
+        "machine": described.to_dict(),
+        "summary": rows,
+        "networks": [comparison.to_dict() for _, comparison in done],
+    }
+    stem = f"networks_{threads}_threads_{arguments.kernels}"
+    results.write(arguments.results / stem, "Whole networks", report, tables)
+
+
+def write_layers(profiles: list[layers.Profile], threads: int, folder: Path) -> None:
+    """One number of threads: the page of all networks' layers."""
+    tables = [
+        replace(table, title=f"{one.model}: {table.title.lower()}")
+        for one in profiles
+        for table in layer_tables.tables(one)
+    ]
+    report = {
+        "machine": profiles[0].machine.to_dict(),
+        "networks": [one.to_dict() for one in profiles],
+    }
+    results.write(folder / f"layers_{threads}_threads", "Layers", report, tables)
+
+
 def main() -> None:
-    """Measure the models and print a table; write JSON and Markdown if asked."""
+    """Measure the models and print a line each; write JSON and Markdown if asked."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("models", type=Path, nargs="+")
     parser.add_argument("--batch", type=int, default=1, help="where the model leaves it free")
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--threads", type=int, nargs="+", default=[1])
     parser.add_argument("--terms", type=int, default=2, choices=(1, 2, 3))
     parser.add_argument("--kernels", default="auto", choices=("auto", "shift"))
-    parser.add_argument("--peers", help="separated by commas; default: all that are installed")
+    parser.add_argument("--peers", help="as of tvm-shiftadd bench")
     parser.add_argument("--rounds", type=int, default=11)
+    parser.add_argument("--layers", action="store_true", help="time the layers too")
     parser.add_argument("--results", type=Path, help="folder for JSON and Markdown")
     arguments = parser.parse_args()
-    runtime.set_num_threads(arguments.threads)
     described = machine.describe()
-    rows, comparisons = [], []
-    for path in arguments.models:
-        comparison, seconds = measure(path, arguments)
-        comparisons.append(comparison)
-        rows.append(row(comparison, seconds))
-        table = summary(rows, arguments)
-        print(*("  ".join(map(results.text, line)) for line in table.rows[-1:]), flush=True)
+    # In falling order: TVM cannot raise the number again.
+    counts = sorted(set(arguments.threads), reverse=True)
+    runtime.set_num_threads(counts[0])
+    models = [compiled(path, counts[0], arguments) for path in arguments.models]
     if arguments.results:
         arguments.results.mkdir(parents=True, exist_ok=True)
-        tables = [summary(rows, arguments)]
-        for one in comparisons:
-            for table in one.tables():
-                tables.append(Table(one.model, table.columns, table.rows, table.right))
-        report = {
-            "machine": described.to_dict(),
-            "summary": rows,
-            "networks": [one.to_dict() for one in comparisons],
-        }
-        stem = f"networks_{arguments.threads}_threads_{arguments.kernels}"
-        results.write(arguments.results / stem, "Whole networks", report, tables)
+    for threads in counts:
+        done, profiles = [], []
+        for one in models:
+            done.append((one, measure(one, threads, arguments)))
+            line = summary([row(*done[-1])], threads, arguments)
+            figures = zip(line.columns, map(results.text, line.rows[0]), strict=True)
+            print(*(f"{column}: {figure}" for column, figure in figures), sep="  ", flush=True)
+            if arguments.layers:
+                feed = inputs.random_inputs(
+                    one.artifact, inputs.batch_size(one.artifact, arguments.batch)
+                )
+                profile = layers.profile(one.artifact, feed, threads=threads)
+                profiles.append(replace(profile, model=one.name))
+        if arguments.results:
+            write(done, described, threads, arguments)
+        if arguments.results and profiles:
+            write_layers(profiles, threads, arguments.results)
 
 
 if __name__ == "__main__":

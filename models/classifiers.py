@@ -1,6 +1,6 @@
 """Writes networks of well-known shapes with random weights as ONNX, for measuring time.
 
-    python models/classifiers.py FOLDER [resnet18 resnet50 mobilenet_v2 resnet20]
+    python models/classifiers.py FOLDER [resnet18 resnet50 mobilenet_v1 mobilenet_v2 resnet20]
 
 Batch norm is folded into the convolutions, as it is in any network made for inference. Weights
 are drawn so that activations keep their size from layer to layer, which is what a trained network
@@ -8,7 +8,7 @@ looks like to a quantiser. The input is float [1, 3, 224, 224] (ResNet-20: [1, 3
 output 1,000 (10) scores.
 
 Shapes: He et al., Deep Residual Learning, 2015 (stride in the 3x3 convolution of a bottleneck);
-Sandler et al., MobileNetV2, 2018, width 1.0.
+Howard et al., MobileNets, 2017, width 0.25; Sandler et al., MobileNetV2, 2018, width 1.0.
 """
 
 from __future__ import annotations
@@ -148,6 +148,21 @@ def resnet20() -> onnx.ModelProto:
     return net.classify(x, 10)
 
 
+def mobilenet_v1() -> onnx.ModelProto:
+    """MobileNetV1, width 0.25, for 224 x 224 pixels."""
+    net = Builder(224)
+    x = net.relu6(net.conv(net.input, 8, 3, 2))
+    for outputs, stride in (
+        *((16, 1), (32, 2), (32, 1), (64, 2), (64, 1), (128, 2)),
+        *((128, 1) for _ in range(5)),
+        *((256, 2), (256, 1)),
+    ):
+        inputs = net.channels[x]
+        x = net.relu6(net.conv(x, inputs, 3, stride, groups=inputs))
+        x = net.relu6(net.conv(x, outputs, 1))
+    return net.classify(x, 1000)
+
+
 def mobilenet_v2() -> onnx.ModelProto:
     """MobileNetV2, width 1.0, for 224 x 224 pixels."""
     net = Builder(224)
@@ -167,6 +182,7 @@ def mobilenet_v2() -> onnx.ModelProto:
 MODELS: dict[str, Callable[[], onnx.ModelProto]] = {
     "resnet18": resnet18,
     "resnet50": resnet50,
+    "mobilenet_v1": mobilenet_v1,
     "mobilenet_v2": mobilenet_v2,
     "resnet20": resnet20,
 }

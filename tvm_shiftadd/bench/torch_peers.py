@@ -119,5 +119,12 @@ def _inputs(work: Work, feed: Feed) -> tuple[Any, ...]:
 
 
 def _bytes(network: Any) -> int:
-    tensors = itertools.chain(network.parameters(), network.buffers())
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+    """Of the tensors that run: a quantised network's graph no longer reads its float weights."""
+    tensors = dict(itertools.chain(network.named_parameters(), network.named_buffers()))
+    read = {node.target for node in network.graph.nodes if node.op == "get_attr"}
+    layers = tuple(f"{node.target}." for node in network.graph.nodes if node.op == "call_module")
+    return sum(
+        tensor.numel() * tensor.element_size()
+        for name, tensor in tensors.items()
+        if name in read or name.startswith(layers)
+    )
