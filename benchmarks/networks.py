@@ -118,8 +118,8 @@ def summary(rows: list[dict[str, Any]], threads: int, arguments: argparse.Namesp
         ("network", "batch", "ours, ms", *names, "convert, s", "build, s"),
         tuple(lines),
         notes=(
-            f"Ours: median of the {clock}. The others: how many times as long; where there is none, "
-            "the network's own table says why. Convert and build: processor seconds, untuned.",
+            f"Ours: median of the {clock}. The others: how many times as long; why one did not run "
+            "is in the network's own table. Convert and build: processor seconds, untuned.",
         ),
     )
 
