@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tvm_shiftadd import api
 from tvm_shiftadd.artifact import Artifact
 from tvm_shiftadd.cli import main
 from tvm_shiftadd.errors import CompileError, DependencyError, DeviceError, InputError
@@ -82,12 +81,6 @@ def test_without_the_compiler_the_command_that_installs_it_is_named(
         nvrtc._library.cache_clear()
 
 
-@pytest.fixture(scope="module")
-def artifact(digits: tuple[api.Model, object]) -> Artifact:
-    return api.build(*digits, target="cuda:sm_86")  # type: ignore[arg-type]
-
-
-@needs_nvrtc
 def test_an_artifact_states_its_gpu_and_can_be_read_without_one(
     artifact: Artifact, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -106,7 +99,6 @@ def test_an_artifact_states_its_gpu_and_can_be_read_without_one(
     assert "not yet of GPUs" in capsys.readouterr().err
 
 
-@needs_nvrtc
 @pytest.mark.skipif(cuda_runtime.driver() is not None, reason="an NVIDIA driver is here")
 def test_running_without_a_gpu_is_refused_with_a_sentence(artifact: Artifact) -> None:
     shape = [4, *artifact.inputs[0].shape[1:]]
