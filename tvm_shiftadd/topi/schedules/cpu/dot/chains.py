@@ -107,6 +107,8 @@ class Readers:
         name = name_of(value)
         if name in ("shiftadd.requantize", "shiftadd.clip"):
             return int(value.attrs["lo"]) >= 0
+        if name == "shiftadd.concat":
+            return bool(parts := parts_of(value)) and all(map(self.never_negative, parts))
         return name in _MOVING and self.never_negative(value.args[0])
 
     def strided(self, var: Any) -> tuple[Any, tuple[int, int], int] | None:
@@ -192,6 +194,12 @@ def reach(window: Any, result: Any) -> tuple[int, int, int, int]:
         last += (int(size[axis]) - 1) * dilation[axis]
         after.append(max(0, last + 1 - int(window.args[0].ty.shape[1 + axis])))
     return (before[0], before[1], after[0], after[1])
+
+
+def parts_of(concat: Any) -> list[Any]:
+    """The tensors that a call of ``concat`` joins."""
+    joined = concat.args[0]
+    return list(joined.fields) if isinstance(joined, relax.Tuple) else []
 
 
 def _other(add: Any, mine: Any) -> Any:

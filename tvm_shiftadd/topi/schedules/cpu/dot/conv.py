@@ -170,8 +170,8 @@ class _Tile:
                     value = self._distance(value, channel, inputs)
                 results.append(epilogue.shifted(value, made["constants"], channel, operand))
                 # Offset from the first pixel: what lies side by side is stored together.
-                out = epilogue.out
-                places.append(row * out.row + column * out.pitch + v * self.lanes)
+                down, beside = epilogue.out.step
+                places.append(row * down + column * beside + v * self.lanes)
         at = epilogue.out.at(self.y, self.column) + task.channel
         epilogue.store(made["out"], self.image, at, places, results)
 
@@ -233,7 +233,6 @@ def conv(plan: ConvPlan, epilogue: Epilogue, batch: Any) -> tirx.PrimFunc:
     x is uint8 ``[batch, source.size]``, ``weights`` packed as ``plan.packed_shape`` says,
     ``constants`` int32 ``[len(epilogue.rows), outputs]``.
     """
-    spread = build.parallel if plan.parameters.parallel else build.serial
     n = batch_size(batch)
     tensors = {
         "x": ((n, plan.source.size), "uint8"),
@@ -243,10 +242,16 @@ def conv(plan: ConvPlan, epilogue: Epilogue, batch: Any) -> tirx.PrimFunc:
     with kernel("shiftadd_conv2d", tensors, plan.isa.computed_by) as made:
         with build.serial(n) as image:
             fill_border(made["out"], image, epilogue.out)
-        with spread(plan.tasks) as index:
-            task = _Task(plan, epilogue, made, index)
-            (_by_segments if plan.segmented else _by_tiles)(task, n)
+        convolve(plan, epilogue, made, n)
     return made.function
+
+
+def convolve(plan: ConvPlan, epilogue: Epilogue, made: Kernel, n: Any) -> None:
+    """Code of a convolution between the parameters of a kernel, as those of ``conv``."""
+    spread = build.parallel if plan.parameters.parallel else build.serial
+    with spread(plan.tasks) as index:
+        task = _Task(plan, epilogue, made, index)
+        (_by_segments if plan.segmented else _by_tiles)(task, n)
 
 
 def _by_tiles(task: _Task, n: Any) -> None:

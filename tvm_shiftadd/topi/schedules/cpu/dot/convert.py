@@ -35,6 +35,12 @@ def fill_border(out: Any, image: Any, layout: Stored | Wide) -> None:
                     at += bit
 
 
+def fill_map(out: Any, image: Any, layout: Stored) -> None:
+    """Write zeros over a whole stored map, its border and slack included."""
+    with build.serial(layout.size // _WIDEST) as part:
+        _fill(out, image, part * _WIDEST, _WIDEST, layout.zero)
+
+
 def _fill(out: Any, image: Any, at: Any, size: int, zero: int) -> None:
     T.buffer_store(out, _constant(zero, size), [image, T.ramp(at, 1, size) if size > 1 else at])
 

@@ -39,6 +39,8 @@ class LayerKernel:
 
 def is_depthwise(chain: Chain) -> bool:
     """Whether the depthwise kernel computes a chain: it stores bytes and adds nothing."""
+    if name_of(chain.layer) != "shiftadd.conv2d":
+        return False
     shape = layer_shape(chain.layer)
     one = shape.groups == shape.channels == shape.outputs > 1
     return one and chain.requantize is not None and chain.add is None

@@ -20,10 +20,28 @@ CHANNELS = 16
 
 
 @dataclass(frozen=True)
+class Lattice:
+    """Every ``strides``-th pixel of a map from ``first`` on, both (y, x)."""
+
+    strides: tuple[int, int] = (1, 1)
+    first: tuple[int, int] = (0, 0)
+
+    def __getitem__(self, inner: Lattice) -> Lattice:
+        """The pixels of this lattice that another one counts of them."""
+        strides = [mine * its for mine, its in zip(self.strides, inner.strides, strict=True)]
+        first = [
+            start + step * its
+            for start, step, its in zip(self.first, self.strides, inner.first, strict=True)
+        ]
+        return Lattice((strides[0], strides[1]), (first[0], first[1]))
+
+
+@dataclass(frozen=True)
 class Stored:
     """A map of ``height x width`` pixels; ``border`` is (top, left, bottom, right) in pixels.
 
-    ``pitch`` is the bytes from one pixel to the next: the channels and what pads them.
+    ``pitch`` is the bytes from one pixel to the next: the channels and what pads them. ``lattice``
+    are the pixels that ``at`` counts: all, or those that one phase of a kernel writes.
     """
 
     height: int
@@ -32,6 +50,7 @@ class Stored:
     pitch: int
     border: tuple[int, int, int, int] = (0, 0, 0, 0)
     zero: int = 0
+    lattice: Lattice = Lattice()
 
     @property
     def row(self) -> int:
@@ -53,9 +72,15 @@ class Stored:
         """Bytes of an image, the slack behind it included; a multiple of a cache line."""
         return round_up(self.rows * self.row + SLACK, 64)
 
+    @property
+    def step(self) -> tuple[int, int]:
+        """Bytes from a pixel that is counted to the one below and to the one beside it."""
+        return self.lattice.strides[0] * self.row, self.lattice.strides[1] * self.pitch
+
     def at(self, y: Any, x: Any) -> Any:
         """Where a pixel begins in its image."""
-        return y * self.row + x * self.pitch + self.origin
+        (down, beside), (top, left) = self.step, self.lattice.first
+        return y * down + x * beside + (top * self.row + left * self.pitch + self.origin)
 
     def borders(self) -> list[tuple[Any, int, int, int]]:
         """The border as (start, bytes, step, count): ``count`` pieces ``step`` bytes apart."""
@@ -71,17 +96,16 @@ class Stored:
 
 @dataclass(frozen=True)
 class View(Stored):
-    """A stored map seen with strides, and with channels of zeros before and behind its own.
+    """A stored map with channels of zeros before and behind its own.
 
     The shortcut of a residual network without weights; ``before`` counts the channels in front.
     """
 
-    strides: tuple[int, int] = (1, 1)
     before: int = 0
 
     def at(self, y: Any, x: Any) -> Any:
         """Where the view's first channel of a pixel would be."""
-        return super().at(y * self.strides[0], x * self.strides[1]) - self.before
+        return super().at(y, x) - self.before
 
 
 @dataclass(frozen=True)
@@ -91,6 +115,7 @@ class Wide:
     height: int
     width: int
     channels: int
+    lattice: Lattice = Lattice()
 
     @property
     def pitch(self) -> int:
@@ -107,9 +132,15 @@ class Wide:
         """Elements of an image."""
         return self.height * self.row
 
+    @property
+    def step(self) -> tuple[int, int]:
+        """Elements from a pixel that is counted to the one below and to the one beside it."""
+        return self.lattice.strides[0] * self.row, self.lattice.strides[1] * self.pitch
+
     def at(self, y: Any, x: Any) -> Any:
         """Where a pixel begins in its image."""
-        return y * self.row + x * self.pitch
+        (down, beside), (top, left) = self.step, self.lattice.first
+        return y * down + x * beside + (top * self.row + left * self.pitch)
 
 
 def pitch_of(channels: int, packed: bool) -> int:

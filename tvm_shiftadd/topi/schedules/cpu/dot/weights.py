@@ -6,6 +6,7 @@ padded to whole vectors with zeros.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from tvm_shiftadd._compat import te, tirx
@@ -20,17 +21,22 @@ if TYPE_CHECKING:
     from .plan import ConvPlan
 
 _MAX_SHIFT = 31
+#: From a row of a kernel's weights to that of a layer's.
+Rows = Callable[[Any], Any]
 
 
-def pack_codes(codes: Any, plan: ConvPlan) -> Any:
+def pack_codes(codes: Any, plan: ConvPlan, rows: Rows | None = None) -> Any:
     """uint8 codes ``[K, ceil(R/2), O]`` as weights in the order of ``plan.packed_shape``.
 
     Codes of one term stay codes; of a pair of quads the first is in the low nibbles. The sum of
-    two or three terms is a byte, which takes no more than its codes.
+    two or three terms is a byte, which takes no more than its codes. ``rows`` gives the row of
+    ``codes`` for one of the plan, where they differ.
     """
 
     def weight(*where: Any) -> Any:
         inside, row, output = _source_of(plan, *where)
+        if rows is not None:
+            row = rows(row)
         return tirx.if_then_else(inside, code_or_sum(codes, row, output), int32(0))
 
     def body(block: Any, index: Any, vector: Any, byte: Any) -> Any:
@@ -112,14 +118,18 @@ def code_or_sum(codes: Any, row: Any, output: Any) -> Any:
     return total
 
 
-def sum_of_weights(codes: Any, reduction: int) -> Any:
-    """int32 ``[O]``: the sum of each output channel's weights; ``codes`` as in ``pack_codes``."""
+def sum_of_weights(codes: Any, reduction: int, rows: Rows | None = None) -> Any:
+    """int32 ``[O]``: the sum of each output channel's weights.
+
+    ``codes`` and ``rows`` as in ``pack_codes``; ``reduction`` rows are summed up.
+    """
     terms, _, outputs = (int(size) for size in codes.shape)
     one = int32(1)
 
     def body(o: Any) -> Any:
         r, k = te.reduce_axis((0, reduction), "r"), te.reduce_axis((0, terms), "k")
-        return te.sum(shift_term(one, unpack_code(codes, k, r, o)), axis=[r, k])
+        row = r if rows is None else rows(r)
+        return te.sum(shift_term(one, unpack_code(codes, k, row, o)), axis=[r, k])
 
     return te.compute((outputs,), body, name="sum_of_weights")
 
