@@ -10,6 +10,8 @@ from typing import Any
 
 from tvm.script import tirx as T
 
+from tvm_shiftadd._compat import tirx
+
 #: Bytes of a 32-bit word: what an instruction of four products takes.
 QUAD = 4
 #: Threads that execute an instruction together.
@@ -49,29 +51,21 @@ _COMMIT = (
     _FUNCTION + "void shiftadd_asm_cp_commit() "
     '{ asm volatile("cp.async.commit_group;" : : : "memory"); }\n'
 )
+# TVM writes a source once for each name, and the name of each instance is another.
 _WAIT = (
+    "#ifndef SHIFTADD_ASM_CP_WAIT\n#define SHIFTADD_ASM_CP_WAIT\n"
     "template <int n> " + _FUNCTION + "void shiftadd_asm_cp_wait() "
-    '{ asm volatile("cp.async.wait_group %0;" : : "n"(n) : "memory"); }\n'
+    '{ asm volatile("cp.async.wait_group %0;" : : "n"(n) : "memory"); }\n#endif\n'
 )
-_PACK = (
-    _FUNCTION + "unsigned shiftadd_pack4(int a, int b, int c, int d) "
-    "{ return __byte_perm(__byte_perm(a, b, 0x0040), __byte_perm(c, d, 0x0040), 0x5410); }\n"
+# Not __byte_perm, which clears the fourth bit of every selector.
+_PERMUTE = (
+    _FUNCTION + "unsigned shiftadd_asm_prmt(unsigned a, unsigned b, unsigned s) "
+    '{ unsigned d; asm("prmt.b32 %0, %1, %2, %3;" '
+    ': "=r"(d) : "r"(a), "r"(b), "r"(s)); return d; }\n'
 )
-# A byte_perm looks up four bytes in eight by the low three bits of a nibble each; with the fourth
-# bit it repeats the byte's top bit instead. So magnitudes and their negatives are looked up with
-# the sign bits cleared, and a third one takes from each pair what the sign bit says.
-_DECODE = (
-    _FUNCTION + "int shiftadd_decode4(unsigned codes) "
-    "{ unsigned m = codes & 0x7777u; "
-    "return __byte_perm(__byte_perm(0x04020100u, 0x40201008u, m), "
-    "__byte_perm(0xfcfeff00u, 0xc0e0f0f8u, m), ((codes >> 1) & 0x4444u) | 0x3210u); }\n"
-)
-# Without the selection: of the codes that have no sign bit the magnitude, of others the top bit of
-# a magnitude, which is zero. Called with the sign bits turned it gives those of negative terms.
-_MAGNITUDES = (
-    _FUNCTION + "int shiftadd_magnitudes4(unsigned codes) "
-    "{ return __byte_perm(0x04020100u, 0x40201008u, codes); }\n"
-)
+#: The magnitudes of codes 0 to 3 and 4 to 7, and their negatives.
+_POSITIVE = (0x04020100, 0x40201008)
+_NEGATIVE = (0xFCFEFF00, 0xC0E0F0F8)
 
 
 def dot(inputs: Any, weights: Any, total: Any, dtype: str) -> Any:
@@ -81,7 +75,6 @@ def dot(inputs: Any, weights: Any, total: Any, dtype: str) -> Any:
             "__dp4a", inputs, weights, total, source_code="", return_type="int32"
         )
     name = "shiftadd_asm_dp4a_us"
-    inputs = T.reinterpret(inputs, dtype="uint32")
     return T.cuda.func_call(
         name, inputs, weights, total, source_code=_DOT_MIXED, return_type="int32"
     )
@@ -89,30 +82,65 @@ def dot(inputs: Any, weights: Any, total: Any, dtype: str) -> Any:
 
 def distance(inputs: Any, weights: Any, total: Any) -> Any:
     """``total`` plus the absolute differences of four pairs of unsigned bytes; all int32."""
-    inputs, weights = (T.reinterpret(word, dtype="uint32") for word in (inputs, weights))
     name = "shiftadd_asm_absdiff4"
     return T.cuda.func_call(
         name, inputs, weights, total, source_code=_ABSOLUTE, return_type="int32"
     )
 
 
+def permute(low: Any, high: Any, selector: Any) -> Any:
+    """uint32: four of the eight bytes of ``low`` and ``high``, one for each nibble of 16 bits.
+
+    The three low bits of a nibble say which byte; where the fourth is set, all bits are that
+    byte's top bit instead.
+    """
+    args = [tirx.const(v, "uint32") if isinstance(v, int) else v for v in (low, high, selector)]
+    name = "shiftadd_asm_prmt"
+    return T.cuda.func_call(name, *args, source_code=_PERMUTE, return_type="uint32")
+
+
 def decode(codes: Any) -> Any:
-    """Four int8 weights, an int32, from the four codes in the low half of an int32."""
-    codes = T.reinterpret(codes, dtype="uint32")
-    return T.cuda.func_call("shiftadd_decode4", codes, source_code=_DECODE, return_type="int32")
+    """Four int8 weights, an int32, from the four codes in the low half of an int32.
+
+    Magnitudes and their negatives are looked up, and the codes' signs choose from each pair.
+    """
+    codes = T.bind(codes.astype("uint32"))
+    places = T.bind(codes & T.uint32(0x7777))
+    signs = ((codes >> T.uint32(1)) & T.uint32(0x4444)) | T.uint32(0x3210)
+    positive, negative = (permute(*table, places) for table in (_POSITIVE, _NEGATIVE))
+    return permute(positive, negative, signs).astype("int32")
 
 
 def magnitudes(codes: Any) -> Any:
-    """Four bytes, an int32: the weights of positive terms, zero for negative ones."""
-    codes = T.reinterpret(codes, dtype="uint32")
-    return T.cuda.func_call(
-        "shiftadd_magnitudes4", codes, source_code=_MAGNITUDES, return_type="int32"
-    )
+    """Four bytes, an int32: the weights of positive terms, zero for negative ones.
+
+    A sign bit has the look-up repeat the top bit of a magnitude, which is zero.
+    """
+    return permute(*_POSITIVE, codes.astype("uint32")).astype("int32")
 
 
 def pack(values: Any) -> Any:
     """uint32 of the low bytes of four int32."""
-    return T.cuda.func_call("shiftadd_pack4", *values, source_code=_PACK, return_type="uint32")
+    first, second, third, fourth = (value.astype("uint32") for value in values)
+    low, high = permute(first, second, 0x0040), permute(third, fourth, 0x0040)
+    return permute(low, high, 0x5410)
+
+
+def add_lanes(value: Any, lanes: int) -> Any:
+    """The sum of an int32 over every ``lanes`` neighbouring threads of a warp, a power of two."""
+    step = 1
+    while step < lanes:
+        other = T.cuda.func_call(
+            "__shfl_xor_sync",
+            T.uint32(0xFFFFFFFF),
+            value,
+            T.int32(step),
+            source_code="",
+            return_type="int32",
+        )
+        value = T.bind(value + other)
+        step *= 2
+    return value
 
 
 def matrix_product(sums: Any, inputs: Any, weights: Any, dtype: str) -> None:

@@ -11,8 +11,9 @@ from tvm_shiftadd.topi.schedules.cpu.dot.chains import Chain
 from tvm_shiftadd.topi.schedules.cpu.dot.layers import is_adder, layer_shape
 
 from .epilogue import Epilogue
-from .matrix import matrix
-from .parameters import MatrixParameters, TileParameters
+from .gemv import IMAGES, gemv
+from .matrix import dense, matrix
+from .parameters import MatrixParameters, TileParameters, VectorParameters
 from .problem import Problem, Shapes
 from .tile import tile
 from .weights import pack_fragments, pack_words
@@ -45,6 +46,22 @@ def problem_of(chain: Chain) -> Problem | None:
 
 def layer_kernel(problem: Problem, batch: Any, arch: int) -> LayerKernel:
     """The kernel of a problem on a GPU of compute capability ``arch``, 80 for 8.0."""
+    new = arch >= TENSOR_CORES
+    unroll = 8 if problem.coded and new else 4
+    vector = VectorParameters(unroll=unroll, copies=new, matrix=new and batch != 1)
+
+    if isinstance(batch, int) and batch <= IMAGES and problem.fits_vector:
+
+        def of_few_images(epilogue: Epilogue, n: Any, shapes: Shapes) -> tirx.PrimFunc:
+            return gemv(problem, epilogue, n, shapes, vector)
+
+        return LayerKernel(lambda weights: pack_fragments(weights, problem), of_few_images)
+    if not isinstance(batch, int) and new and problem.fits_vector:
+
+        def of_any_images(epilogue: Epilogue, n: Any, shapes: Shapes) -> tirx.PrimFunc:
+            return dense(problem, epilogue, n, shapes, vector, MatrixParameters())
+
+        return LayerKernel(lambda weights: pack_fragments(weights, problem), of_any_images)
     if arch >= TENSOR_CORES and problem.fits_matrix:
 
         def on_tensor_cores(epilogue: Epilogue, n: Any, shapes: Shapes) -> tirx.PrimFunc:

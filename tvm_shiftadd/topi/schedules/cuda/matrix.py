@@ -17,11 +17,12 @@ from tvm_shiftadd._compat import tirx
 from tvm_shiftadd.topi.schedules.cpu.dot.function import Kernel, batch_size, kernel
 
 from .epilogue import Epilogue, Writer
+from .gemv import IMAGES, emit_gemv
 from .intrinsics import WARP, commit, copy, decode, load_matrix, matrix_product, wait
-from .parameters import MatrixParameters
+from .parameters import MatrixParameters, VectorParameters
 from .problem import CHUNK, SLAB, Problem, Shapes
 from .tile import grid, guarded, matrix_views, split
-from .weights import fragments_shape
+from .weights import fragment_tensors, fragments_shape
 
 #: Rows of a tile of pixels, columns of one of outputs, and the sums of both in a thread.
 _ROWS, _COLUMNS, _SUMS = 16, 8, 4
@@ -40,13 +41,28 @@ def matrix(
 
     Weights are as ``pack_fragments`` makes them; the constants as ``cpu.dot.weights.constants``.
     """
-    tensors = {
-        "x": (shapes[0], problem.dtype),
-        "weights": (fragments_shape(problem), "int32"),
-        **epilogue.tensors(shapes[1]),
-    }
+    tensors = fragment_tensors(problem, epilogue, shapes)
     with kernel("shiftadd_cuda_matrix", tensors, "mma.m16n8k32") as made:
         _Matrix(problem, epilogue, made, batch_size(batch), parameters).emit()
+    return made.function
+
+
+def dense(
+    problem: Problem,
+    epilogue: Epilogue,
+    batch: Any,
+    shapes: Shapes,
+    few: VectorParameters,
+    many: MatrixParameters,
+) -> tirx.PrimFunc:
+    """A dense layer of any number of images: ``gemv`` of a few of them, else as ``matrix``."""
+    tensors = fragment_tensors(problem, epilogue, shapes)
+    with kernel("shiftadd_cuda_dense", tensors, "mma.m16n8k32") as made:
+        # Loops of one turn or none: TVM puts no barriers into a launch under a condition.
+        with build.serial(T.Select(batch <= IMAGES, T.int64(1), T.int64(0))):
+            emit_gemv(problem, epilogue, made, batch, few)
+        with build.serial(T.Select(batch > IMAGES, T.int64(1), T.int64(0))):
+            _Matrix(problem, epilogue, made, batch, many).emit()
     return made.function
 
 
@@ -63,10 +79,10 @@ class _Matrix:
         self.columns = p.across * self.tiles * _COLUMNS
         self.threads = p.down * p.across * WARP
         self.views = matrix_views(made, problem, epilogue, batch)
-        #: Tiles of eight outputs and the words of one in all weights, and those of a block.
-        _, _, self.all_tiles, _, words = fragments_shape(problem)
-        self.thread_words, self.tile_words = words, words * WARP
-        self.block_tiles = self.columns // _COLUMNS
+        #: Units of weights: of all outputs, of a block, of a warp.
+        _, _, self.all_units, _, self.words = fragments_shape(problem)
+        self.block_units = self.columns // _COLUMNS // problem.unit_tiles
+        self.units = self.tiles // problem.unit_tiles
 
     def emit(self) -> None:
         problem, p = self.problem, self.p
@@ -74,11 +90,11 @@ class _Matrix:
         panels = -(-problem.outputs // self.columns)
         size = p.stages * self.rows * SLAB
         self.inputs = build.sblock_alloc_buffer((size,), "uint8", scope="shared")
-        size = p.stages * self.block_tiles * self.tile_words
+        size = p.stages * self.block_units * WARP * self.words
         self.weights = build.sblock_alloc_buffer((size,), "int32", scope="shared")
         with grid(blocks, panels, problem.shape.groups, self.threads) as (bx, by, group, thread):
             self.first, self.group, self.thread = T.bind(bx * self.rows), group, thread
-            self.first_tile = T.bind(by * self.block_tiles)
+            self.panel = T.bind(by * self.columns)
             self.lane, warp = T.bind(thread % WARP), T.bind(thread // WARP)
             self.down, self.across = T.bind(warp // p.across), T.bind(warp % p.across)
             self._locate()
@@ -145,36 +161,31 @@ class _Matrix:
                 copy(T.address_of(self.inputs[to]), source, T.Select(inside, CHUNK, 0))
 
     def _load_weights(self, slab: Any, stage: Any) -> None:
-        words = CHUNK // 4
-        size = self.block_tiles * self.tile_words
-        for slot in range(-(-size // words // self.threads)):
-            index = T.bind((self.thread + slot * self.threads) * words)
-            tile = T.bind(self.first_tile + index // self.tile_words)
-            # What lies behind the last tile is not loaded, and its sums are not stored.
-            last = self.all_tiles % self.block_tiles != 0
-            past = (slot + 1) * self.threads * words > size
-            there = tirx.all(index < size, tile < self.all_tiles)
-            with guarded(there, last or past):
-                inner = T.bind(index % self.tile_words)
-                source = self.made["weights"][
-                    self.group, slab, tile, inner // self.thread_words, inner % self.thread_words
-                ]
-                to = T.address_of(self.weights[stage * size + index])
-                copy(to, T.address_of(source), CHUNK)
+        chunks = self.block_units * WARP
+        first = self.panel // (_COLUMNS * self.problem.unit_tiles)
+        for slot in range(-(-chunks // self.threads)):
+            index = T.bind(self.thread + slot * self.threads)
+            unit = T.bind(first + index // WARP)
+            # What lies behind the last unit is not loaded, and its sums are not stored.
+            there = tirx.all(index < chunks, unit < self.all_units)
+            rest = self.all_units % self.block_units or (slot + 1) * self.threads > chunks
+            with guarded(there, bool(rest)):
+                source = self.made["weights"][self.group, slab, unit, index % WARP, 0]
+                to = self.weights[(stage * chunks + index) * self.words]
+                copy(T.address_of(to), T.address_of(source), CHUNK)
 
     # Products.
 
     def _multiply(self, stage: Any) -> None:
         """Add the products of a slab to the sums."""
         p = self.p
-        words = T.alloc_buffer((self.tiles * self.thread_words,), "int32", scope="local")
-        first = stage * (self.block_tiles * self.tile_words) + self.lane * self.thread_words
-        first = T.bind(first + self.across * (self.tiles * self.tile_words))
-        for tile in range(self.tiles):
-            kind = f"int32x{self.thread_words}"
-            value = self.weights.vload([first + tile * self.tile_words], dtype=kind)
-            place = T.ramp(tile * self.thread_words, 1, self.thread_words)
-            T.buffer_store(words, value, [place])
+        words = T.alloc_buffer((self.units * self.words,), "int32", scope="local")
+        first = stage * self.block_units + self.across * self.units
+        first = T.bind((first * WARP + self.lane) * self.words)
+        for unit in range(self.units):
+            at = first + unit * (WARP * self.words)
+            value = self.weights.vload([at], dtype=f"int32x{self.words}")
+            T.buffer_store(words, value, [T.ramp(unit * self.words, 1, self.words)])
         fragments = T.alloc_buffer((p.rows * 4,), "uint32", scope="local")
         weights = T.alloc_buffer((self.tiles * 2,), "uint32", scope="local")
         row = T.bind(self.down * (p.rows * _ROWS) + self.lane % _ROWS)
@@ -186,7 +197,7 @@ class _Matrix:
                 load_matrix(T.address_of(fragments[tile * 4]), source)
             for tile in range(self.tiles):
                 for half, word in enumerate(self._fragment(words, tile, step)):
-                    word = T.reinterpret(word, dtype="uint32")
+                    word = word.astype("uint32")
                     T.buffer_store(weights, word, [tile * 2 + half])
             for tile in range(p.rows):
                 for column in range(self.tiles):
@@ -209,7 +220,7 @@ class _Matrix:
         width = 2 * problem.panel_tiles
         writer = Writer(self.epilogue, self.made["constants"], self.views, problem.outputs)
         limit = T.bind((self.group + 1) * problem.outputs)
-        start = self.group * problem.outputs + self.first_tile * _COLUMNS
+        start = self.group * problem.outputs + self.panel
         start = start + self.across * (self.tiles * _COLUMNS) + self.lane % 4 * width
         first = T.bind(self.first + self.down * (p.rows * _ROWS) + self.lane // 4)
         for panel in range(p.panels):

@@ -36,3 +36,18 @@ class MatrixParameters:
     rows: int = 4
     panels: int = 1
     stages: int = 4
+
+
+@dataclass(frozen=True)
+class VectorParameters:
+    """How the kernel of a few images is cut up.
+
+    ``warps`` of a block share the reduction, each with the weights of ``unroll`` slabs under way:
+    with ``copies`` to shared memory, else to registers. ``matrix``: products are those of tensor
+    cores.
+    """
+
+    warps: int = 8
+    unroll: int = 4
+    copies: bool = False
+    matrix: bool = False

@@ -80,6 +80,11 @@ class Problem:
         return 2 if self.outputs <= 16 else 4
 
     @property
+    def unit_tiles(self) -> int:
+        """Tiles whose weights a thread loads at once."""
+        return 2 if self.coded else 1
+
+    @property
     def panel(self) -> int:
         """Outputs of a panel."""
         return 8 * self.panel_tiles
@@ -88,3 +93,10 @@ class Problem:
     def fits_matrix(self) -> bool:
         """Whether tensor cores can take it: inputs are copied sixteen bytes at a time."""
         return self.kind == "dot" and self.channels % CHUNK == 0
+
+    @property
+    def fits_vector(self) -> bool:
+        """Whether it is a dense layer whose weights the kernel of a few images takes."""
+        shape = self.shape
+        maps = (shape.height, shape.width, shape.out_height, shape.out_width, shape.groups)
+        return self.fits_matrix and (*maps, *shape.kernel) == (1,) * 7 and shape.origin == (0, 0)

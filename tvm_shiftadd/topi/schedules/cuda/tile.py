@@ -252,6 +252,6 @@ def load_word(view: Any, row: Any, group: Any, quad: Any, inside: Any, problem: 
     word = zero
     for byte in range(QUAD):
         there = tirx.all(inside, quad * QUAD + byte < problem.channels)
-        value = T.reinterpret(view[row, first + byte], dtype="uint8").astype("int32")
+        value = view[row, first + byte].astype("int32") & T.int32(255)
         word = word | (T.if_then_else(there, value, zero) << T.int32(8 * byte))
     return word

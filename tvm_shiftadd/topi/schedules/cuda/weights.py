@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from tvm_shiftadd._compat import te, tirx
 from tvm_shiftadd.topi.scaling import int32
 from tvm_shiftadd.topi.schedules.cpu.dot.weights import code_or_sum
 
+from .epilogue import Epilogue
 from .intrinsics import QUAD, WARP
-from .problem import SLAB, Problem
+from .problem import CHUNK, SLAB, Problem, Shapes
 
 
 def pack_words(weights: Any, problem: Problem) -> Any:
@@ -65,48 +67,67 @@ def _value(weights: Any, problem: Problem, group: Any, index: Any, output: Any, 
 def pack_fragments(codes: Any, problem: Problem) -> Any:
     """int32 ``fragments_shape``: weights as the threads of a warp hold them for tensor cores.
 
-    The last axis is what a thread loads at once: a word for each half of each product's
-    reduction, or half as many words of codes. Neighbouring outputs are spread over the tiles of a
-    panel, so that each thread gets the sums of neighbouring outputs of a pixel.
+    The last axis is the 16 bytes that a thread loads at once: a word for each half of each of a
+    slab's products, or codes in half as many words of each of two tiles. Neighbouring outputs are
+    spread over the tiles of a panel, so that each thread gets sums of neighbouring outputs.
     """
 
-    def value(group: Any, slab: Any, tile: Any, lane: Any, half: Any, byte: int) -> Any:
-        """The weight in byte ``byte`` of half ``half`` of a slab's products."""
-        inner = half * (QUAD * QUAD) + tirx.indexmod(lane, QUAD) * QUAD + byte
-        place = slab * SLAB + inner
-        tap, channel = (f(place, problem.channels) for f in (tirx.indexdiv, tirx.indexmod))
-        column = tirx.indexdiv(lane, QUAD)
-        panel, part = (f(tile, problem.panel_tiles) for f in (tirx.indexdiv, tirx.indexmod))
-        output = (
-            panel * problem.panel
-            + tirx.indexdiv(column, 2) * (2 * problem.panel_tiles)
-            + part * 2
-            + tirx.indexmod(column, 2)
-        )
-        taps = problem.shape.kernel[0] * problem.shape.kernel[1]
-        inside = tirx.all(tap < taps, output < problem.outputs)
-        row = tap * problem.channels + channel
-        found = code_or_sum(codes, row, group * problem.outputs + output)
-        return tirx.if_then_else(inside, found, int32(0))
-
-    def body(group: Any, slab: Any, tile: Any, lane: Any, word: Any) -> Any:
+    def body(group: Any, slab: Any, unit: Any, lane: Any, word: Any) -> Any:
         total = int32(0)
-        if problem.coded:
-            for place in range(2 * QUAD):
-                half, byte = divmod(place, QUAD)
-                code = value(group, slab, tile, lane, word * 2 + half, byte)
-                total = total | (code << int32(4 * place))
+        if not problem.coded:
+            for byte in range(QUAD):
+                where = (group, slab, unit, lane, word)
+                value = _fragment(codes, problem, *where, byte) & int32(255)
+                total = total | (value << int32(8 * byte))
             return total
-        for byte in range(QUAD):
-            found = value(group, slab, tile, lane, word, byte) & int32(255)
-            total = total | (found << int32(8 * byte))
+        tile = unit * 2 + tirx.indexdiv(word, 2)
+        for place in range(2 * QUAD):
+            half, byte = divmod(place, QUAD)
+            part = tirx.indexmod(word, 2) * 2 + half
+            code = _fragment(codes, problem, group, slab, tile, lane, part, byte)
+            total = total | (code << int32(4 * place))
         return total
 
     return te.compute(fragments_shape(problem), body, name="packed")
 
 
+def _fragment(
+    codes: Any,
+    problem: Problem,
+    group: Any,
+    slab: Any,
+    tile: Any,
+    lane: Any,
+    part: Any,
+    byte: int,
+) -> Any:
+    """The weight in a byte of part 0 to 3 of a slab, which are sixteen bytes of it each."""
+    place = slab * SLAB + part * CHUNK + tirx.indexmod(lane, QUAD) * QUAD + byte
+    tap, channel = (f(place, problem.channels) for f in (tirx.indexdiv, tirx.indexmod))
+    panel, inner = (f(tile, problem.panel_tiles) for f in (tirx.indexdiv, tirx.indexmod))
+    column = tirx.indexdiv(lane, QUAD)
+    output = tirx.indexdiv(column, 2) * (2 * problem.panel_tiles) + inner * 2
+    output = panel * problem.panel + output + tirx.indexmod(column, 2)
+    taps = problem.shape.kernel[0] * problem.shape.kernel[1]
+    inside = tirx.all(tap < taps, output < problem.outputs)
+    row = tap * problem.channels + channel
+    value = code_or_sum(codes, row, group * problem.outputs + output)
+    return tirx.if_then_else(inside, value, int32(0))
+
+
 def fragments_shape(problem: Problem) -> tuple[int, int, int, int, int]:
-    """Groups, slabs, tiles of eight outputs, threads, words of a thread."""
-    panels = -(-problem.outputs // problem.panel)
-    words = 2 if problem.coded else 4
-    return (problem.shape.groups, problem.slabs, panels * problem.panel_tiles, WARP, words)
+    """Groups, slabs, units of one tile of eight outputs or of codes of two, threads, words."""
+    tiles = -(-problem.outputs // problem.panel) * problem.panel_tiles
+    units = tiles // problem.unit_tiles
+    return (problem.shape.groups, problem.slabs, units, WARP, SLAB // CHUNK)
+
+
+def fragment_tensors(
+    problem: Problem, epilogue: Epilogue, shapes: Shapes
+) -> dict[str, tuple[Sequence[Any], str]]:
+    """The parameters of a kernel that takes fragments; ``shapes`` are those of x and out."""
+    return {
+        "x": (shapes[0], problem.dtype),
+        "weights": (fragments_shape(problem), "int32"),
+        **epilogue.tensors(shapes[1]),
+    }
