@@ -6,6 +6,15 @@
 static inline int shiftadd_asm_dp4a_us(unsigned a, int b, int c) { return int(c + uint32_t(dot_bytes<uint8_t, int8_t>(a, b))); }
 static inline int shiftadd_asm_absdiff4(unsigned a, unsigned b, int c) { return int(c + __vsadu4(a, b)); }
 
+
+// As __byte_perm; bit 3 of a selector has the byte's sign repeated instead of the byte.
+static inline unsigned shiftadd_asm_prmt(unsigned x, unsigned y, unsigned selector) {
+  unsigned result = __byte_perm(x, y, selector);
+  for (int i = 0; i < 4; i++)
+    if (selector >> 4 * i & 8) result = (result & ~(255u << 8 * i)) | (result >> 8 * i & 128 ? 255u : 0u) << 8 * i;
+  return result;
+}
+
 // d (16x8, int32) += a (16x32 bytes of type A) * b (32x8 signed bytes).
 template <class A>
 static void multiply_matrices(int* d, const unsigned* a, const unsigned* b) {

@@ -44,15 +44,11 @@ static inline int64_t dot_bytes(uint32_t a, uint32_t b) {
 static inline int __dp4a(int a, int b, int c) { return int(uint32_t(c) + uint32_t(dot_bytes<int8_t, int8_t>(a, b))); }
 static inline unsigned __dp4a(unsigned a, unsigned b, unsigned c) { return c + uint32_t(dot_bytes<uint8_t, uint8_t>(a, b)); }
 
-// Four bytes chosen from eight; bit 3 of a selector repeats the byte's sign.
+// Four bytes chosen from eight; the fourth bit of a selector, which PTX's prmt knows, is cleared.
 static inline unsigned __byte_perm(unsigned x, unsigned y, unsigned selector) {
   uint64_t bytes = uint64_t(y) << 32 | x;
   unsigned result = 0;
-  for (int i = 0; i < 4; i++) {
-    unsigned chosen = selector >> 4 * i & 15, byte = unsigned(bytes >> 8 * (chosen & 7)) & 255;
-    if (chosen & 8) byte = byte & 128 ? 255 : 0;
-    result |= byte << 8 * i;
-  }
+  for (int i = 0; i < 4; i++) result |= (unsigned(bytes >> 8 * (selector >> 4 * i & 7)) & 255) << 8 * i;
   return result;
 }
 

@@ -98,22 +98,24 @@ def test_lanes_of_a_warp_exchange_values() -> None:
 def test_instructions_on_four_bytes() -> None:
     rng = np.random.default_rng(0)
     a, b = rng.integers(-(2**31), 2**31, (2, 32)).astype(np.int32)
-    products, distances, chosen = (np.zeros(32, np.int32) for _ in range(3))
+    products, distances, chosen, signs = (np.zeros(32, np.int32) for _ in range(4))
     body = """
       int i = threadIdx.x;
       p2[i] = __dp4a(p0[i], p1[i], 7);
       p3[i] = __dp4a(__vabsdiffu4(p0[i], p1[i]), 0x01010101u, 0u);
       p4[i] = __byte_perm(p0[i], p1[i], 0x6038);
+      p5[i] = shiftadd_asm_prmt(p0[i], p1[i], 0x6038);
     """
-    emulate(body, a, b, products, distances, chosen)
+    emulate(body, a, b, products, distances, chosen, signs)
     signed = [x.view(np.int8).reshape(32, 4).astype(int) for x in (a, b)]
     plain = [x.view(np.uint8).reshape(32, 4).astype(int) for x in (a, b)]
     np.testing.assert_array_equal(products, (signed[0] * signed[1]).sum(1) + 7)
     np.testing.assert_array_equal(distances, abs(plain[0] - plain[1]).sum(1))
-    # Selectors from the lowest: 8 the sign of byte 0, byte 3, byte 0, byte 6, of b its third.
+    # Selectors from the lowest: 8 byte 0, and to PTX its sign; byte 3, byte 0, byte 6, b's third.
     sign = np.where(signed[0][:, 0] < 0, 255, 0)
-    wanted = np.stack([sign, plain[0][:, 3], plain[0][:, 0], plain[1][:, 2]], 1).astype(np.uint8)
-    np.testing.assert_array_equal(chosen, wanted.view(np.int32).ravel())
+    for first, got in ((plain[0][:, 0], chosen), (sign, signs)):
+        wanted = np.stack([first, plain[0][:, 3], plain[0][:, 0], plain[1][:, 2]], 1)
+        np.testing.assert_array_equal(got, wanted.astype(np.uint8).view(np.int32).ravel())
 
 
 def test_threads_that_wait_at_different_places_are_an_error() -> None:

@@ -118,7 +118,7 @@ def test_whole_pieces_of_channels_go_to_tensor_cores(dtype: str, kind: str) -> N
     assert f"mma.sync.aligned.m16n8k32.row.col.s32.{kind}.s8.s32" in text
     assert "ldmatrix.sync" in text and "cp.async" in text
     # Codes of one term are decoded in registers; copies are waited for once in each turn.
-    assert "shiftadd_decode4" in body
+    assert "shiftadd_asm_prmt(" in body
     assert body.count("__syncthreads") == 1
     older = kernels(fused(make, ((8, 8, 32), dtype), arch=75))
     assert list(older) == ["shiftadd_cuda_tile_dot"]
