@@ -5,7 +5,7 @@ how it is measured is in docs/benchmarking.md. Times do not depend on the images
 are used, for the conversion too, which leaves out what only serves accuracy.
 
     python benchmarks/networks.py MODEL ... [--threads 2 1] [--terms 2] [--kernels auto|shift]
-        [--batch 1] [--peers NAMES] [--layers] [--results benchmarks/results]
+        [--batch 1] [--peers NAMES] [--layers] [--memory] [--results benchmarks/results]
 
 A model is an ONNX file or a checkpoint. `python models/classifiers.py FOLDER` writes models of
 well-known shapes.
@@ -14,18 +14,31 @@ well-known shapes.
 from __future__ import annotations
 
 import argparse
+import tempfile
 import time
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from tvm_shiftadd import api
 from tvm_shiftadd.artifact import Artifact
 from tvm_shiftadd.bench import inputs, layer_tables, layers, machine, networks, peers, results
+from tvm_shiftadd.bench import memory as memories
+from tvm_shiftadd.bench.memory import Memory
 from tvm_shiftadd.bench.networks import OURS, Comparison
 from tvm_shiftadd.bench.results import Table
+from tvm_shiftadd.bench.work import Array, Work
 from tvm_shiftadd.convert import Graph
 from tvm_shiftadd.target import parse, runtime
+
+#: Peers whose memory can be measured: the runtime, and the file of Work.
+FILES = {
+    "onnxruntime": ("onnxruntime", "float_model"),
+    "onnxruntime-int8": ("onnxruntime", "qdq_model"),
+    "openvino": ("openvino", "float_model"),
+    "openvino-int8": ("openvino", "qdq_model"),
+}
 
 
 @dataclass(frozen=True)
@@ -45,6 +58,10 @@ class Compiled:
     @property
     def name(self) -> str:
         return self.path.stem
+
+    @property
+    def onnx(self) -> Path | None:
+        return self.path if self.path.suffix == ".onnx" else None
 
 
 def compiled(path: Path, threads: int, arguments: argparse.Namespace) -> Compiled:
@@ -66,16 +83,35 @@ def compiled(path: Path, threads: int, arguments: argparse.Namespace) -> Compile
 def measure(one: Compiled, threads: int, arguments: argparse.Namespace) -> Comparison:
     """A model beside its peers."""
     batch = None if one.model.graph.batch else arguments.batch
-    onnx = one.path if one.path.suffix == ".onnx" else None
     names, asked = peers.choose(arguments.peers)
     comparison = networks.bench(
-        inputs.task(one.artifact, model=one.model, onnx=onnx, batch=batch),
+        inputs.task(one.artifact, model=one.model, onnx=one.onnx, batch=batch),
         names=names,
         asked=asked,
         threads=(threads,),
         rounds=arguments.rounds,
     )
     return replace(comparison, model=one.name)
+
+
+def feed_of(one: Compiled, arguments: argparse.Namespace) -> Mapping[str, Array]:
+    """Random inputs of a run."""
+    return inputs.random_inputs(one.artifact, inputs.batch_size(one.artifact, arguments.batch))
+
+
+def grown(one: Compiled, arguments: argparse.Namespace) -> dict[str, Memory]:
+    """What a process on one thread grows by to run a model, ours and the peers that are there."""
+    feed = feed_of(one, arguments)
+    with tempfile.TemporaryDirectory(prefix="tvm-shiftadd-bench-") as name:
+        folder = Path(name)
+        one.artifact.save(folder / "artifact")
+        found = {OURS: memories.measure(OURS, folder / "artifact", feed, 1)}
+        if one.onnx is not None:
+            work = Work(one.onnx, None, feed, [feed], folder)
+            for peer, (runtime, form) in FILES.items():
+                if peers.PEERS[peer].installed:
+                    found[peer] = memories.measure(runtime, getattr(work, form), feed, 1)
+    return found
 
 
 def row(one: Compiled, comparison: Comparison) -> dict[str, Any]:
@@ -124,7 +160,7 @@ def summary(rows: list[dict[str, Any]], threads: int, arguments: argparse.Namesp
     )
 
 
-def memory(rows: list[dict[str, Any]]) -> Table:
+def constants(rows: list[dict[str, Any]]) -> Table:
     """The constants of a run beside those of an int8 network."""
     lines = []
     for one in rows:
@@ -141,15 +177,32 @@ def memory(rows: list[dict[str, Any]]) -> Table:
     return Table("Constants of a run", ("network", "int8", *columns), tuple(lines), notes=notes)
 
 
+def resident(found: dict[str, dict[str, Memory]]) -> Table:
+    """Memory of processes, by model and runtime."""
+    names = [OURS, *FILES]
+    lines = []
+    for model, grown_by in found.items():
+        sizes = (grown_by.get(name) for name in names)
+        shown = (s and f"{s.peak / 2**20:.1f} / {s.after / 2**20:.1f}" for s in sizes)
+        lines.append((model, *shown))
+    notes = (
+        "MiB by which a process grew from the imported runtime on, one thread: at most, loading "
+        "included / after three runs.",
+    )
+    return Table("Memory of a process", ("network", *names), tuple(lines), notes=notes)
+
+
 def write(
     done: list[tuple[Compiled, Comparison]],
     described: machine.Machine,
+    grown_by: dict[str, dict[str, Memory]],
     threads: int,
     arguments: argparse.Namespace,
 ) -> None:
     """One number of threads: the page of whole networks."""
     rows = [row(one, comparison) for one, comparison in done]
-    tables = [summary(rows, threads, arguments), memory(rows)]
+    tables = [summary(rows, threads, arguments), constants(rows)]
+    tables += [resident(grown_by)] if grown_by else []
     tables += [
         replace(table, title=one.name, notes=())
         for one, comparison in done
@@ -158,6 +211,7 @@ def write(
     report = {
         "machine": described.to_dict(),
         "summary": rows,
+        "memory": {m: {n: asdict(s) for n, s in sizes.items()} for m, sizes in grown_by.items()},
         "networks": [comparison.to_dict() for _, comparison in done],
     }
     stem = f"networks_{threads}_threads_{arguments.kernels}"
@@ -189,6 +243,7 @@ def main() -> None:
     parser.add_argument("--peers", help="as of tvm-shiftadd bench")
     parser.add_argument("--rounds", type=int, default=11)
     parser.add_argument("--layers", action="store_true", help="time the layers too")
+    parser.add_argument("--memory", action="store_true", help="measure processes' memory too")
     parser.add_argument("--results", type=Path, help="folder for JSON and Markdown")
     arguments = parser.parse_args()
     described = machine.describe()
@@ -196,6 +251,7 @@ def main() -> None:
     counts = sorted(set(arguments.threads), reverse=True)
     runtime.set_num_threads(counts[0])
     models = [compiled(path, counts[0], arguments) for path in arguments.models]
+    grown_by = {one.name: grown(one, arguments) for one in models} if arguments.memory else {}
     if arguments.results:
         arguments.results.mkdir(parents=True, exist_ok=True)
     for threads in counts:
@@ -206,13 +262,13 @@ def main() -> None:
             figures = zip(line.columns, map(results.text, line.rows[0]), strict=True)
             print(*(f"{column}: {figure}" for column, figure in figures), sep="  ", flush=True)
             if arguments.layers:
-                feed = inputs.random_inputs(
-                    one.artifact, inputs.batch_size(one.artifact, arguments.batch)
+                feed = feed_of(one, arguments)
+                profile = layers.profile(
+                    one.artifact, feed, threads=threads, rounds=arguments.rounds
                 )
-                profile = layers.profile(one.artifact, feed, threads=threads)
                 profiles.append(replace(profile, model=one.name))
         if arguments.results:
-            write(done, described, threads, arguments)
+            write(done, described, grown_by, threads, arguments)
         if arguments.results and profiles:
             write_layers(profiles, threads, arguments.results)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -16,36 +16,40 @@ Form = Literal["float_model", "qdq_model", "qoperator_model"]
 
 
 def onnxruntime(form: Form) -> Callable[[Work, int], Prepared]:
-    """What prepares ``form`` of the model for onnxruntime's CPU provider."""
-
-    def prepare(work: Work, threads: int) -> Prepared:
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 3
-        model: Path = getattr(work, form)
-        session = onnxruntime.InferenceSession(
-            str(model), options, providers=["CPUExecutionProvider"]
-        )
-        given = dict(work.feed)
-        return Prepared(lambda: list(session.run(None, given)), weight_bytes(model))
-
-    return prepare
+    """What prepares ``form`` of the model for onnxruntime."""
+    return _prepared(form, onnxruntime_run)
 
 
 def openvino(form: Form) -> Callable[[Work, int], Prepared]:
-    """What prepares ``form`` of the model for OpenVINO's CPU plug-in."""
+    """What prepares ``form`` of the model for OpenVINO."""
+    return _prepared(form, openvino_run)
 
+
+def _prepared(
+    form: Form, start: Callable[[Path, Mapping[str, Array], int], Run]
+) -> Callable[[Work, int], Prepared]:
     def prepare(work: Work, threads: int) -> Prepared:
         model: Path = getattr(work, form)
-        return Prepared(_openvino(model, work, threads), weight_bytes(model))
+        return Prepared(start(model, work.feed, threads), weight_bytes(model))
 
     return prepare
 
 
-def _openvino(model: Path, work: Work, threads: int) -> Run:
+def onnxruntime_run(model: Path, feed: Mapping[str, Array], threads: int) -> Run:
+    """A run of a model file by onnxruntime's CPU provider."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+    given = dict(feed)
+    return lambda: list(session.run(None, given))
+
+
+def openvino_run(model: Path, feed: Mapping[str, Array], threads: int) -> Run:
+    """A run of a model file by OpenVINO's CPU plug-in."""
     import openvino
 
     compiled = openvino.Core().compile_model(
@@ -64,7 +68,7 @@ def _openvino(model: Path, work: Work, threads: int) -> Run:
     request = compiled.create_infer_request()
     # The order of the outputs is the model's; their names may be several or none.
     outputs = range(len(compiled.outputs))
-    for name, array in work.feed.items():
+    for name, array in feed.items():
         # Shared, not copied in each run.
         tensor = openvino.Tensor(np.ascontiguousarray(array), shared_memory=True)
         request.set_tensor(name, tensor)
