@@ -9,48 +9,20 @@ which is the smaller one of what it offers.
 
 from __future__ import annotations
 
+import argparse
 import json
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-from amaranth.back import verilog
-from amaranth.hdl import Module, Mux, Signal, signed
-from amaranth.lib import wiring
-from amaranth.lib.wiring import In, Out
+from typing import TYPE_CHECKING
 
 from tvm_shiftadd.errors import DeviceError
 from vta_ext.rtl import tools
-from vta_ext.rtl.bridge import Bridge
-from vta_ext.rtl.elements import INPUT_BITS
-from vta_ext.rtl.matrix import Row
 
-
-class AccumulatingRow(wiring.Component):
-    """A row with registers in front of it and an accumulator behind it, for synthesis alone."""
-
-    def __init__(self, modes: tuple[str, ...], log_block: int = 4) -> None:
-        self.row = Row(modes, log_block, 4 if modes == ("shift",) else 8)
-        super().__init__(
-            {
-                "inputs": In(INPUT_BITS << log_block),
-                "weights": In(self.row.bits << log_block),
-                "select": In(len(self.row.select)),
-                "clear": In(1),
-                "acc": Out(signed(32)),
-            }
-        )
-
-    def elaborate(self, platform: object) -> Module:
-        m = Module()
-        m.submodules.row = row = self.row
-        inputs = Signal.like(self.inputs, reset_less=True)
-        weights = Signal.like(self.weights, reset_less=True)
-        m.d.sync += [inputs.eq(self.inputs), weights.eq(self.weights)]
-        m.d.comb += [row.inputs.eq(inputs), row.weights.eq(weights), row.select.eq(self.select)]
-        m.d.sync += self.acc.eq(Mux(self.clear, 0, self.acc) + row.total + row.carry)
-        return m
+if TYPE_CHECKING:
+    from amaranth.lib import wiring
 
 
 @dataclass(frozen=True)
@@ -62,15 +34,11 @@ class Area:
     multipliers: int
 
 
-def find_yosys() -> str:
-    """The command; see :func:`vta_ext.rtl.tools.find`."""
-    return tools.find("yosys")
-
-
 def row_area(modes: tuple[str, ...], log_block: int = 4) -> Area:
     """The area of one row of these modes; see :func:`area`."""
-    booth = "booth; opt; " if "multiply" in modes else ""
-    return area(AccumulatingRow(modes, log_block), f"flatten; opt; wreduce; {booth}")
+    from vta_ext.rtl.rows import AccumulatingRow, preparation
+
+    return area(AccumulatingRow(modes, log_block), preparation(modes))
 
 
 def area(component: wiring.Component, steps: str = "") -> Area:
@@ -78,15 +46,16 @@ def area(component: wiring.Component, steps: str = "") -> Area:
 
     Raises DependencyError where yosys is missing and DeviceError where it fails.
     """
-    tool = find_yosys()
-    text = verilog.convert(component, name="top", strip_internal_attrs=True, emit_src=False)
+    from vta_ext.rtl.rows import to_verilog
+
+    tool = tools.find("yosys")
     script = (
         f"read_verilog top.v; hierarchy -top top; proc; {steps}"
         "synth_ecp5 -nodsp -nowidelut -top top; tee -q -o cells.json stat -json"
     )
     with tempfile.TemporaryDirectory(prefix="tvm-shiftadd-") as name:
         folder = Path(name)
-        (folder / "top.v").write_text(text)
+        (folder / "top.v").write_text(to_verilog(component))
         done = subprocess.run(
             [tool, "-q", "-p", script], cwd=folder, capture_output=True, text=True, check=False
         )
@@ -100,16 +69,28 @@ def area(component: wiring.Component, steps: str = "") -> Area:
     )
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Print the areas of rows of 16 elements, beside the multiplier's, and the bridge's."""
-    booth = row_area(("multiply",))
+    parser = argparse.ArgumentParser(description="Print what rows of the matrix unit cost.")
+    parser.parse_args(arguments)
+    with tools.explained(parser):
+        tools.require("amaranth")
+        tools.find("yosys")
+        _print()
+
+
+def _print() -> None:
+    from vta_ext.rtl.bridge import Bridge
+    from vta_ext.rtl.rows import VARIANTS
+
     print(f"{'row of 16':16}{'LUT':>7}{'of multiply':>13}{'registers':>11}{'DSP':>5}")
-    for modes in (("multiply",), ("shift",), ("adder",), ("shift", "adder")):
-        found = booth if modes == ("multiply",) else row_area(modes)
-        share = found.luts / booth.luts
+    booth: Area | None = None
+    for modes in VARIANTS:
+        found = row_area(modes)
+        booth = booth or found
         print(
-            f"{'+'.join(modes):16}{found.luts:7}{share:13.2f}{found.registers:11}"
-            f"{found.multipliers:5}",
+            f"{'+'.join(modes):16}{found.luts:7}{found.luts / booth.luts:13.2f}"
+            f"{found.registers:11}{found.multipliers:5}",
             flush=True,
         )
     bridge = area(Bridge(80_000_000, 1 << 16))

@@ -26,7 +26,8 @@ _HARNESS: Final = Path(__file__).with_name("harness.cpp")
 _INSTALL: Final = "pip install 'tvm-shiftadd[rtl]'"
 #: Files of this folder that say nothing about the machine.
 _OTHERS: Final = (
-    *("__init__", "area", "axi", "bridge", "build", "simulation", "tools", "uart", "verilated"),
+    *("__init__", "area", "axi", "bridge", "build", "rows", "simulation", "tools", "uart"),
+    "verilated",
 )
 #: Options of Verilator and of the compiler; both are part of a library's name.
 _VERILATOR: Final = (

@@ -13,7 +13,7 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from tvm_shiftadd.errors import DependencyError
-from vta_ext.rtl.area import find_yosys
+from vta_ext.rtl import tools
 
 
 class Claim(wiring.Component):
@@ -50,7 +50,7 @@ def prove_bounded(
 
 def _proved(claim: wiring.Component, folder: Path, question: str) -> bool:
     try:
-        tool = find_yosys()
+        tool = tools.find("yosys")
     except DependencyError as error:
         pytest.skip(str(error))
     (folder / "claim.il").write_text(rtlil.convert(claim, name="claim"))

@@ -1,7 +1,9 @@
+# amaranth: UnusedElaboratable=no
 """What comes out of the generator: no multiplier without the mode, and rows as small as claimed."""
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +17,7 @@ from tests.vta_ext.programs import TINY
 from tvm_shiftadd.errors import InputError
 from vta_ext import presets
 from vta_ext.config import Config, save
-from vta_ext.rtl import area
+from vta_ext.rtl import area, export
 from vta_ext.rtl.export import main
 from vta_ext.rtl.machine import Machine
 
@@ -57,6 +59,43 @@ def test_verilog_is_exported(tmp_path: Path) -> None:
     save(SHIFT_ONLY, tmp_path / "config.json")
     main(["--config", str(tmp_path / "config.json"), "--output", str(target)])
     assert "module vta_machine(" in target.read_text()
+
+
+@pytest.mark.parametrize(
+    ("config", "bits", "said"),
+    [
+        ("{}", "256", "32, 64 or 128 bits, not 256"),
+        ('{"ACC_LATENCY": 3}', "64", "ACC_LATENCY of 4 or more, not 3"),
+        ('{"LOG_BLOCK": 99}', "64", "LOG_BLOCK must be .* not 99"),
+        ("{}", "sixty", "invalid int value: 'sixty'"),
+    ],
+)
+def test_what_is_wrong_with_an_export_is_said_and_nothing_is_written(
+    config: str,
+    bits: str,
+    said: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "config.json").write_text(config)
+    (tmp_path / "machine.v").write_text("before")
+    with pytest.raises(SystemExit) as ended:
+        main(
+            [f"--config={tmp_path}/config.json", f"--bits={bits}", f"--output={tmp_path}/machine.v"]
+        )
+    assert ended.value.code == 2
+    assert re.search(f"error: .*{said}", capsys.readouterr().err)
+    assert {path.name for path in tmp_path.iterdir()} == {"config.json", "machine.v"}
+    assert (tmp_path / "machine.v").read_text() == "before"
+
+
+def test_a_place_that_cannot_be_written_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(export, "to_verilog", lambda *_: "module vta_machine(); endmodule")
+    with pytest.raises(SystemExit):
+        main(["--preset=pynq", f"--output={tmp_path}/no/machine.v"])
+    assert "error: [Errno 2] No such file or directory" in capsys.readouterr().err
 
 
 def test_what_hardware_cannot_have_is_refused() -> None:
