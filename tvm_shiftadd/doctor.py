@@ -91,6 +91,7 @@ def diagnose() -> Diagnosis:
             _plugin(),
             _compiler(),
             *(_cross_linker(triple) for triple in TRIPLES if link.is_foreign(triple)),
+            _yosys(),
             _processor(),
             _gpu(),
             _nvrtc(),
@@ -150,6 +151,14 @@ def _compiler() -> Check:
             "C++ compiler", "missing", "none on the PATH", "install g++ or clang (links libraries)"
         )
     return Check("C++ compiler", "ok", found)
+
+
+def _yosys() -> Check:
+    found = shutil.which("yosys")
+    if found is None:
+        remedy = "apt install yosys, or your system's like"
+        return Check("yosys", "optional", "not on the PATH (energy in cells of a library)", remedy)
+    return Check("yosys", "ok", found)
 
 
 def _cross_linker(triple: str) -> Check:

@@ -1,0 +1,1 @@
+"""Area and switching energy of processing elements in cells of a library (Liberty files)."""
