@@ -9,6 +9,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,8 +20,8 @@ from tvm_shiftadd.errors import CompileError, DependencyError, InputError
 from vta_ext import boards
 from vta_ext.boards import flow, simulated, zynq
 from vta_ext.boards.stages import Stage, Workshop
+from vta_ext.rtl import area, export, tools
 from vta_ext.rtl import build as build_of_rtl
-from vta_ext.rtl import tools
 
 #: A tool that copies its input and counts its runs.
 TOOL = """#!/bin/sh
@@ -215,6 +216,11 @@ def test_what_is_missing_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         (zynq.main, ["--board=pynq", "--clock=0", "--output=x"], "a clock of 1 MHz or more, got 0"),
         (zynq.main, ["--board=pynq", "--output=x"], "hardware needs amaranth: pip install"),
         (simulated.main, ["ulx3s-85f-small"], "needs amaranth.*: pip install"),
+        (area.main, [], "hardware needs amaranth: pip install"),
+        (area.main, ["--rows=4"], "unrecognized arguments: --rows=4"),
+        (export.main, ["--preset=pynq", "--output=x.v"], "hardware needs amaranth: pip install"),
+        (export.main, ["--preset=pynk", "--output=x.v"], "invalid choice: 'pynk'"),
+        (export.main, ["--config=no.json", "--output=x.v"], "configuration no.json: No such file"),
     ],
 )
 def test_programs_say_what_is_wrong(
@@ -312,6 +318,24 @@ def test_a_report_of_what_was_routed(achieved: float, met: bool, tmp_path: Path)
     if not met:
         with pytest.raises(CompileError, match=r"reaches 79\.9 MHz .* at 80: try another --seed"):
             flow._require_clock(report, board)
+
+
+def test_a_baseline_differs_in_its_multipliers_alone() -> None:
+    for board in boards.BOARDS.values():
+        for kind in (boards.BOOTH, boards.DSP):
+            baseline = board.multiplying(kind)
+            config = baseline.config
+            assert config.gemm_modes == ("multiply",)
+            assert config.wgt_depth == board.config.wgt_depth
+            alike = replace(
+                config,
+                gemm_modes=board.config.gemm_modes,
+                log_wgt_buff_size=board.config.log_wgt_buff_size,
+            )
+            assert alike == board.config
+            assert ("booth; opt; synth" in flow._synthesis(baseline)) == (kind == boards.BOOTH)
+            assert ("-nodsp" in flow._synthesis(baseline)) == (kind == boards.BOOTH)
+        assert "booth" not in flow._synthesis(board)
 
 
 def test_a_report_of_cells(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Final
 
@@ -16,6 +16,8 @@ from vta_ext.config import Config
 
 #: Families of FPGA: what synthesis is called in yosys, and whether open tools place and route.
 ECP5, XC7, XCUP = "ecp5", "xc7", "xcup"
+#: Of what a baseline's multipliers are made.
+BOOTH, DSP = "booth", "dsp"
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,7 @@ class Board:
     memory_bits: width of the machine's memory port. clock_mhz: what the design is made for.
     block_memory: bytes of block memory that serve as DRAM, 0 where the board brings its own.
     baud: of the serial link to the host, 0 where the host reaches the machine otherwise.
+    multipliers: BOOTH or DSP for the baseline of a board, see :meth:`multiplying`.
     """
 
     name: str
@@ -36,11 +39,31 @@ class Board:
     clock_mhz: int
     block_memory: int = 0
     baud: int = 0
+    multipliers: str = ""
 
     @property
     def routed(self) -> bool:
         """Whether this project's tools place and route it and make its bitstream."""
         return self.family == ECP5
+
+    def multiplying(self, multipliers: str) -> Board:
+        """The baseline: this board with multipliers in place of its processing elements.
+
+        Nothing else differs but what multipliers ask for: weights of 8 bits, as many of them. Its
+        ``multipliers`` are made of look-up tables in Booth's encoding (BOOTH) or of DSPs (DSP).
+        """
+        config = self.config
+        narrow = not config.has("wide-weights")
+        return replace(
+            self,
+            name=f"{self.name}-{multipliers}",
+            config=replace(
+                config,
+                gemm_modes=("multiply",),
+                log_wgt_buff_size=config.log_wgt_buff_size + narrow,
+            ),
+            multipliers=multipliers,
+        )
 
 
 def _board(name: str, family: str, part: str, block_memory: int = 0, baud: int = 0) -> Board:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from tvm_shiftadd.errors import CompileError, InputError
-from vta_ext.boards import BOARDS, Board
+from vta_ext.boards import BOARDS, BOOTH, ECP5, Board
 from vta_ext.boards.stages import Done, Stage, Workshop
 from vta_ext.rtl import tools
 from vta_ext.sigterm import ended_by_sigterm
@@ -21,9 +21,8 @@ from vta_ext.sigterm import ended_by_sigterm
 #: Told what begins, how many stages are done, and how many there are.
 Tell = Callable[[str, int, int], None]
 
-#: What is counted, by family: rows of the table, and the cells that each one adds up. A block
-#: memory of half the size counts as half a one, a carry cell of an ECP5 has two look-up tables.
-_ECP5: Final = {
+#: What is counted of cells that are placed: rows of the table, and the cells each one adds up.
+_PLACED: Final = {
     "LUT": {"TRELLIS_COMB": 1.0},
     "FF": {"TRELLIS_FF": 1.0},
     "DSP": {"MULT18X18D": 1.0, "ALU54B": 1.0},
@@ -31,12 +30,24 @@ _ECP5: Final = {
     "IO": {"TRELLIS_IO": 1.0},
     "PLL": {"EHXPLLL": 1.0},
 }
+#: What is counted after synthesis, by family. A carry cell of an ECP5 has two look-up tables, and a
+#: memory of 16 words takes six; a block memory of half the size counts as half a one.
+_ECP5: Final = {
+    "LUT": {"LUT4": 1.0, "CCU2C": 2.0},
+    "LUT as memory": {"TRELLIS_DPR16X4": 6.0},
+    "carry": {"CCU2C": 1.0},
+    "FF": {"TRELLIS_FF": 1.0},
+    "DSP": {"MULT18X18D": 1.0, "ALU54B": 1.0},
+    "BRAM": {"DP16KD": 1.0},
+}
 _XILINX: Final = {
     "LUT": {f"LUT{n}": 1.0 for n in range(1, 7)},
     # Each RAM32M and its like takes the tables of as many ports as it has.
     "LUT as memory": {
         "RAM32M": 4.0,
         "RAM64M": 4.0,
+        "RAM32M16": 8.0,
+        "RAM64M8": 8.0,
         "RAM32X1D": 2.0,
         "RAM64X1D": 2.0,
         "SRL16E": 1.0,
@@ -126,6 +137,24 @@ def build(
         return _written_report(board, workshop, tuple(done), "top.bit" if bitstream else None)
 
 
+def count(board: Board, folder: Path, tell: Tell) -> tuple[dict[str, float], Done]:
+    """Cells after synthesis alone, also of a board that is placed and of a baseline.
+
+    Rows: LUT, LUT as memory, carry, FF, DSP, and BRAM or BRAM36. Files and errors as those of
+    :func:`build`, but no report.
+    """
+    stage = _stages(board, 1)[0]
+    tools.find(stage.tool)
+    with ended_by_sigterm(), Workshop(folder) as workshop:
+        tell("generate", 0, 2)
+        for name, text in _design(board).items():
+            workshop.write(name, text)
+        tell(stage.name, 1, 2)
+        done = workshop.run(stage, _others((stage,)))
+        tell("done", 2, 2)
+        return _counted(_ECP5 if board.family == ECP5 else _XILINX, _cells(workshop)), done
+
+
 def _others(stages: Sequence[Stage]) -> tuple[str, ...]:
     """What a folder may hold that these stages have not made, but stages after them."""
     known = [stage for board in BOARDS.values() for stage in _stages(board, 1)]
@@ -146,7 +175,7 @@ def _written_report(
 def _design(board: Board) -> dict[str, str]:
     """The inputs of the first stages."""
     tools.require("amaranth", "amaranth_boards")
-    if board.routed:
+    if board.block_memory:
         from vta_ext.boards.ulx3s import plan
 
         files = plan(board, "top").files
@@ -165,8 +194,7 @@ def _text(content: str | bytes) -> str:
 
 def _stages(board: Board, seed: int) -> tuple[Stage, ...]:
     """All stages, of which a report needs all but the packing."""
-    make = "synth_ecp5" if board.routed else f"synth_xilinx -family {board.family} -flatten"
-    script = f"read_rtlil top.il; {_UNREAD}; {make} -top top; tee -q -o cells.json stat -json"
+    script = f"{_synthesis(board)}; tee -q -o cells.json stat -json"
     if not board.routed:
         arguments = ("-q", "-p", script)
         return (Stage("synthesis", "yosys", arguments, ("top.il",), ("cells.json",)),)
@@ -202,6 +230,16 @@ def _stages(board: Board, seed: int) -> tuple[Stage, ...]:
     )
 
 
+def _synthesis(board: Board) -> str:
+    """yosys's commands from ``top.il`` to cells."""
+    make = "synth_ecp5" if board.family == ECP5 else f"synth_xilinx -family {board.family} -flatten"
+    before = f"read_rtlil top.il; {_UNREAD}; "
+    if board.multipliers == BOOTH:
+        before += "hierarchy -top top; proc; flatten; opt; wreduce; booth; opt; "
+        make += " -nodsp"
+    return f"{before}{make} -top top"
+
+
 def _report(
     board: Board, workshop: Workshop, done: tuple[Done, ...], bitstream: str | None = None
 ) -> Report:
@@ -213,9 +251,8 @@ def _report(
         clocks = [c for c in found["fmax"].values() if c["constraint"] > board.clock_mhz - 1]
         fmax = min((clock["achieved"] for clock in clocks), default=None)
     else:
-        found = json.loads((workshop.folder / "cells.json").read_text(encoding="utf-8"))
-        counts, limits, fmax = found["design"]["num_cells_by_type"], {}, None
-    config = board.config
+        counts, limits, fmax = _cells(workshop), {}, None
+    config, kinds = board.config, _PLACED if board.routed else _XILINX
     return Report(
         board=board.name,
         part=board.part,
@@ -223,15 +260,29 @@ def _report(
         target_mhz=board.clock_mhz,
         fmax_mhz=None if fmax is None else round(fmax, 1),
         resources={
-            row: Resource(
-                sum(weight * counts.get(cell, 0) for cell, weight in cells.items()),
-                sum(limits.get(cell, 0) for cell in cells) or None,
-            )
-            for row, cells in (_ECP5 if board.routed else _XILINX).items()
+            row: Resource(used, sum(limits.get(cell, 0) for cell in kinds[row]) or None)
+            for row, used in _counted(kinds, counts).items()
         },
         stages=done,
         bitstream=bitstream,
     )
+
+
+def _cells(workshop: Workshop) -> dict[str, int]:
+    """Cells by type, after synthesis."""
+    found = json.loads((workshop.folder / "cells.json").read_text(encoding="utf-8"))
+    counts: dict[str, int] = found["design"]["num_cells_by_type"]
+    return counts
+
+
+def _counted(
+    kinds: Mapping[str, Mapping[str, float]], counts: Mapping[str, int]
+) -> dict[str, float]:
+    """The rows of ``kinds``: of each the cells that it adds up."""
+    return {
+        row: sum(weight * counts.get(cell, 0) for cell, weight in cells.items())
+        for row, cells in kinds.items()
+    }
 
 
 def _require_clock(report: Report, board: Board) -> None:
