@@ -161,3 +161,54 @@ def test_moves_of_any_shape(network: Any, data: st.DataObject) -> None:
 
     executable = net.check(make, target(draw.one(*HERE)))
     assert "shiftadd_plain" not in " ".join(kernels(executable))
+
+
+@pytest.mark.parametrize("channels_first", [True, False])
+@pytest.mark.parametrize(("batch", "terms", "dtype"), [(1, 1, "uint8"), (5, 2, "int8")])
+def test_a_flattened_map_is_read_where_it_lies(
+    network: Any, batch: int, terms: int, dtype: str, channels_first: bool
+) -> None:
+    net = network(batch)
+    make_map = stored_map(net, (batch, 3, 4, 21), dtype)
+    packed, bias = net.weights(3 * 4 * 21, 30, terms)
+
+    def make(emit: Any) -> Any:
+        x = make_map(emit)
+        if channels_first:
+            x = emit(relax.op.permute_dims(x, [0, 3, 1, 2]))
+        rows = emit(relax.op.reshape(x, (net.batch, 3 * 4 * 21)))
+        return emit(ops.dense(rows, packed, bias))
+
+    executable = net.check(make)
+    assert "shiftadd_plain" not in " ".join(kernels(executable))
+
+
+@pytest.mark.parametrize("axis", [1, 2])
+def test_maps_are_joined_above_and_beside_each_other(network: Any, axis: int) -> None:
+    net = network(axis)
+    sizes = [(2, 3, 4, 20), (2, 2, 4, 20) if axis == 1 else (2, 3, 5, 20)]
+    maps = [stored_map(net, size, dtype) for size, dtype in zip(sizes, ["int8"] * 2, strict=True)]
+    last = net.weights(9 * 20, 8, 1)
+
+    def make(emit: Any) -> Any:
+        x = emit(ops.concat([one(emit) for one in maps], axis=axis))
+        return emit(ops.conv2d(x, *last, **WINDOW))
+
+    net.check(make)
+
+
+@pytest.mark.parametrize("dtype", ["int8", "uint8"])
+def test_floats_of_the_host_are_quantised_into_a_stored_map(network: Any, dtype: str) -> None:
+    net = network(1)
+    x = net.input((2, 5, 6, 37), "float32")
+    first, last = net.weights(9 * 37, 20, 2), net.weights(20, 8, 1)
+    shift = net.shift(8, 10, 20)
+
+    def make(emit: Any) -> Any:
+        y = emit(ops.quantize(x, 5, dtype=dtype))
+        y = emit(ops.conv2d(y, *first, **WINDOW))
+        y = emit(ops.requantize(y, shift, lo=-128, hi=127))
+        return emit(ops.conv2d(y, *last, kernel_size=(1, 1)))
+
+    executable = net.check(make)
+    assert "shiftadd_store" not in " ".join(kernels(executable))

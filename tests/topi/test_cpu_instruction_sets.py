@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import re
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -75,6 +76,19 @@ def test_layers_of_any_shape(data: st.DataObject) -> None:
     assert work is not None
     found = candidates(work.plan(isa), 2)
     assert wrong(work, isa, found[draw(0, 1) * draw(0, len(found) - 1)]) == ""
+
+
+@pytest.mark.skipif(not HERE, reason="needs a processor with fused kernels")
+def test_rows_of_the_border_are_not_read() -> None:
+    """Of a map of seven rows they would be a tenth of the work."""
+    isa, work = HERE[0], layer("conv", (7, 7, 16), 32, 2, 3)
+    parameters = replace(work.plan(isa).parameters, rows=1, parts=1)
+    arrays, source = check.arguments(work, isa, parameters, prepared), work.source
+    rows = arrays[0][:, : source.rows * source.row].reshape(-1, source.rows, source.row)
+    rows[:, [0, -1]] = 99
+    tensors = [tvm.runtime.tensor(array) for array in arrays]
+    built(work.kernel(isa, parameters), isa)["main"](*tensors)
+    assert check.problem(work, tensors[-1].numpy()) == ""
 
 
 def operate(isa: InstructionSet, arrays: Arrays, made: Any) -> np.ndarray:

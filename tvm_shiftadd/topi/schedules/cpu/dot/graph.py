@@ -80,7 +80,9 @@ class _Rewriter:
         result, epilogue = chain.result, self._epilogue(chain)
         make = {AVERAGE: self._average, TRANSPOSED: self._transposed}.get(name_of(chain.layer))
         function, operands = (make or self._layer)(chain, epilogue)
-        args = [self.forms.stored_of(chain.layer.args[0]), *operands]
+        flat = self.network.flat(chain.layer)
+        source = flat[0] if flat else chain.layer.args[0]
+        args = [self.forms.stored_of(source), *operands]
         if chain.add is not None:
             args.append(self._other(chain, epilogue))
         dtype = "int32" if isinstance(epilogue.out, Wide) else "uint8"
@@ -91,9 +93,11 @@ class _Rewriter:
     def _layer(self, chain: Chain, epilogue: Epilogue) -> tuple[Any, list[Any]]:
         """The kernel of a layer, its weights and its constants."""
         layer, name, forms = chain.layer, chain.result.name, self.forms
-        source = self.network.layout(layer.args[0])
+        flat = self.network.flat(layer)
+        source = flat[1].layout if flat else self.network.layout(layer.args[0])
         work = workload(chain, source, epilogue)
-        kernel = layer_kernel(work, self.choices.plan(name, work, source, self.isa))
+        plan = self.choices.plan(name, work, source, self.isa)
+        kernel = layer_kernel(work, plan, flat[1].row if flat else None)
         weight, bias = (forms.substitute(value) for value in layer.args[1:3])
         packed = forms.prepare(kernel.pack, [weight], f"{name}.packed")
         if kernel.bias is not None:

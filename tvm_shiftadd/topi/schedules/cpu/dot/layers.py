@@ -49,8 +49,9 @@ def is_depthwise(chain: Chain) -> bool:
 def workload(chain: Chain, source: Stored, epilogue: Epilogue) -> Workload:
     """What the kernel of a chain has to do."""
     shape = layer_shape(chain.layer)
-    # Of two terms or more the kernels are given the sums.
-    shape = replace(shape, terms=min(shape.terms, 2))
+    # Of two terms or more the kernels are given the sums. A flattened map has what pads its pixels.
+    channels = source.channels if is_pixel(shape) else shape.channels
+    shape = replace(shape, channels=channels, terms=min(shape.terms, 2))
     kind: Literal["conv", "adder", "dense", "depthwise"] = "dense" if is_pixel(shape) else "conv"
     if is_adder(chain.layer) or is_depthwise(chain):
         kind = "adder" if is_adder(chain.layer) else "depthwise"
@@ -69,8 +70,10 @@ def workload(chain: Chain, source: Stored, epilogue: Epilogue) -> Workload:
     )
 
 
-def layer_kernel(layer: Workload, plan: ConvPlan | DepthwisePlan) -> LayerKernel:
-    """The kernel of a workload by a plan of it."""
+def layer_kernel(
+    layer: Workload, plan: ConvPlan | DepthwisePlan, rows: weights.Rows | None = None
+) -> LayerKernel:
+    """The kernel of a workload by a plan of it; ``rows`` as in ``weights.pack_codes``."""
 
     def build(epilogue: Epilogue, batch: Any) -> tirx.PrimFunc:
         return kernel_of(layer.kind, plan, epilogue, batch)
@@ -90,7 +93,7 @@ def layer_kernel(layer: Workload, plan: ConvPlan | DepthwisePlan) -> LayerKernel
             lambda weight, bias: weights.adder_bias(weight, bias, plan.source.zero),
         )
     return LayerKernel(
-        lambda codes: weights.pack_codes(codes, plan),
+        lambda codes: weights.pack_codes(codes, plan, rows),
         lambda constants: constants,
         build,
         zero=plan.zero,

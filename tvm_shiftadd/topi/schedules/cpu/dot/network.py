@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,10 +13,10 @@ from . import transposed
 from .chains import Chain, Readers, bindings, is_map, map_sizes, name_of, parts_of, reach
 from .layers import is_depthwise
 from .pool import has_taps
-from .stored import Lattice, Stored, View, pitch_of
+from .stored import Flat, Lattice, Stored, View, pitch_of
 
-#: The axes of a map whose channels are moved last.
-_LAST = [0, 2, 3, 1]
+#: The axes of a map whose channels are moved last, and of one whose channels are moved first.
+_LAST, _FIRST = [0, 2, 3, 1], [0, 3, 1, 2]
 _MAP_LAYERS = ("shiftadd.conv2d", "shiftadd.adder_conv2d", "shiftadd.conv2d_transpose")
 _MATRIX_LAYERS = ("shiftadd.dense", "shiftadd.adder_dense")
 _POOLS = ("shiftadd.max_pool2d", "shiftadd.avg_pool2d")
@@ -44,6 +45,7 @@ class Network:
             self._look(binding.var, binding)
         for chain in self.chains.values():
             self._drop_views(chain)
+            self._drop_flat(chain)
 
     def _look(self, var: Any, binding: Any) -> None:
         value, name = binding.value, name_of(binding.value)
@@ -139,6 +141,40 @@ class Network:
         while view is not None and not var.same_as(view[0]) and self.readers.only(var):
             self.inner.add(var)
             self.moved.discard(var)
+            var = self.readers.definitions[var].args[0]
+
+    def flat(self, layer: Any) -> tuple[Any, Flat] | None:
+        """The stored map whose flattened pixels a dense layer reads, if it reads one."""
+        found = self._flattened(layer)
+        if found is None:
+            return None
+        source, channels_first = found
+        layout = self.layout(source)
+        return None if any(layout.border) else (source, Flat(layout, channels_first))
+
+    def _flattened(self, layer: Any) -> tuple[Any, bool] | None:
+        """The stored map that is flattened, and whether its channels are moved first."""
+        read: Any = self.readers.definitions.get(layer.args[0])
+        if name_of(layer) != "shiftadd.dense" or name_of(read) != "relax.reshape":
+            return None
+        source = read.args[0]
+        moved: Any = self.readers.definitions.get(source)
+        first = name_of(moved) == "relax.permute_dims"
+        if first:
+            if [int(axis) for axis in moved.attrs["axes"] or ()] != _FIRST:
+                return None
+            source = moved.args[0]
+        if not self.is_stored(source) or len(source.ty.shape) != 4:
+            return None
+        # Images stay rows.
+        whole = math.prod(map_sizes(source)) == map_sizes(layer.args[0])[2]
+        return (source, first) if whole else None
+
+    def _drop_flat(self, chain: Chain) -> None:
+        """What lies between a stored map and a layer that reads it flattened is not computed."""
+        found, var = self.flat(chain.layer), chain.layer.args[0]
+        while found is not None and not var.same_as(found[0]) and self.readers.only(var):
+            self.inner.add(var)
             var = self.readers.definitions[var].args[0]
 
     def layout(self, var: Any) -> Stored:

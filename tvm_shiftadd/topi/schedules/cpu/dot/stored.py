@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from tvm_shiftadd._compat import tirx
 from tvm_shiftadd.topi.schedules.cpu.geometry import round_up
 
 #: Bytes behind an image: a kernel may read or write a vector that begins inside.
@@ -106,6 +107,32 @@ class View(Stored):
     def at(self, y: Any, x: Any) -> Any:
         """Where the view's first channel of a pixel would be."""
         return super().at(y, x) - self.before
+
+
+@dataclass(frozen=True)
+class Flat:
+    """A stored map without a border, read as one pixel that has all values of an image.
+
+    ``channels_first``: the layer that reads it has its weights in that order.
+    """
+
+    map: Stored
+    channels_first: bool
+
+    @property
+    def layout(self) -> Stored:
+        """The pixel; what pads those of the map is among its channels."""
+        size = self.map.height * self.map.row
+        return Stored(1, 1, size, size, zero=self.map.zero)
+
+    def row(self, byte: Any) -> Any:
+        """The row of the layer's weights for a byte of the pixel, -1 for none."""
+        source = self.map
+        pixel, channel = tirx.indexdiv(byte, source.pitch), tirx.indexmod(byte, source.pitch)
+        row = pixel * source.channels + channel
+        if self.channels_first:
+            row = channel * (source.height * source.width) + pixel
+        return tirx.if_then_else(channel < source.channels, row, -1)
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from .plan import ConvPlan
 
 _MAX_SHIFT = 31
-#: From a row of a kernel's weights to that of a layer's.
+#: From a row of a kernel's weights to that of a layer's, or to -1: then the weights are zero.
 Rows = Callable[[Any], Any]
 
 
@@ -37,6 +37,7 @@ def pack_codes(codes: Any, plan: ConvPlan, rows: Rows | None = None) -> Any:
         inside, row, output = _source_of(plan, *where)
         if rows is not None:
             row = rows(row)
+            inside = tirx.all(inside, row >= 0)
         return tirx.if_then_else(inside, code_or_sum(codes, row, output), int32(0))
 
     def body(block: Any, index: Any, vector: Any, byte: Any) -> Any:
