@@ -106,7 +106,8 @@ def _entry(name: str, tags: list[str], arguments: int, source: str) -> str:
     for index, tag in enumerate(tags, arguments):
         field = _EXTENTS.get(tag, "shared")
         settings.append(f"launch.{field} = args[{index}].v_int64;")
-    waits = "true" if _WAITS.search(_body(name, source)) else "false"
+    shared = source[: source.index('extern "C"')]
+    waits = "true" if _WAITS.search(shared + _body(name, source)) else "false"
     return f"""
 extern "C" __attribute__((visibility("default"))) int __tvm_ffi_{name}(
     void*, const TVMFFIAny* args, int32_t, TVMFFIAny* result) {{
@@ -128,9 +129,7 @@ def _body(name: str, source: str) -> str:
 
 def run_function(func: tvm.tirx.PrimFunc, *arrays: np.ndarray, arch: str = "sm_80") -> None:
     """Compile a scheduled function within ``emulated`` and call it; it writes into the arrays."""
-    target = cuda.tvm_target(CUDATarget(arch=arch))
-    module = tvm.IRModule({"main": func.with_attr("global_symbol", "main")})
-    built = tvm.tirx.build(module, target=target)
+    built = cuda.build_function(func, CUDATarget(arch=arch))
     tensors = [tvm.runtime.tensor(array, tvm.cuda()) for array in arrays]
     built["main"](*tensors)
     for array, tensor in zip(arrays, tensors, strict=True):

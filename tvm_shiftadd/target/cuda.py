@@ -96,6 +96,16 @@ def build(
         raise CompileError(f"TVM could not compile for {target.arch}: {reason}") from error
 
 
+def build_function(func: Any, target: CUDATarget) -> Any:
+    """A scheduled PrimFunc as a TVM module whose function ``main`` launches it.
+
+    Raises what ``build`` does.
+    """
+    module = tvm.IRModule({"main": func.with_attr("global_symbol", "main")})
+    with _compiled_by(nvrtc.compile_source, target.arch):
+        return tvm.tirx.build(module, target=tvm_target(target))
+
+
 def code(executable: Any) -> str:
     """The PTX of the kernels of an executable that ``build`` returned."""
     modules, found = [executable.mod], []

@@ -1,0 +1,143 @@
+"""What the generated kernels are made of: the instructions that must be there, and those not."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import tvm
+
+from tests.dialect.conftest import Case, build_module
+from tvm_shiftadd.dialect import ops
+from tvm_shiftadd.formats.codes import encode, representable
+from tvm_shiftadd.formats.packing import pack
+from tvm_shiftadd.target import CUDATarget, cuda, nvrtc
+
+WINDOW = {"kernel_size": (3, 3), "padding": (1, 1, 1, 1)}
+_DEFINITION = re.compile(
+    r'extern "C" __global__ void (?:__launch_bounds__\(\d+\) )?(\w+)\([^;{]*\) \{'
+)
+_ENTRY = re.compile(r"\.entry (\w+)\((.*?)^}", re.M | re.S)
+_INSTRUCTION = re.compile(r"^\s*(?:@!?%p\d+\s+)?([a-z][\w.]*)\s+([^;]+);", re.M)
+_REGISTER = re.compile(r"%(?!p\d)[a-z]+\d+")
+_PRODUCT = re.compile(r"(mul|mad|fma|div|rem|dp4a|dp2a|mma)\b")
+
+
+def layer(name: str) -> tvm.IRModule:
+    """One layer and its requantisation, as ``main``."""
+    rng = np.random.default_rng(0)
+    x, bias = np.zeros((2, 8, 8, 64), np.int8), np.zeros(32, np.int32)
+    terms = 2 if name.endswith("two terms") else 1
+    codes = pack(encode(rng.choice(representable(terms), (9 * 64, 32)), terms))
+    weights = rng.integers(-128, 128, (9 * 64, 32)).astype(np.int8)
+    if name.startswith("adder"):
+        operands = (weights, bias)
+        made = lambda x, w, b, s: requantized(ops.adder_conv2d(x, w, b, **WINDOW), s)  # noqa: E731
+    else:
+        operands = (codes, bias)
+        made = lambda x, c, b, s: requantized(ops.conv2d(x, c, b, **WINDOW), s)  # noqa: E731
+    case = Case(made, (x,), (*operands, np.full(1, 7, np.int32)))
+    module = build_module([case])
+    (var,) = module.get_global_vars()
+    main = module[var].with_attr("global_symbol", "main")
+    return tvm.IRModule({"main": main})
+
+
+def requantized(total: object, shift: object) -> object:
+    return ops.requantize(total, shift, lo=-128, hi=127)
+
+
+def kernels(module: tvm.IRModule, target: CUDATarget) -> dict[str, str]:
+    """The source of each kernel, and of what they share under "", as TVM generates it."""
+    sources: list[str] = []
+
+    def keep(source: str, _arch: str) -> str:
+        sources.append(source)
+        return ""
+
+    cuda.build(module, target, compiler=keep)
+    head, *rest = _DEFINITION.split(sources[0])
+    return {"": head, **dict(zip(rest[::2], rest[1::2], strict=True))}
+
+
+def computing(found: dict[str, str]) -> str:
+    """The kernel that does the work, rather than preparing parameters, and what it calls."""
+    return next(text for name, text in found.items() if name.startswith("shiftadd_cuda"))
+
+
+@pytest.mark.parametrize(
+    ("name", "arch", "present"),
+    [
+        ("conv2d", "sm_80", ["shiftadd_asm_mma_ss(", "shiftadd_asm_ldmatrix", "shiftadd_asm_cp_"]),
+        ("conv2d, two terms", "sm_80", ["shiftadd_asm_mma_ss("]),
+        ("conv2d", "sm_75", ["__dp4a("]),
+        ("adder_conv2d", "sm_80", ["shiftadd_asm_absdiff4("]),
+    ],
+)
+def test_layers_use_their_instructions(name: str, arch: str, present: list[str]) -> None:
+    found = kernels(layer(name), CUDATarget(arch=arch))
+    text = computing(found)
+    for instruction in present:
+        assert instruction in text
+    assert not re.search(r"\b(float|double|half)\b", text)
+    if name == "conv2d" and arch == "sm_80":
+        assert "__byte_perm(" in found[""]
+
+
+def products_of_data(ptx: str) -> Iterator[str]:
+    """Instructions of PTX that multiply or divide what was loaded from memory."""
+    for name, body in _ENTRY.findall(ptx):
+        data: set[str] = set()
+        steps = [
+            (code, *_split(operands), operands) for code, operands in _INSTRUCTION.findall(body)
+        ]
+        before = -1
+        while before != len(data):  # loops carry data backwards
+            before = len(data)
+            for code, results, sources, _ in steps:
+                loads = code.startswith("ld.") and not code.startswith("ld.param")
+                if loads or data & sources:
+                    data |= results
+        for code, _, sources, operands in steps:
+            if _PRODUCT.match(code) and data & sources:
+                yield f"{name}: {code} {operands}"
+
+
+def _split(operands: str) -> tuple[set[str], set[str]]:
+    """Registers that an instruction writes and reads; addresses are not data."""
+    first, _, rest = operands.partition("}," if operands.startswith("{") else ",")
+    return set(_REGISTER.findall(first)), set(_REGISTER.findall(re.sub(r"\[.*?\]", "", rest)))
+
+
+def test_products_of_data_are_found() -> None:
+    ptx = """
+.visible .entry k(
+)
+{
+  ld.param.u64 %rd1, [k_param_0];
+  mul.wide.s32 %rd2, %r1, 4;
+  add.s64 %rd3, %rd1, %rd2;
+  ld.global.v2.u32 {%r2, %r3}, [%rd3];
+  shl.b32 %r4, %r3, 2;
+  mad.lo.s32 %r5, %r6, %r4, %r6;
+}
+"""
+    assert list(products_of_data(ptx)) == ["k: mad.lo.s32 %r5, %r6, %r4, %r6"]
+
+
+@pytest.mark.skipif(not nvrtc.available(), reason=f"needs NVRTC: {nvrtc.INSTALL}")
+@pytest.mark.parametrize("name", ["conv2d", "conv2d, two terms", "adder_conv2d"])
+def test_the_shift_build_holds_no_product_of_data(name: str) -> None:
+    built = cuda.build(layer(name), CUDATarget(kernels="shift"))
+    ptx = cuda.code(built)
+    assert "shl.b32" in ptx or "adder" in name
+    assert list(products_of_data(ptx)) == []
+
+
+@pytest.mark.skipif(not nvrtc.available(), reason=f"needs NVRTC: {nvrtc.INSTALL}")
+def test_the_fastest_build_is_assembled_from_those_instructions() -> None:
+    ptx = cuda.code(cuda.build(layer("conv2d"), CUDATarget()))
+    assert "mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32" in ptx
+    assert "prmt.b32" in ptx
