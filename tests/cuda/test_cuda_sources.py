@@ -83,7 +83,7 @@ def test_layers_use_their_instructions(name: str, arch: str, present: list[str])
         assert instruction in text
     assert not re.search(r"\b(float|double|half)\b", text)
     if name == "conv2d" and arch == "sm_80":
-        assert "__byte_perm(" in found[""]
+        assert "shiftadd_asm_prmt(" in found[""]
 
 
 def products_of_data(ptx: str) -> Iterator[str]:
