@@ -83,11 +83,11 @@ def compiled(path: Path, threads: int, arguments: argparse.Namespace) -> Compile
 def measure(one: Compiled, threads: int, arguments: argparse.Namespace) -> Comparison:
     """A model beside its peers."""
     batch = None if one.model.graph.batch else arguments.batch
-    names, asked = peers.choose(arguments.peers)
+    # One that fails is a line of this network, and no end of the others.
+    names, _ = peers.choose(arguments.peers)
     comparison = networks.bench(
         inputs.task(one.artifact, model=one.model, onnx=one.onnx, batch=batch),
         names=names,
-        asked=asked,
         threads=(threads,),
         rounds=arguments.rounds,
     )
