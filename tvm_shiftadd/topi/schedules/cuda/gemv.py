@@ -30,13 +30,10 @@ from .intrinsics import (
     wait,
 )
 from .parameters import VectorParameters
-from .problem import CHUNK, SLAB, Problem, Shapes
+from .problem import CHUNK, IMAGES, SLAB, Problem, Shapes
 from .tile import matrix_views
 from .weights import fragment_tensors, fragments_shape
 
-#: Images that one pass over the weights computes at most: the rows of a tensor core's matrix that
-#: are used.
-IMAGES = 8
 #: Outputs of a block, in two tiles of eight.
 _OUTPUTS, _TILES = 16, 2
 #: Pieces of a slab's reduction that a thread has a word of weights for.
@@ -179,24 +176,31 @@ class _Vector:
             return T.bind(word)
         return T.bind(T.if_then_else(place < problem.channels, word, T.int32(0)))
 
-    def _weights(self, words: list[Any], tile: int, part: int) -> Any:
-        """A thread's four weights of a tile; of codes those in the low half are meant."""
-        if not self.problem.coded:
-            return words[tile * _PARTS + part]
-        word = words[tile * 2 + part // 2]
-        return word >> T.int32(16) if part % 2 else word
+    def _weights(self, words: list[Any], tile: int, pair: int) -> tuple[Any, Any]:
+        """A thread's weights of a tile for two parts of a slab."""
+        if self.problem.coded:
+            return decode(words[tile * 2 + pair])
+        return words[tile * _PARTS + pair * 2], words[tile * _PARTS + pair * 2 + 1]
 
     def _by_words(self, slab: Any, words: list[Any]) -> None:
-        for part in range(_PARTS):
-            inputs = [self._input(image, slab, part) for image in range(self.images)]
+        for pair in range(_PARTS // 2):
+            inputs = [
+                [self._input(image, slab, pair * 2 + half) for image in range(self.images)]
+                for half in range(2)
+            ]
             for tile in range(_TILES):
-                weights = self._weights(words, tile, part)
                 if self.apart:
-                    for sign, codes in enumerate((weights, weights ^ T.int32(_SIGNS))):
-                        self._add((tile * 2 + sign) * self.images, inputs, magnitudes(codes))
+                    codes = T.bind(words[tile * 2 + pair])
+                    self._add_apart(tile, inputs, codes)
                     continue
-                weights = decode(weights) if self.problem.coded else weights
-                self._add(tile * self.images, inputs, weights)
+                for half, weights in enumerate(self._weights(words, tile, pair)):
+                    self._add(tile * self.images, inputs[half], weights)
+
+    def _add_apart(self, tile: int, inputs: list[list[Any]], codes: Any) -> None:
+        """Add products with eight codes to sums of positive and of negative terms."""
+        for sign, turned in enumerate((codes, T.bind(codes ^ T.int32(_SIGNS)))):
+            for half, found in enumerate((turned, turned >> T.int32(16))):
+                self._add((tile * 2 + sign) * self.images, inputs[half], magnitudes(found))
 
     def _add(self, first: int, inputs: list[Any], weights: Any) -> None:
         weights = T.bind(weights)
@@ -214,9 +218,8 @@ class _Vector:
                 T.buffer_store(rows, word.astype("uint32"), [half * 2])
                 # The rows from the eighth on are no images.
                 T.buffer_store(rows, T.uint32(0), [half * 2 + 1])
-                for tile in range(_TILES):
-                    value = self._weights(words, tile, step * 2 + half)
-                    value = decode(value) if self.problem.coded else value
+            for tile in range(_TILES):
+                for half, value in enumerate(self._weights(words, tile, step)):
                     T.buffer_store(weights, value.astype("uint32"), [tile * 2 + half])
             for tile in range(_TILES):
                 matrix_product(

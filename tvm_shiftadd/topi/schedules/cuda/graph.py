@@ -13,6 +13,7 @@ from tvm_shiftadd.topi.schedules.cpu.dot.chains import Chain, Readers, bindings,
 from .epilogue import Epilogue, Tensor
 from .layers import layer_kernel, problem_of
 from .problem import Problem
+from .space import by_rule
 
 _MAP_LAYERS = ("shiftadd.conv2d", "shiftadd.adder_conv2d")
 _MATRIX_LAYERS = ("shiftadd.dense", "shiftadd.adder_dense")
@@ -107,7 +108,7 @@ class _Rewriter:
     def _emit_chain(self, chain: Chain, problem: Problem) -> None:
         layer, result = chain.layer, chain.result
         batch = _batch(result)
-        kernel = layer_kernel(problem, batch, self.arch)
+        kernel = layer_kernel(problem, by_rule(problem, batch, self.arch))
         epilogue = _epilogue(chain)
         weight, bias = (self._substitute(value) for value in layer.args[1:3])
         packed = self._prepare(kernel.pack, [weight], f"{result.name}.packed")

@@ -99,16 +99,21 @@ def permute(low: Any, high: Any, selector: Any) -> Any:
     return T.cuda.func_call(name, *args, source_code=_PERMUTE, return_type="uint32")
 
 
-def decode(codes: Any) -> Any:
-    """Four int8 weights, an int32, from the four codes in the low half of an int32.
+def decode(codes: Any) -> tuple[Any, Any]:
+    """Eight int8 weights, two int32, from the eight codes of an int32.
 
     Magnitudes and their negatives are looked up, and the codes' signs choose from each pair.
     """
     codes = T.bind(codes.astype("uint32"))
-    places = T.bind(codes & T.uint32(0x7777))
-    signs = ((codes >> T.uint32(1)) & T.uint32(0x4444)) | T.uint32(0x3210)
+    places = T.bind(codes & T.uint32(0x77777777))
+    signs = T.bind(((codes >> T.uint32(1)) & T.uint32(0x44444444)) | T.uint32(0x32103210))
+    return _decoded(places, signs), _decoded(places >> T.uint32(16), signs >> T.uint32(16))
+
+
+def _decoded(places: Any, signs: Any) -> Any:
+    places = T.bind(places)
     positive, negative = (permute(*table, places) for table in (_POSITIVE, _NEGATIVE))
-    return permute(positive, negative, signs).astype("int32")
+    return T.bind(permute(positive, negative, signs).astype("int32"))
 
 
 def magnitudes(codes: Any) -> Any:

@@ -10,16 +10,20 @@ from tvm_shiftadd._compat import tirx
 from tvm_shiftadd.topi.schedules.cpu.dot.chains import Chain
 from tvm_shiftadd.topi.schedules.cpu.dot.layers import is_adder, layer_shape
 
+from .depthwise import depthwise
 from .epilogue import Epilogue
-from .gemv import IMAGES, gemv
+from .gemv import gemv
 from .matrix import dense, matrix
-from .parameters import MatrixParameters, TileParameters, VectorParameters
+from .parameters import (
+    DenseParameters,
+    DepthwiseParameters,
+    Parameters,
+    TileParameters,
+    VectorParameters,
+)
 from .problem import Problem, Shapes
 from .tile import tile
-from .weights import pack_fragments, pack_words
-
-#: The first compute capability whose tensor cores take bytes as the kernels hand them over.
-TENSOR_CORES = 80
+from .weights import pack_fragments, pack_taps, pack_words
 
 
 @dataclass(frozen=True)
@@ -44,32 +48,24 @@ def problem_of(chain: Chain) -> Problem | None:
     return Problem(layer_shape(chain.layer), dtype, kind)
 
 
-def layer_kernel(problem: Problem, batch: Any, arch: int) -> LayerKernel:
-    """The kernel of a problem on a GPU of compute capability ``arch``, 80 for 8.0."""
-    new = arch >= TENSOR_CORES
-    unroll = 8 if problem.coded and new else 4
-    vector = VectorParameters(unroll=unroll, copies=new, matrix=new and batch != 1)
+def layer_kernel(problem: Problem, parameters: Parameters) -> LayerKernel:
+    """The kernel of a problem by its parameters."""
+    pack: Callable[[Any, Problem], Any] = pack_fragments
+    if isinstance(parameters, TileParameters):
+        pack = pack_words
+    elif isinstance(parameters, DepthwiseParameters):
+        pack = pack_taps
 
-    if isinstance(batch, int) and batch <= IMAGES and problem.fits_vector:
+    def build(epilogue: Epilogue, batch: Any, shapes: Shapes) -> tirx.PrimFunc:
+        args = problem, epilogue, batch, shapes
+        if isinstance(parameters, TileParameters):
+            return tile(*args, parameters)
+        if isinstance(parameters, DepthwiseParameters):
+            return depthwise(*args, parameters)
+        if isinstance(parameters, VectorParameters):
+            return gemv(*args, parameters)
+        if isinstance(parameters, DenseParameters):
+            return dense(*args, parameters)
+        return matrix(*args, parameters)
 
-        def of_few_images(epilogue: Epilogue, n: Any, shapes: Shapes) -> tirx.PrimFunc:
-            return gemv(problem, epilogue, n, shapes, vector)
-
-        return LayerKernel(lambda weights: pack_fragments(weights, problem), of_few_images)
-    if not isinstance(batch, int) and new and problem.fits_vector:
-
-        def of_any_images(epilogue: Epilogue, n: Any, shapes: Shapes) -> tirx.PrimFunc:
-            return dense(problem, epilogue, n, shapes, vector, MatrixParameters())
-
-        return LayerKernel(lambda weights: pack_fragments(weights, problem), of_any_images)
-    if arch >= TENSOR_CORES and problem.fits_matrix:
-
-        def on_tensor_cores(epilogue: Epilogue, n: Any, shapes: Shapes) -> tirx.PrimFunc:
-            return matrix(problem, epilogue, n, shapes, MatrixParameters())
-
-        return LayerKernel(lambda weights: pack_fragments(weights, problem), on_tensor_cores)
-
-    def by_words(epilogue: Epilogue, n: Any, shapes: Shapes) -> tirx.PrimFunc:
-        return tile(problem, epilogue, n, shapes, TileParameters())
-
-    return LayerKernel(lambda weights: pack_words(weights, problem), by_words)
+    return LayerKernel(lambda weights: pack(weights, problem), build)

@@ -17,10 +17,10 @@ from tvm_shiftadd._compat import tirx
 from tvm_shiftadd.topi.schedules.cpu.dot.function import Kernel, batch_size, kernel
 
 from .epilogue import Epilogue, Writer
-from .gemv import IMAGES, emit_gemv
+from .gemv import emit_gemv
 from .intrinsics import WARP, commit, copy, decode, load_matrix, matrix_product, wait
-from .parameters import MatrixParameters, VectorParameters
-from .problem import CHUNK, SLAB, Problem, Shapes
+from .parameters import DenseParameters, MatrixParameters
+from .problem import CHUNK, IMAGES, SLAB, Problem, Shapes
 from .tile import grid, guarded, matrix_views, split
 from .weights import fragment_tensors, fragments_shape
 
@@ -52,17 +52,16 @@ def dense(
     epilogue: Epilogue,
     batch: Any,
     shapes: Shapes,
-    few: VectorParameters,
-    many: MatrixParameters,
+    parameters: DenseParameters,
 ) -> tirx.PrimFunc:
     """A dense layer of any number of images: ``gemv`` of a few of them, else as ``matrix``."""
     tensors = fragment_tensors(problem, epilogue, shapes)
     with kernel("shiftadd_cuda_dense", tensors, "mma.m16n8k32") as made:
         # Loops of one turn or none: TVM puts no barriers into a launch under a condition.
         with build.serial(T.Select(batch <= IMAGES, T.int64(1), T.int64(0))):
-            emit_gemv(problem, epilogue, made, batch, few)
+            emit_gemv(problem, epilogue, made, batch, parameters.few)
         with build.serial(T.Select(batch > IMAGES, T.int64(1), T.int64(0))):
-            _Matrix(problem, epilogue, made, batch, many).emit()
+            _Matrix(problem, epilogue, made, batch, parameters.many).emit()
     return made.function
 
 
@@ -211,8 +210,7 @@ class _Matrix:
     def _fragment(self, words: Any, tile: int, step: int) -> tuple[Any, Any]:
         """A thread's two words of weights for a product."""
         if self.problem.coded:
-            codes = words[tile * 2 + step]
-            return decode(codes), decode(codes >> T.int32(16))
+            return decode(words[tile * 2 + step])
         return words[tile * 4 + step * 2], words[tile * 4 + step * 2 + 1]
 
     def _finish(self) -> None:

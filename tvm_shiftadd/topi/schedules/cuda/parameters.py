@@ -1,4 +1,8 @@
-"""What may differ between two CUDA kernels of one layer that compute the same integers."""
+"""What may differ between two CUDA kernels of one layer that compute the same integers.
+
+Which kernel a layer gets follows from its record; ``space`` has the choice without tuning and what
+is worth a trial.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +18,7 @@ class TileParameters:
 
     A block of ``across x down`` threads computes ``across`` quads of outputs for ``down *
     pixels`` pixels, ``pixels`` of them a thread, and holds ``depth`` words of the reduction of all
-    of them in shared memory at a time.
+    of them in shared memory at a time. ``pixels`` is a multiple of four, ``depth`` of two.
     """
 
     across: int = 16
@@ -28,7 +32,8 @@ class MatrixParameters:
     """How the kernel on tensor cores is cut up.
 
     ``down x across`` warps make a block; each computes ``rows`` tiles of sixteen pixels times
-    ``panels`` panels of outputs. ``stages`` slabs of the reduction are in shared memory at a time.
+    ``panels`` panels of outputs. ``stages`` slabs of the reduction, two or more, are in shared
+    memory at a time.
     """
 
     down: int = 2
@@ -51,3 +56,24 @@ class VectorParameters:
     unroll: int = 4
     copies: bool = False
     matrix: bool = False
+
+
+@dataclass(frozen=True)
+class DenseParameters:
+    """Those of a dense layer of any number of images: of up to eight, and of more."""
+
+    few: VectorParameters
+    many: MatrixParameters
+
+
+@dataclass(frozen=True)
+class DepthwiseParameters:
+    """How the depthwise kernel is cut up: ``threads`` of a block, neighbouring ``pixels`` each."""
+
+    threads: int = 128
+    pixels: int = 2
+
+
+Parameters = (
+    TileParameters | MatrixParameters | VectorParameters | DenseParameters | DepthwiseParameters
+)

@@ -16,6 +16,9 @@ CHUNK = 16
 #: Bytes of the reduction that tensor cores take two products for, the least that is loaded.
 SLAB = 64
 
+#: Images that one pass over a dense layer's weights computes at most: the rows of a tensor core's
+#: matrix that are used.
+IMAGES = 8
 #: The shapes of a kernel's input and its result.
 Shapes = tuple[Sequence[Any], Sequence[Any]]
 
@@ -65,6 +68,12 @@ class Problem:
     def padded_outputs(self) -> int:
         """Output channels of a group in the packed weights."""
         return round_up(self.outputs, QUAD)
+
+    @property
+    def is_depthwise(self) -> bool:
+        """Whether each channel of the input makes one of the result."""
+        shape = self.shape
+        return self.kind == "dot" and shape.groups == shape.channels == shape.outputs > 1
 
     # For tensor cores.
 

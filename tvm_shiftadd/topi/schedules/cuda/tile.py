@@ -147,11 +147,9 @@ class _Tile:
                     if not problem.coded:
                         T.buffer_store(self.weights, held[lane], [place])
                         continue
-                    codes = T.bind(held[lane])
-                    T.buffer_store(self.weights, decode(codes), [place])
-                    T.buffer_store(
-                        self.weights, decode(codes >> T.int32(16)), [place + self.columns]
-                    )
+                    for decoded in decode(held[lane]):
+                        T.buffer_store(self.weights, decoded, [place])
+                        place = place + self.columns
 
     def _add(self) -> None:
         """Add what is in shared memory to the sums."""

@@ -8,6 +8,8 @@ from typing import Any
 from tvm_shiftadd._compat import te, tirx
 from tvm_shiftadd.topi.scaling import int32
 from tvm_shiftadd.topi.schedules.cpu.dot.weights import code_or_sum
+from tvm_shiftadd.topi.schedules.cpu.geometry import round_up
+from tvm_shiftadd.topi.terms import shift_term
 
 from .epilogue import Epilogue
 from .intrinsics import QUAD, WARP
@@ -131,3 +133,31 @@ def fragment_tensors(
         "weights": (fragments_shape(problem), "int32"),
         **epilogue.tensors(shapes[1]),
     }
+
+
+def pack_taps(codes: Any, problem: Problem) -> Any:
+    """int32 ``[quads of taps, channels]`` of a depthwise layer: four taps of a channel a word."""
+    taps = problem.shape.kernel[0] * problem.shape.kernel[1]
+
+    def body(quad: Any, channel: Any) -> Any:
+        total = int32(0)
+        for byte in range(QUAD):
+            tap = quad * QUAD + byte
+            inside = tirx.all(tap < taps, channel < problem.shape.channels)
+            value = tirx.if_then_else(inside, _weight(codes, tap, channel), int32(0))
+            total = total | ((value & int32(255)) << int32(8 * byte))
+        return total
+
+    return te.compute(taps_shape(problem), body, name="packed")
+
+
+def taps_shape(problem: Problem) -> tuple[int, int]:
+    """The shape of ``pack_taps``' result, with channels for whole words."""
+    taps = problem.shape.kernel[0] * problem.shape.kernel[1]
+    return (-(-taps // QUAD), round_up(problem.shape.channels, QUAD))
+
+
+def _weight(codes: Any, row: Any, column: Any) -> Any:
+    """The value of a weight of any count of terms."""
+    found = code_or_sum(codes, row, column)
+    return shift_term(int32(1), found) if int(codes.shape[0]) == 1 else found
