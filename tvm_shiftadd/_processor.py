@@ -9,6 +9,8 @@ from functools import cache
 from pathlib import Path
 
 _CPUINFO = Path("/proc/cpuinfo")
+#: What that calls the features of a family's processors. An emulator may show another family's.
+_LISTED = {"x86_64": "flags", "aarch64": "Features"}
 
 #: Beginnings of the flags that a compiler turns into vector code, on x86-64 and on AArch64.
 _VECTOR = ("sse4", "avx", "fma", "f16c", "gfni", "amx", "asimd", "sve", "i8mm", "bf16")
@@ -47,6 +49,6 @@ def vector_features() -> frozenset[str] | None:
         return None
     for line in text.splitlines():
         name, _, flags = line.partition(":")
-        if name.strip() in ("flags", "Features"):
+        if name.strip() == _LISTED.get(machine()):
             return frozenset(flag for flag in flags.split() if flag.startswith(_VECTOR))
     return None

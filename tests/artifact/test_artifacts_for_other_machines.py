@@ -136,6 +136,29 @@ def test_code_for_this_machine_is_refused_on_another(
         Artifact.load(saved).run(np.zeros((1, 4), np.float32))
 
 
+def test_features_of_another_family_are_not_taken_for_this_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Emulators of a whole process show what the machine below them has."""
+    shown = tmp_path / "cpuinfo"
+    monkeypatch.setattr(_processor, "_CPUINFO", shown)
+    names = {"x86_64": "flags\t: fpu avx2", "aarch64": "Features\t: fp asimd asimddp"}
+    found = {}
+    for family in names:
+        monkeypatch.setattr(_processor.platform, "machine", lambda family=family: family)
+        for other, text in names.items():
+            shown.write_text(f"{text}\n")
+            _processor.vector_features.cache_clear()
+            found[family, other] = _processor.vector_features()
+    _processor.vector_features.cache_clear()
+    assert found == {
+        ("x86_64", "x86_64"): {"avx2"},
+        ("x86_64", "aarch64"): None,
+        ("aarch64", "x86_64"): None,
+        ("aarch64", "aarch64"): {"asimd", "asimddp"},
+    }
+
+
 @pytest.fixture
 def no_linker(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(link, "linker", lambda _: ())

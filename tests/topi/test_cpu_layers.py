@@ -242,15 +242,17 @@ SMALL = {
     "conv2d": (
         ((None, 8, 8, 16), (2, 72, 32)),
         {"kernel_size": (3, 3), "padding": (1, 1, 1, 1)},
-        r"paddw",
+        r"v?paddw\b|add\s+v\d+\.8h",
     ),
     "depthwise": (
         ((None, 8, 8, 32), (2, 5, 32)),
         {"kernel_size": (3, 3), "padding": (1, 1, 1, 1), "groups": 32},
-        r"psll(?:v[dw]|[dw])",
+        r"v?psll(?:v[dw]|[dw])\b|[su]shl\s+v",
     ),
-    "dense": (((None, 64), (2, 32, 32)), None, r"psll(?:v[dw]|[dw])"),
+    "dense": (((None, 64), (2, 32, 32)), None, r"v?psll(?:v[dw]|[dw])\b|[su]shl\s+v"),
 }
+#: For this machine, and for AArch64.
+ASSEMBLIES = [*SHIFTS, "cpu:aarch64"]
 
 
 @lru_cache
@@ -268,17 +270,24 @@ def layer_assembly(name, target):
 
 
 def vector_multiplies(text):
-    return re.findall(
-        r"^\s+(v?p(?:mul|madd|dp)\w*|v?f\w*m(?:add|sub|ul)\w*|v?mul[ps][sd])\b", text, re.M
-    )
+    """Of x86-64, and of AArch64, whose registers of vectors are called v and z."""
+    x86 = r"(?:v?p(?:mul|madd|dp)\w*|v?f\w*m(?:add|sub|ul)\w*|v?mul[ps][sd])\b"
+    arm = r"\w*(?:mul|ml[as]|dot|mmla)\w*\s+[vz]\d"
+    return re.findall(rf"^\s+({x86}|{arm})", text, re.M)
 
 
-@pytest.mark.parametrize("target", SHIFTS)
+def test_multiplications_would_be_found():
+    found = ["vpmaddwd %ymm1", "vmulps %ymm1", "sdot v0.4s", "smlal2 v1.8h", "fmla v2.4s"]
+    assert len(vector_multiplies("".join(f"\t{line}, x\n" for line in found))) == len(found)
+    assert not vector_multiplies("\tmadd x0, x1, x2, x3\n\timulq %rax, %rbx\n")
+
+
+@pytest.mark.parametrize("target", ASSEMBLIES)
 @pytest.mark.parametrize("name", SMALL)
 def test_assembly_has_no_vector_multiply(name, target):
     text = layer_assembly(name, target)
     expected = SMALL[name][2]
-    assert re.search(rf"^\s+v?{expected}\b", text, re.M), "the kernel was not found"
+    assert re.search(rf"^\s+(?:{expected})", text, re.M), "the kernel was not found"
     assert not vector_multiplies(text)
 
 
@@ -311,10 +320,10 @@ WEIGHTLESS = {
 }
 
 
-@pytest.mark.parametrize("target", SHIFTS)
+@pytest.mark.parametrize("target", ASSEMBLIES)
 @pytest.mark.parametrize("name", WEIGHTLESS)
 def test_assembly_of_operators_without_weights_has_no_vector_multiply(name, target):
     shapes, call = WEIGHTLESS[name]
     text = cpu.assembly(compile_layer(call, shapes, target))
-    assert re.search(r"^\s+v?ps[lr]\w*\b", text, re.M), "no shift was found"
+    assert re.search(r"^\s+(?:v?ps[lr]\w*\b|[su]shl\s+v)", text, re.M), "no shift was found"
     assert not vector_multiplies(text)
