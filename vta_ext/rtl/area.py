@@ -49,19 +49,32 @@ def area(component: wiring.Component, steps: str = "") -> Area:
     from vta_ext.rtl.rows import to_verilog
 
     tool = tools.find("yosys")
-    script = (
-        f"read_verilog top.v; hierarchy -top top; proc; {steps}"
-        "synth_ecp5 -nodsp -nowidelut -top top; tee -q -o cells.json stat -json"
-    )
     with tempfile.TemporaryDirectory(prefix="tvm-shiftadd-") as name:
         folder = Path(name)
         (folder / "top.v").write_text(to_verilog(component))
         done = subprocess.run(
-            [tool, "-q", "-p", script], cwd=folder, capture_output=True, text=True, check=False
+            [tool, "-q", "-p", script(steps)],
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            check=False,
         )
         if done.returncode:
             raise DeviceError(f"yosys failed: {(done.stderr or done.stdout)[-1000:]}")
-        cells = json.loads((folder / "cells.json").read_text())["design"]["num_cells_by_type"]
+        return counted((folder / "cells.json").read_text())
+
+
+def script(steps: str) -> str:
+    """yosys's commands from ``top.v`` to ``cells.json``, with ``steps`` before synthesis."""
+    return (
+        f"read_verilog top.v; hierarchy -top top; proc; {steps}"
+        "synth_ecp5 -nodsp -nowidelut -top top; tee -q -o cells.json stat -json"
+    )
+
+
+def counted(text: str) -> Area:
+    """The area that is in ``cells.json``."""
+    cells = json.loads(text)["design"]["num_cells_by_type"]
     return Area(
         luts=cells.get("LUT4", 0) + 2 * cells.get("CCU2C", 0),
         registers=cells.get("TRELLIS_FF", 0),

@@ -36,34 +36,10 @@ def _positive(text: str) -> int:
 
 
 def _print(given: argparse.Namespace) -> None:
-    from vta_ext.rtl.energy import operands
-    from vta_ext.rtl.energy.liberty import load
-    from vta_ext.rtl.energy.measure import LOG_BLOCK, row_energies
-    from vta_ext.rtl.rows import VARIANTS
+    from vta_ext.rtl.energy.measure import table
 
-    library, block = load(given.liberty), 1 << LOG_BLOCK
-    blocks = None if given.weights is None else operands.weights_of(given.weights, block)
-    fed = operands.draw(given.lanes, given.cycles, block, given.reuse, blocks)
-    print(f"{library.name}, {library.volts:g} V; femtojoule a product, in a row of {block}")
-    print(
-        "| row | area | of multiply | clock | registers and gates | total | of multiply |", end=""
-    )
-    print(" with glitches | of multiply |")
-    print("|" + "---|" * 9)
-    first = None
-    for modes in VARIANTS:
-        for found in row_energies(modes, given.liberty, library, fed):
-            first = first or found
-            settled, whole = found.settled, found.whole
-            name = found.mode if len(modes) == 1 else f"{' and '.join(modes)}: {found.mode}"
-            print(
-                f"| {name} | {found.area:,.0f} | {found.area / first.area:.2f} "
-                f"| {settled.clock * 1e15:.0f} | {(settled.total - settled.clock) * 1e15:.0f} "
-                f"| {settled.total * 1e15:.0f} | {settled.total / first.settled.total:.2f} "
-                f"| {(whole.total - whole.clock) * 1e15:.0f} "
-                f"| {whole.total * 1e15:.0f} | {whole.total / first.whole.total:.2f} |",
-                flush=True,
-            )
+    for line in table(given.liberty, given.weights, given.lanes, given.cycles, given.reuse):
+        print(line, flush=True)
 
 
 if __name__ == "__main__":

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from tvm_shiftadd.errors import DeviceError
 from vta_ext.rtl.energy import operands
 from vta_ext.rtl.energy.activity import Activity, Simulator
-from vta_ext.rtl.energy.liberty import Library
+from vta_ext.rtl.energy.liberty import Library, load
 from vta_ext.rtl.energy.netlist import Netlist, mapped
 from vta_ext.rtl.energy.operands import Operands
-from vta_ext.rtl.rows import AccumulatingRow, preparation, to_verilog
+from vta_ext.rtl.rows import VARIANTS, AccumulatingRow, preparation, to_verilog
 
 #: Elements of a row, as log2.
 LOG_BLOCK = 4
@@ -119,3 +120,36 @@ def _energy(
         internal=cells / done,
         clock=edges * (half * netlist.loads[clock] + pins) / done,
     )
+
+
+def table(
+    path: Path, weights: Path | None = None, lanes: int = 256, cycles: int = 64, reuse: int = 16
+) -> Iterator[str]:
+    """All rows beside the multiplier's, in Markdown: the library, then a table line by line.
+
+    ``weights``: of an artifact, see :func:`operands.weights_of`. Raises InputError for files that
+    are not what they should be, and what :func:`row_energies` does.
+    """
+    library, block = load(path), 1 << LOG_BLOCK
+    blocks = None if weights is None else operands.weights_of(weights, block)
+    fed = operands.draw(lanes, cycles, block, reuse, blocks)
+    yield f"{library.name}, {library.volts:g} V; femtojoule a product, in a row of {block}:\n"
+    yield "| row | area | of multiply | clock | data | all | of multiply | data with glitches " + (
+        "| all | of multiply |"
+    )
+    yield "|" + "---|" * 10
+    first: RowEnergy | None = None
+    for modes in VARIANTS:
+        for found in row_energies(modes, path, library, fed):
+            first = first or found
+            yield _line(found, first)
+
+
+def _line(found: RowEnergy, first: RowEnergy) -> str:
+    name = found.mode if len(found.modes) == 1 else f"{' and '.join(found.modes)}: {found.mode}"
+    columns = [f"{found.area:,.0f}", f"{found.area / first.area:.2f}"]
+    columns.append(f"{1e15 * found.settled.clock:,.0f}")
+    for one, base in ((found.settled, first.settled), (found.whole, first.whole)):
+        columns += [f"{1e15 * (one.total - one.clock):,.0f}", f"{1e15 * one.total:,.0f}"]
+        columns.append(f"{one.total / base.total:.2f}")
+    return f"| {name} | {' | '.join(columns)} |"
