@@ -18,7 +18,6 @@ from tvm_shiftadd.target import cuda_runtime
 
 TINY = [
     Layer("vector", "dense", 1, 64, 32),
-    Layer("map", "conv2d", 2, 16, 32, 6, 3, 2, 2),
     Layer("distances", "adder", 2, 16, 16, 5, 3),
 ]
 
@@ -62,14 +61,14 @@ def test_tiny_layers_are_checked_timed_and_written(
     monkeypatch.setattr(gpu_layers, "BLOCK", 0.0)
     monkeypatch.setattr(benchmark_file, "plan", lambda kinds: TINY)
     monkeypatch.setattr(benchmark_file, "torch_sees_a_gpu", lambda: False)
-    assert [layer.copies for layer in TINY] == [3, 1, 1]
+    assert [layer.copies for layer in TINY] == [3, 1]
     with emulated("backward"):
         device = tvm.cuda()
         monkeypatch.setattr(type(device), "compute_version", "8.0")
         assert benchmark_file.main(["--rounds", "2", "--results", str(tmp_path / "gpu")]) == 0
     report = json.loads((tmp_path / "gpu.json").read_text(encoding="utf-8"))
-    assert [entry["layer"] for entry in report["layers"]] == ["vector", "map", "distances"]
-    assert [row["name"] for row in report["layers"][2]["rows"]] == ["ours", "CUDA by hand"]
+    assert [entry["layer"] for entry in report["layers"]] == ["vector", "distances"]
+    assert [row["name"] for row in report["layers"][1]["rows"]] == ["ours", "CUDA by hand"]
     assert report["arch"] == "sm_80"
     assert "distances" in (tmp_path / "gpu.md").read_text(encoding="utf-8")
 
@@ -78,11 +77,11 @@ def test_a_wrong_result_is_not_timed(benchmark_file: Any, monkeypatch: pytest.Mo
     monkeypatch.setattr(gpu_layers, "BLOCK", 0.0)
     monkeypatch.setattr(benchmark_file, "expected", lambda layer: np.zeros(1))
     with emulated(), pytest.raises(AssertionError, match="distances"):
-        benchmark_file.measure_layer(TINY[2], "sm_80", tvm.cuda(), 1, None)
+        benchmark_file.measure_layer(TINY[1], "sm_80", tvm.cuda(), 1, None)
 
 
 def test_the_adder_layer_written_by_hand_is_right() -> None:
-    layer, rng = TINY[2], np.random.default_rng(0)
+    layer, rng = TINY[1], np.random.default_rng(0)
     x, (weights, bias) = layer.inputs_of(rng), gpu_layers.parameters(layer, 1)
     out = np.zeros(layer.results, np.int32)
     with emulated("backward"):

@@ -84,8 +84,8 @@ def emulated(order: str = "forward", rewrite: Callable[[str], str] = str) -> Ite
 
 def _compile(compiler: str, source: str, functions: dict, library: Path) -> None:
     """Write a library with a function of TVM's calling convention for each kernel."""
-    text = _DYNAMIC.sub(r"\1* \2 = (\1*)machine::dynamic_shared;", source)
-    text = _INSTRUCTION.sub("", _ALIGNED.sub(r"__align__(\1)", _HEADER.sub("", text)))
+    text = _INSTRUCTION.sub("", _ALIGNED.sub(r"__align__(\1)", _HEADER.sub("", source)))
+    text = _DYNAMIC.sub(r"\1* \2 = (\1*)machine::dynamic_shared;", text)
     kernels = "\n".join(
         _entry(str(name), [str(tag) for tag in info.launch_param_tags], len(info.arg_types), text)
         for name, info in functions.items()

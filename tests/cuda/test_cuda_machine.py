@@ -118,6 +118,18 @@ def test_instructions_on_four_bytes() -> None:
         np.testing.assert_array_equal(got, wanted.astype(np.uint8).view(np.int32).ravel())
 
 
+def test_shared_memory_whose_size_the_launch_gives() -> None:
+    given, result = np.arange(32, dtype=np.int32), np.zeros(32, np.int32)
+    body = """
+      extern __shared__ alignas(64) int s[];
+      s[threadIdx.x] = p0[threadIdx.x];
+      __syncthreads();
+      p1[threadIdx.x] = s[31 - threadIdx.x];
+    """
+    emulate(body, given, result)
+    np.testing.assert_array_equal(result, given[::-1])
+
+
 def test_threads_that_wait_at_different_places_are_an_error() -> None:
     body = "if (threadIdx.x < 8) __syncthreads(); else __syncwarp();"
     with pytest.raises(RuntimeError, match="wait for each other at different places"):
