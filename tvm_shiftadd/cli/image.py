@@ -48,11 +48,15 @@ def command(
 
 def _make(config: Config) -> dict[str, Any]:
     from tvm_shiftadd.artifact import Artifact
+    from tvm_shiftadd.target.accelerator import kind_name
     from vta_ext.bare.make import c_header, make
 
     loaded = Artifact.load(config.artifact)
     if loaded.regions is None:
-        raise InputError("the artifact is for the CPU alone; compile the model with --target vta")
+        where = kind_name(loaded.manifest.target.kind)
+        raise InputError(
+            f"the artifact is for the {where} alone; compile the model with --target vta"
+        )
     inputs, outputs = ([one.name for one in some] for some in (loaded.inputs, loaded.outputs))
     named = make(loaded.regions, inputs, outputs)
     data = named.image.to_bytes()

@@ -13,6 +13,7 @@ from importlib import import_module
 from typing import Any, Final, Protocol, cast
 
 from tvm_shiftadd.errors import InputError
+from tvm_shiftadd.target.gpu import CUDA
 from tvm_shiftadd.target.processor import CPUTarget
 
 #: The module that brings each kind of accelerator; it has what :class:`Backend` lists.
@@ -147,12 +148,17 @@ def device_of(kind: str, device: DeviceChoice | str) -> DeviceChoice:
     """
     if kind not in BACKENDS:
         raise InputError(
-            "the network is for the CPU or a GPU, which need no device; compile the model with "
-            "--target vta"
+            f"the network is for the {kind_name(kind)} alone, which needs no device; compile the "
+            "model with --target vta"
         )
     choice = DeviceChoice(device) if isinstance(device, str) else device
     backend(kind).check_device(choice)
     return choice
+
+
+def kind_name(kind: str) -> str:
+    """What people call a target of a kind that is no accelerator's."""
+    return "GPU" if kind == CUDA else "CPU"
 
 
 def backend(kind: str) -> Backend:
