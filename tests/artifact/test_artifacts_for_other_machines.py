@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import stat
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -178,6 +179,18 @@ def test_a_missing_linker_is_said_before_the_work(
     monkeypatch.setattr(doctor, "_tvm", lambda: ())
     check = next(c for c in doctor.diagnose().checks if c.name == f"linker for {OTHER}")
     assert check.status == "optional" and package in check.remedy
+
+
+def test_gnu_links_before_zig(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "ziglang").mkdir()
+    (tmp_path / "ziglang" / "__init__.py").touch()
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    zig = (sys.executable, "-m", "ziglang", "cc", "-target", f"{OTHER}.2.28")
+    assert link.linker(OTHER) == zig
+    gnu = tmp_path / f"{OTHER}-gcc"
+    gnu.touch(stat.S_IRWXU)
+    assert link.linker(OTHER) == (str(gnu),)
 
 
 def test_a_linker_that_fails_is_quoted_with_its_command(

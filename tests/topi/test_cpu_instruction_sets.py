@@ -130,7 +130,7 @@ INSTRUCTIONS = {
     AVX512: ("vpmaddubsw .*zmm", "vpshufb .*zmm", "vpmaddwd .*zmm", "vpdpbusd|vpermb"),
     AVX2: ("vpmaddubsw .*ymm", "vpshufb .*ymm", "vpmaddwd .*ymm", "vpdpbusd|zmm|%k1"),
     I8MM: (r"usdot .*\.16b", r"tbl .*\.16b", r"usdot .*\.16b", "sdot v.*.2d"),
-    DOTPROD: (r"\bsdot .*\.16b", r"tbl .*\.16b", r"\bsdot .*\.16b", "usdot"),
+    DOTPROD: (r"\bsdot .*\.4b\[\d\]", r"tbl .*\.16b", r"\bsdot .*\.4b\[\d\]", "usdot"),
 }
 
 

@@ -29,6 +29,8 @@ class Neon(InstructionSet):
         """As ``InstructionSet``."""
         if self.computed_by == "sdot":
             unsigned = self.as_bytes(unsigned) ^ T.broadcast(T.int8(-128), self.vector)
+            # Of its second operand the instruction itself repeats four bytes: those of the input.
+            return self._dot(self.computed_by, sums, signed, unsigned)
         return self._dot(self.computed_by, sums, unsigned, signed)
 
     def zero(self, byte: int) -> int:
