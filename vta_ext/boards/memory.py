@@ -22,10 +22,13 @@ from vta_ext.rtl.port import BURST_BYTES, Beats, Requests, WriteBeats, taken
 #: Entries of a bank at most: those of an ECP5's block memory one bit wide, so that a bank needs
 #: no multiplexer of its own.
 _BANK: Final = 16384
-#: Beats read ahead of their taker: the six cycles around this loop, and some.
-_AHEAD: Final = 8
-#: Cycles from a block memory's address to the beat that goes into the queue.
-_STAGES: Final = 2
+#: Beats read ahead of their taker: the nine cycles around this loop, and some.
+_AHEAD: Final = 16
+#: Cycles from an entry's number to the beat that goes into the queue: the number in a register, and
+#: in one of its bank; the banks' words, these in registers, and the beat, which is one of them.
+_STAGES: Final = 5
+#: Cycles from the host's word number to its word.
+HOST_CYCLES: Final = _STAGES + 1
 
 
 def banks(entries: int) -> list[int]:
@@ -41,9 +44,9 @@ class BlockMemory(wiring.Component):
     """``size`` bytes behind a burst port of ``beat`` bytes; what lies beyond is not there.
 
     read_requests, read_beats, write_requests, write_beats, written: the machine's, see
-    :mod:`vta_ext.rtl.port`; the first beat comes four cycles after its request. host_address,
+    :mod:`vta_ext.rtl.port`; the first beat comes seven cycles after its request. host_address,
     the number of a 32-bit word, host_wdata, host_write: while the machine rests; ``host_rdata``
-    is the word whose number was there a cycle before, and knows of writes two cycles before that.
+    is the word whose number was there HOST_CYCLES before, and knows of writes a cycle before that.
 
     Raises InputError for a size that is no multiple of a burst's 256 bytes.
     """
@@ -108,8 +111,8 @@ class BlockMemory(wiring.Component):
             ]
         m.d.sync += owed.eq(owed + reads - taken(self.read_beats))
 
-        address, data = Signal(self._bits), Signal(8 * self.beat)
-        m.d.comb += address.eq(Mux(busy, cursor, self._host()[0]))
+        address, data = Signal(self._bits, reset_less=True), Signal(8 * self.beat)
+        m.d.sync += address.eq(Mux(busy, cursor, self._host()[0]))
         arriving = [Cat(reads, last)]
         for stage in range(_STAGES):
             following = Signal(2, name=f"arriving{stage}")
@@ -117,6 +120,12 @@ class BlockMemory(wiring.Component):
             arriving.append(following)
         beat = Signal.like(data, reset_less=True)
         m.d.sync += beat.eq(data)
+        place = self._host()[1]
+        for stage in range(_STAGES):
+            following = Signal.like(place, name=f"place{stage}", reset_less=True)
+            m.d.sync += following.eq(place)
+            place = following
+        m.d.sync += self.host_rdata.eq(beat.word_select(place, 32))
         m.d.comb += [
             queue.w_en.eq(arriving[-1][0]),
             queue.w_data.eq(Cat(beat, arriving[-1][1])),
@@ -169,25 +178,40 @@ class BlockMemory(wiring.Component):
         word: Signal,
         mask: Signal,
     ) -> None:
-        """The banks, one after another, and which of them an address is in."""
+        """The banks, one after another, and which of them an address is in.
+
+        They lie all over the part, so each has registers of its own, which follow what is its own.
+        """
         words, begin = [], 0
-        bank = Signal(range(len(banks(entries))))
+        bank = Signal(range(len(banks(entries))), reset_less=True)
         for number, depth in enumerate(banks(entries)):
             low = depth.bit_length() - 1
             memory = Memory(shape=8 * self.beat, depth=depth, init=[])
             m.submodules[f"bank{number}"] = memory
             read, write = memory.read_port(), memory.write_port(granularity=8)
-            m.d.comb += [
-                read.addr.eq(address),
-                write.addr.eq(target),
-                write.data.eq(word),
-                write.en.eq(Mux(target[low:] == begin >> low, mask, 0)),
-            ]
+            place = Signal.like(read.addr, name=f"place{number}", reset_less=True)
+            goal = Signal.like(write.addr, name=f"goal{number}", reset_less=True)
+            new = Signal.like(write.data, name=f"new{number}", reset_less=True)
+            enables = Signal.like(write.en, name=f"enables{number}")
             with m.If(address[low:] == begin >> low):
-                m.d.sync += bank.eq(number)
-            words.append(read.data)
+                m.d.sync += [place.eq(address), bank.eq(number)]
+            with m.If(target[low:] == begin >> low):
+                m.d.sync += [goal.eq(target), new.eq(word), enables.eq(mask)]
+            with m.Else():
+                m.d.sync += enables.eq(0)
+            m.d.comb += [
+                read.addr.eq(place),
+                write.addr.eq(goal),
+                write.data.eq(new),
+                write.en.eq(enables),
+            ]
+            word_read = Signal.like(read.data, name=f"word{number}", reset_less=True)
+            m.d.sync += word_read.eq(read.data)
+            words.append(word_read)
             begin += depth
+        # In time with the words.
+        for stage in range(2):
+            following = Signal.like(bank, name=f"bank_of_{stage}", reset_less=True)
+            m.d.sync += following.eq(bank)
+            bank = following
         m.d.comb += data.eq(Array(words)[bank])
-        place = Signal.like(self._host()[1])
-        m.d.sync += place.eq(self._host()[1])
-        m.d.comb += self.host_rdata.eq(data.word_select(place, 32))

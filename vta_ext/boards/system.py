@@ -41,11 +41,14 @@ class System(wiring.Component):
         m.submodules.bridge = bridge
         for name in ("read_requests", "read_beats", "write_requests", "write_beats"):
             wiring.connect(m, getattr(machine, name), getattr(memory, name))
-        m.d.comb += [
-            machine.written.eq(memory.written),
+        # From registers, as the bridge's words come from a block memory.
+        m.d.sync += [
             machine.address.eq(bridge.reg_addr),
             machine.write.eq(bridge.reg_write),
             machine.write_word.eq(bridge.reg_wdata),
+        ]
+        m.d.comb += [
+            machine.written.eq(memory.written),
             bridge.reg_rdata.eq(machine.read_word),
             memory.host_address.eq(bridge.mem_addr),
             memory.host_wdata.eq(bridge.mem_wdata),

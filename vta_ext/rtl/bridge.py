@@ -36,6 +36,10 @@ _IDENTITY: Final = Opcode.IDENTIFY >> 1
 _REGISTERS: Final = Opcode.READ_REGISTERS >> 1
 _MEMORY: Final = Opcode.READ_MEMORY >> 1
 
+#: Cycles for which a word's number is there, at least, before the word is looked at: the four
+#: bytes sent or received before it take eight each.
+MEMORY_CYCLES: Final = 32
+
 
 def _buses(memory_words: int) -> dict[str, Any]:
     """The machine's registers, its state, and a memory of 32-bit words."""
@@ -47,7 +51,6 @@ def _buses(memory_words: int) -> dict[str, Any]:
         "mem_addr": Out(range(memory_words)),
         "mem_wdata": Out(32),
         "mem_write": Out(1),
-        "mem_read": Out(1),
         "mem_rdata": In(32),
         "running": In(1),
         "reset": Out(1),
@@ -60,9 +63,10 @@ class Endpoint(wiring.Component):
     received, received_valid: a byte that has come, for one cycle; the next comes ten cycles later
     or more.
     sent, sent_valid, sent_ready: a byte to send. reg_*: the machine's register port, whose reads
-    come a cycle after the number. mem_*: words of memory, by number; ``mem_rdata`` is that of
-    the cycle before in which ``mem_read`` was 1. running: memory is the machine's. reset: 1 for
-    the cycle in which the machine, and whatever carries its requests to memory, is to be reset.
+    come a cycle after the number, or later. mem_*: words of memory, by number; ``mem_rdata`` may
+    come MEMORY_CYCLES after the number, as ``reg_rdata`` may. running: memory is the machine's.
+    reset: 1 for the cycle in which the machine, and whatever carries its requests to memory, is to
+    be reset.
     """
 
     def __init__(self, clock: int, memory_words: int) -> None:
@@ -171,7 +175,12 @@ class Endpoint(wiring.Component):
         """Whether the command is new, and possible."""
         limit = Mux(self._space == _REGISTERS, 1 << NUMBER_BITS, self._memory_words)
         limit = Mux(self._space == _IDENTITY, len(Identity), limit)
-        outside = (self._address + self._count > limit) | (self._count > MAX_WORDS)
+        # In registers, as the CRC comes long after what these are made of.
+        end, outside = Signal(33, reset_less=True), Signal(reset_less=True)
+        m.d.sync += [
+            end.eq(self._address + self._count),
+            outside.eq((end > limit) | (self._count > MAX_WORDS)),
+        ]
         status = Signal(Status)
         with m.State("DECIDE"):
             m.d.sync += self._index.eq(0)
@@ -230,7 +239,6 @@ class Endpoint(wiring.Component):
             with m.If(self.sent_ready):
                 m.next = "FETCH"
         with m.State("FETCH"):
-            m.d.comb += self.mem_read.eq((part == 2) & (self._space == _MEMORY))
             m.next = "LOAD"
             with m.If((part == 2) & (self._count == 0)):
                 m.d.sync += part.eq(3)

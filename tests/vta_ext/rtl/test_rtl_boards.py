@@ -20,9 +20,10 @@ from tests.vta_ext.programs import TINY
 from tvm_shiftadd.errors import InputError
 from vta_ext import boards, presets
 from vta_ext.boards import flow
-from vta_ext.boards.memory import BlockMemory, banks
+from vta_ext.boards.memory import HOST_CYCLES, BlockMemory, banks
 from vta_ext.boards.system import System
 from vta_ext.boards.ulx3s import Pll, pll
+from vta_ext.rtl.bridge import MEMORY_CYCLES
 
 Burst = tuple[int, int]
 
@@ -52,14 +53,15 @@ class Host:
             await self.ctx.tick()
             self.content[4 * word : 4 * word + 4] = value.to_bytes(4, "little")
         self.ctx.set(self.memory.host_write, 0)
-        await self.ctx.tick().repeat(2)
+        await self.ctx.tick()
 
     async def check(self) -> None:
-        found = bytearray()
-        for word in range(self.memory.size // 4):
-            self.ctx.set(self.memory.host_address, word)
+        found, last = bytearray(), self.memory.size // 4 - 1
+        for cycle in range(1, self.memory.size // 4 + HOST_CYCLES):
+            self.ctx.set(self.memory.host_address, min(cycle - 1, last))
             await self.ctx.tick()
-            found += self.ctx.get(self.memory.host_rdata).to_bytes(4, "little")
+            if cycle >= HOST_CYCLES:
+                found += self.ctx.get(self.memory.host_rdata).to_bytes(4, "little")
         assert found == self.content
 
     async def read(self, bursts: list[Burst], chance: float) -> int:
@@ -139,7 +141,11 @@ def test_memory_holds_what_host_and_machine_write(beat: int) -> None:
     simulator.run()
     ((cycles, beats),) = seen
     # No gap between requests.
-    assert cycles <= beats + 6
+    assert cycles <= beats + 8
+
+
+def test_the_bridge_waits_for_the_memory() -> None:
+    assert HOST_CYCLES <= MEMORY_CYCLES
 
 
 def test_memory_is_made_of_banks() -> None:

@@ -26,7 +26,7 @@ from vta_ext.link.frames import (
     encode,
 )
 from vta_ext.rtl.area import area
-from vta_ext.rtl.bridge import Bridge, Endpoint
+from vta_ext.rtl.bridge import MEMORY_CYCLES, Bridge, Endpoint
 from vta_ext.rtl.uart import LEAST_DIVISOR, Receiver, Transmitter, divisor
 
 CLOCK, MEMORY_WORDS = 80_000_000, 600
@@ -37,7 +37,10 @@ def words(*values: int) -> bytes:
 
 
 class Board:
-    """An endpoint with memory and 32 registers, to which bytes are sent without a serial port."""
+    """An endpoint with memory and 32 registers, to which bytes are sent without a serial port.
+
+    Words that are read come as late as they may.
+    """
 
     def __init__(self) -> None:
         self.module = m = Module()
@@ -49,11 +52,17 @@ class Board:
             (registers.write_port(), e.reg_addr, e.reg_wdata, e.reg_write),
         ):
             m.d.comb += [port.addr.eq(address), port.data.eq(data), port.en.eq(enable)]
-        reads = memory.read_port()
-        m.d.comb += [reads.addr.eq(e.mem_addr), reads.en.eq(e.mem_read)]
-        m.d.comb += e.mem_rdata.eq(reads.data)
-        reads = registers.read_port()
-        m.d.comb += [reads.addr.eq(e.reg_addr), e.reg_rdata.eq(reads.data)]
+        for reads, address, found in (
+            (memory.read_port(), e.mem_addr, e.mem_rdata),
+            (registers.read_port(), e.reg_addr, e.reg_rdata),
+        ):
+            m.d.comb += reads.addr.eq(address)
+            word = reads.data
+            for cycle in range(MEMORY_CYCLES - 1):
+                later = Signal(32, name=f"later{cycle}")
+                m.d.sync += later.eq(word)
+                word = later
+            m.d.comb += found.eq(word)
         self.memory, self.decoder = memory, Decoder()
         #: Writes of registers, and resets, as they happened.
         self.events: list[tuple[str, int, int]] = []
