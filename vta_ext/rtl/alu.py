@@ -31,9 +31,15 @@ class Controls:
         self._is: dict[str, Value] = {}
         for name in config.alu_ops:
             self._is[name] = self.register(f"is_{name}", code == OPERATION_BY_NAME[name].code)
-        self.use_imm = self._fields.use_imm
-        self.from_inp = self._fields.from_inp
-        self.imm = self._fields.imm
+        self.use_imm = self.register("use_imm", self._fields.use_imm)
+        self.from_inp = self.register("from_inp", self._fields.from_inp)
+        self.imm = self.register("imm", self._fields.imm)
+        #: 1 where the old destination does not count.
+        self.replace = self.register(
+            "replace",
+            (self.any("sha") & self.parameter("sha", "replace"))
+            | (self.any("lsa") & self.parameter("lsa", "replace")),
+        )
 
     def register(self, name: str, value: Value) -> Signal:
         """``value``, which depends on the word alone, a cycle later."""
@@ -56,13 +62,6 @@ class Controls:
     def parameter(self, operation: str, name: str) -> Value:
         """A parameter of the immediate, read as ``operation`` has it."""
         return parameter(OPERATION_BY_NAME[operation], name, self.imm, self._config)
-
-    @property
-    def replace(self) -> Value:
-        """1 where the old destination does not count."""
-        return (self.any("sha") & self.parameter("sha", "replace")) | (
-            self.any("lsa") & self.parameter("lsa", "replace")
-        )
 
 
 class Alu(wiring.Component):
@@ -125,10 +124,13 @@ class _Lane:
         # Stage 1: the bias; how far and what to shift.
         requantising = c.register("requantising", c.any("req", "requ"))
         to_add = Mux(requantising, self.y, 0)
-        x1 = register("x1", (self.x + to_add)[:32].as_signed())
-        y1 = register("y1", self.y)
+        biased = (self.x + to_add)[:32].as_signed()
+        x1, y1 = register("x1", biased), register("y1", self.y)
+        to_shift = register("to_shift", Mux(c.any("sha", "lsa"), self.y, biased))
         distance = register("distance", self._distance(m, c))
-        zero = register("zero", c.any("lsa") & (self.code[:3] == 0))
+        # A clip adds nothing to what it limits.
+        clips = c.any("clip", "clipu")
+        zero = register("zero", clips | (c.any("lsa") & (self.code[:3] == 0)))
         minus = register(
             "minus",
             (c.any("sha") & c.parameter("sha", "subtract"))
@@ -137,9 +139,7 @@ class _Lane:
         )
 
         # Stage 2: the shift.
-        shifted, half = self._funnel(
-            m, Mux(c.register("second", c.any("sha", "lsa")), y1, x1), distance
-        )
+        shifted, half = self._funnel(m, to_shift, distance)
         plain = c.register("plain", c.any("add", "min", "max", "absd"))
         x2 = register("x2", Mux(c.replace, 0, x1))
         y2 = register("y2", Mux(plain, y1, Mux(zero, 0, shifted)))
@@ -176,9 +176,8 @@ class _Lane:
                 m.d.comb += chosen.eq(product3)
         limiting = c.known("clip", "req", "clipu", "requ")
         if limiting:
-            value = Mux(c.register("clipping", c.any("clip", "clipu")), x3, total3[:32].as_signed())
             with m.If(c.register("limiting", c.any(*limiting))):
-                m.d.comb += chosen.eq(self._limited(m, c, value, limiting))
+                m.d.comb += chosen.eq(self._limited(m, c, total3[:32].as_signed(), limiting))
         m.d.sync += self.result.eq(chosen)
 
     def _distance(self, m: Module, c: Controls) -> Signal:

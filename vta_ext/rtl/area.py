@@ -1,8 +1,8 @@
 """What a row of the matrix unit costs, and the serial bridge: cells of an ECP5 by yosys.
 
-Every variant has the same registers (inputs, weights, products, each level of the tree, a 32-bit
-accumulator) and the same flow; a multiplier's look-up tables come from yosys's Booth encoding,
-which is the smaller one of what it offers.
+Every variant has the same registers (inputs, weights, products, each level of the tree but the
+first, a 32-bit accumulator) and the same flow; a multiplier's look-up tables come from yosys's
+Booth encoding, which is the smaller one of what it offers.
 
     python -m vta_ext.rtl.area
 """

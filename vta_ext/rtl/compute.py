@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Module, Mux, Signal, Value
+from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
@@ -49,14 +49,12 @@ class Compute(wiring.Component):
         m, c = Module(), self.config
         m.submodules.core, m.submodules.loader = core, loader = self.core, self.loader
         held, active = Signal(128), Signal()
-        done, loads = Signal(), Signal()
+        done, loads, new_loads = Signal(), Signal(), Signal()
 
-        def moved(word: Value) -> Value:
-            return decode.Decoded(word, decode.LOAD, c).x_size
-
+        moved = decode.Decoded(self.word, decode.LOAD, c).x_size
         m.d.comb += [
             # A LOAD that moves nothing only passes tokens on.
-            loads.eq(decode.is_kind(held, decode.LOAD, c) & (moved(held) != 0)),
+            new_loads.eq(decode.is_kind(self.word, decode.LOAD, c) & (moved != 0)),
             done.eq(Mux(loads, loader.done, ~core.busy)),
             loader.done_ready.eq(self.room),
             self.ended.eq(held),
@@ -67,15 +65,13 @@ class Compute(wiring.Component):
             self.pop.eq(self.start),
             core.word.eq(self.word),
             loader.word.eq(self.word),
-            loader.start.eq(
-                self.start & decode.is_kind(self.word, decode.LOAD, c) & (moved(self.word) != 0)
-            ),
+            loader.start.eq(self.start & new_loads),
         ]
         for kind in (*decode.modes(c), decode.ALU):
             with m.If(decode.is_kind(self.word, kind, c)):
                 m.d.comb += core.start.eq(self.start)
         with m.If(self.start):
-            m.d.sync += [held.eq(self.word), active.eq(1)]
+            m.d.sync += [held.eq(self.word), loads.eq(new_loads), active.eq(1)]
         with m.Elif(self.end):
             m.d.sync += active.eq(0)
         return m

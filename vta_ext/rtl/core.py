@@ -1,9 +1,9 @@
 """The compute core: sequencer, matrix unit and ALU around the accumulator's one read port.
 
-Cycles of a vector, counted from its read of the accumulators at 0: the word is there at 1 and in
-a register at 2. A GEMM adds its sum then and writes at 3, so that an accumulator can be read
-again after 4 cycles. An ALU operation takes three more cycles; where an index comes again before
-that, the next micro-op waits.
+Cycles of a vector, counted from its read of the accumulators at 0, whose address is put into a
+register in the cycle before, its slot: the word is there at 1 and in a register at 2. A GEMM adds
+its sum then and writes at 3, so that an accumulator can be read again after 4 cycles. An ALU
+operation takes three more cycles; where an index comes again before that, the next micro-op waits.
 """
 
 from __future__ import annotations
@@ -94,22 +94,22 @@ class Core(wiring.Component):
         gemm = _Gemm(m, self, held, sequencer, ~is_alu)
         vectors = _Vectors(m, self, held, sequencer, is_alu, yields)
 
-        # The accumulator's read port: GEMM, ALU, and what they leave, to the store module.
+        # The accumulator's read port: GEMM, ALU, and what they leave, to the store module. From a
+        # register, as block memories are far away.
+        m.d.sync += self.acc_address.eq(self.store_address)
         m.d.comb += [
-            self.acc_address.eq(self.store_address),
             self.store_grant.eq(self.store_request & ~gemm.slot & ~vectors.slot),
             sequencer.ready.eq(~is_alu | vectors.ready),
             self.inp_address.eq(Mux(is_alu, vectors.src, sequencer.src)),
         ]
         with m.If(gemm.slot):
-            m.d.comb += self.acc_address.eq(gemm.slot_dst)
+            m.d.sync += self.acc_address.eq(gemm.slot_dst)
         with m.Elif(vectors.slot):
-            m.d.comb += self.acc_address.eq(vectors.address)
+            m.d.sync += self.acc_address.eq(vectors.address)
         acc = Signal(8 * self.config.acc_bytes, reset_less=True)
         m.d.sync += acc.eq(self.acc_word)
-        granted = Signal()
-        m.d.sync += [granted.eq(self.store_grant), self.store_valid.eq(granted)]
-        m.d.comb += self.store_word.eq(acc)
+        (granted,) = _delayed(m, "granted", 3, self.store_grant)
+        m.d.comb += [self.store_valid.eq(granted[-1]), self.store_word.eq(acc)]
         gemm.add(acc)
         vectors.compute(acc, held)
 
@@ -148,16 +148,18 @@ class _Gemm:
         m.d.comb += replaces.eq(fields.fresh & (~fields.reset | sequencer.first))
 
         # The sum is there a cycle after the buffers' words and the matrix unit's latency; the
-        # accumulator is in a register two cycles after its address.
-        delay = 1 + matrix.latency - 2
+        # accumulator is in a register three cycles after its slot.
+        delay = 1 + matrix.latency - 3
         valid, dst, replace = _delayed(
             m, "gemm", delay, sequencer.valid & mine, sequencer.dst, replaces
         )
         self.slot, self.slot_dst = valid[-1], dst[-1]
-        after, self._dst, self._replace = _delayed(m, "sum", 2, valid[-1], dst[-1], replace[-1])
+        after, self._dst, self._replace = _delayed(m, "sum", 3, valid[-1], dst[-1], replace[-1])
         self.done, self.dst = after[-1], self._dst[-1]
-        # The next instruction's first read, and the store module's, come after the last write.
-        self.busy = Cat(*valid, *after[:-1]).any()
+        # The next instruction's first read, and the store module's, come after the last write. The
+        # sequencer is running while one is in the first stage.
+        self.busy = Signal(name="gemm_under_way")
+        m.d.sync += self.busy.eq(Cat(*valid, after[1]).any())
         self.result = Signal(8 * core.config.acc_bytes)
 
     def add(self, acc: Value) -> None:
@@ -197,28 +199,30 @@ class _Vectors:
         self.m, self.core, self.config = m, core, core.config
         self.controls = c = alu.Controls(m, held, core.config)
         self.slot, self.taken = Signal(), Signal()
+        # Destinations on their way.
+        depth = core.config.log_acc_depth
+        self.under_way = [Signal(name=f"alu_valid{n}") for n in range(ALU_LOOP - 1)]
+        self.targets = [
+            Signal(depth, name=f"alu_dst{n}", reset_less=True) for n in range(ALU_LOOP - 1)
+        ]
         micro_op = self._buffered(sequencer, mine)
         self.src = micro_op.src
 
         # What is read next: the vector at src, the one after it, or the destination.
         have, second = Signal(), Signal()
         current = micro_op.fetches & ~have
-        operand = Mux(second, micro_op.after, micro_op.src[: len(micro_op.dst)])
+        operand = Mux(second, micro_op.after, micro_op.src[:depth])
         self.address = Mux(current, operand, micro_op.dst)
-        rows = c.any("req", "requ")
+        rows = c.register("rows", c.any("req", "requ"))
         with m.If(self.slot):
             m.d.sync += [
                 second.eq(current & rows & ~second),
                 have.eq(current & (~rows | second)),
             ]
 
-        # Destinations on their way; one that is read here must be through.
-        self.under_way = [Signal(name=f"alu_valid{n}") for n in range(ALU_LOOP - 1)]
-        self.targets = [
-            Signal(len(micro_op.dst), name=f"alu_dst{n}", reset_less=True)
-            for n in range(ALU_LOOP - 1)
-        ]
-        waits = Mux(current, self._clashes(operand), self._clashes(micro_op.dst) & ~c.replace)
+        # What is read must not be on its way.
+        src, after, dst = self._clashes
+        waits = Mux(current, Mux(second, after, src), dst & ~c.replace)
         m.d.comb += [
             self.slot.eq(micro_op.valid & ~waits & ~yields),
             self.taken.eq(self.slot & ~current),
@@ -229,23 +233,39 @@ class _Vectors:
                 self.under_way[n].eq(self.under_way[n - 1]),
                 self.targets[n].eq(self.targets[n - 1]),
             ]
-        # A read of cycle 0 gives operands at 2 and a result at 2 + LATENCY, which is written.
-        self.done, self.dst = self.under_way[alu.LATENCY], self.targets[alu.LATENCY]
-        self.busy = Cat(*self.waiting, *self.under_way[: alu.LATENCY + 1]).any()
+        # A slot of cycle 0 gives operands at 3 and a result at 3 + LATENCY, which is written.
+        self.done, self.dst = self.under_way[alu.LATENCY + 1], self.targets[alu.LATENCY + 1]
+        # The last write comes in the cycle after this, before anything that starts then can read.
+        later = Signal(name="alu_under_way")
+        m.d.sync += later.eq(Cat(*self.under_way[: alu.LATENCY]).any())
+        self.busy = micro_op.valid | self.under_way[0] | later
 
         reads = self.slot & current
-        (first, last) = _delayed(m, "operand", 2, reads & ~second, reads & second)
+        (first, last) = _delayed(m, "operand", 3, reads & ~second, reads & second)
         self._arrives = (first[-1], last[-1])
         self._codes(c, micro_op, sequencer, mine)
 
-    def _clashes(self, address: Value) -> Value:
-        """Whether a destination at ``address`` is on its way."""
-        return Cat(
-            *(
-                valid & (target == address)
-                for valid, target in zip(self.under_way, self.targets, strict=True)
-            )
-        ).any()
+    def _compare(self, here: _MicroOp, advances: Value, src: Value, dst: Value) -> None:
+        """Registers of whether src, the one after it and dst are on their way.
+
+        So they are compared in the cycle before, with what is on its way then: those of the
+        micro-op that stays, and ``src`` and ``dst`` of the next one, which comes if it ``advances``
+        and may wait for the one that is leaving.
+        """
+        pairs = list(zip(self.under_way, self.targets, strict=True))[:-1]
+
+        def under_way(address: Value, *more: tuple[Value, Value]) -> Value:
+            return Cat(*(valid & (at == address[: len(at)]) for valid, at in (*pairs, *more))).any()
+
+        leaves = (here.valid, here.dst)
+        self._clashes = [Signal(name=f"{name}_clashes") for name in ("src", "after", "dst")]
+        of_src, of_after, of_dst = self._clashes
+        self.m.d.sync += [
+            of_src.eq(Mux(advances, under_way(src, leaves), under_way(here.src))),
+            # It is read after src, so that the micro-op has been here for a cycle.
+            of_after.eq(under_way(here.after)),
+            of_dst.eq(Mux(advances, under_way(dst, leaves), under_way(here.dst))),
+        ]
 
     def _buffered(self, sequencer: Sequencer, mine: Value) -> _MicroOp:
         """The micro-op at hand; a second place, so that the sequencer may stop a cycle later."""
@@ -253,7 +273,6 @@ class _Vectors:
         comes, first, before = Signal(), Signal(), Signal.like(sequencer.src)
         here, spare = _MicroOp(config, "here"), _MicroOp(config, "spare")
         self.ready = ~spare.valid
-        self.waiting = (here.valid, spare.valid)
         m.d.comb += comes.eq(sequencer.valid & mine & self.ready)
         with m.If(self.core.start):
             m.d.sync += first.eq(1)
@@ -268,9 +287,13 @@ class _Vectors:
             ~c.use_imm & ~c.from_inp & (first | (before != sequencer.src)),
             (sequencer.wgt + c.parameter("lsa", "row"))[:16] if c.known("lsa") else Const(0, 1),
         )
-        with m.If(self.taken | ~here.valid):
-            for place, other, value in zip(here.all, spare.all, new, strict=True):
-                m.d.sync += place.eq(Mux(spare.valid, other, value))
+        advances = self.taken | ~here.valid
+        following = [
+            Mux(spare.valid, other, value) for other, value in zip(spare.all, new, strict=True)
+        ]
+        self._compare(here, advances, src=following[2], dst=following[1])
+        with m.If(advances):
+            m.d.sync += [place.eq(value) for place, value in zip(here.all, following, strict=True)]
             m.d.sync += spare.valid.eq(0)
         with m.Elif(comes):
             m.d.sync += [place.eq(value) for place, value in zip(spare.all, new, strict=True)]
@@ -286,13 +309,14 @@ class _Vectors:
             m.d.comb += self.core.wgt_address.eq(sequencer.wgt)
             return
         place = Signal(range(config.block), reset_less=True)
+        chosen = Signal.like(place, name="chosen", reset_less=True)
+        entry = Signal.like(self.core.wgt_word, name="codes_entry", reset_less=True)
         m.d.comb += self.core.wgt_address.eq(
             Mux(mine, micro_op.row >> config.log_block, sequencer.wgt)
         )
-        m.d.sync += [
-            place.eq(micro_op.row),
-            self.codes.eq(pick(self.core.wgt_word, place, 4 * config.block)),
-        ]
+        # The entry goes into a register before it is picked from, as block memories are slow.
+        m.d.sync += [place.eq(micro_op.row), chosen.eq(place), entry.eq(self.core.wgt_word)]
+        m.d.sync += self.codes.eq(pick(entry, chosen, 4 * config.block))
 
     def compute(self, acc: Value, held: Value) -> None:
         """Operands in registers, and the ALU."""
@@ -305,8 +329,9 @@ class _Vectors:
         for arrives, register in zip(self._arrives, (second, third), strict=True):
             with m.If(arrives):
                 m.d.sync += register.eq(acc)
+        come = Signal.like(core.inp_word, reset_less=True)
         inputs = Signal.like(core.inp_word, reset_less=True)
-        m.d.sync += inputs.eq(core.inp_word)
+        m.d.sync += [come.eq(core.inp_word), inputs.eq(come)]
         m.d.comb += [
             unit.word.eq(held),
             unit.x.eq(acc),

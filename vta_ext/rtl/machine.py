@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Final
 
-from amaranth.hdl import Array, Module, Signal, Value, unsigned
+from amaranth.hdl import Array, Const, Module, Mux, Signal, Value, unsigned
 from amaranth.lib import wiring
 from amaranth.lib.memory import Memory, ReadPort, WritePort
 from amaranth.lib.wiring import In, Out
@@ -202,27 +203,31 @@ class Machine(wiring.Component):
     def _loads(
         self, m: Module, port: Writes, buffer: Buffer, first: Loader, *others: Loader
     ) -> None:
-        """The write port of a buffer; where two loaders meet, the first one goes first."""
+        """The write port of a buffer, from registers; where two loaders meet, the first one wins.
+
+        What is read of it waits for a token, or for the next instruction, and so for longer.
+        """
         name = buffer.name
-        free: Value = Signal()
-        m.d.comb += free.eq(1)
-        for loader in (first, *others):
-            if name not in loader.buffers:
-                continue
-            m.d.comb += getattr(loader, f"{name}_ready").eq(free)
-            write = getattr(loader, f"{name}_write")
-            enables = getattr(loader, f"{name}_enables")
+        loaders = [loader for loader in (first, *others) if name in loader.buffers]
+        busy: Value = Const(0)
+        for loader in loaders:
             if loader.buffers[name].grains != buffer.grains:
                 raise ValueError(f"loaders of {name} differ in their grains")
-            with m.If(write & free):
-                m.d.comb += [
-                    port.addr.eq(getattr(loader, f"{name}_address")),
-                    port.data.eq(getattr(loader, f"{name}_word")),
-                    port.en.eq(enables),
+            m.d.comb += getattr(loader, f"{name}_ready").eq(~busy)
+            busy = busy | getattr(loader, f"{name}_write")
+        address = Signal.like(port.addr, name=f"{name}_goal", reset_less=True)
+        data = Signal.like(port.data, name=f"{name}_new", reset_less=True)
+        enable = Signal.like(port.en, name=f"{name}_enables")
+        for number, loader in enumerate(reversed(loaders)):
+            write = getattr(loader, f"{name}_write")
+            # Address and word are there whether anything is written or not: the enables say it.
+            with m.If(write) if number else nullcontext():
+                m.d.sync += [
+                    address.eq(getattr(loader, f"{name}_address")),
+                    data.eq(getattr(loader, f"{name}_word")),
+                    enable.eq(Mux(write, getattr(loader, f"{name}_enables"), 0)),
                 ]
-            busy = Signal(name=f"{name}_taken")
-            m.d.comb += busy.eq(write)
-            free = free & ~busy
+        m.d.comb += [port.addr.eq(address), port.data.eq(data), port.en.eq(enable)]
 
     def _tokens(
         self,

@@ -14,13 +14,14 @@ class Row(wiring.Component):
     """One output: ``total + carry`` is the sum over i of the terms of inputs[i], weights[i].
 
     inputs: ``block`` lanes of nine bits; weights: ``block`` lanes of :func:`weight_bits`. The sum
-    of what is there in one cycle is there ``latency`` cycles later. The tree has as many adders
-    as terms less one, and each takes a term's carry; the last one is left for the accumulator.
+    of what is there in one cycle is there ``latency`` cycles later: terms are in registers, and so
+    is each level of the tree but the first. The tree has as many adders as terms less one, and
+    each takes a term's carry; the last one is left for the accumulator.
     """
 
     def __init__(self, modes: tuple[str, ...], log_block: int, bits: int) -> None:
         self.modes, self.log_block, self.bits = modes, log_block, bits
-        self.latency = 1 + log_block
+        self.latency = 1 + max(log_block - 1, 0)
         self.sum_bits = max(_TERM_BITS[name] for name in modes) + log_block
         super().__init__(
             {
@@ -41,16 +42,15 @@ class Row(wiring.Component):
             terms.append(element(m, self.modes, self.select, x, weight))
         values = [_register(m, term.complemented) for term in terms]
         carries = [_register(m, term.negative) for term in terms]
+        first = True
         while len(values) > 1:
             adders = len(values) // 2
-            values, taken = (
-                [
-                    _register(m, add(m, values[2 * n], values[2 * n + 1], carries[n]))
-                    for n in range(adders)
-                ],
-                adders,
-            )
-            carries = [_register(m, carry) for carry in carries[taken:]]
+            values = [add(m, values[2 * n], values[2 * n + 1], carries[n]) for n in range(adders)]
+            carries = carries[adders:]
+            if not first:
+                values = [_register(m, value) for value in values]
+                carries = [_register(m, carry) for carry in carries]
+            first = False
         m.d.comb += [self.total.eq(values[0]), self.carry.eq(carries[0])]
         return m
 
@@ -69,8 +69,9 @@ def _register(m: Module, value: Value) -> Signal:
 class Matrix(wiring.Component):
     """All rows of the matrix unit: for each row b of the input and each output o, one sum.
 
-    inputs: ``batch * block`` lanes of nine bits. weights: an entry of the weight buffer.
-    totals, carries: lane ``b * block + o``; see :class:`Row`.
+    inputs: ``batch * block`` lanes of nine bits. weights: an entry of the weight buffer; both go
+    into registers first, since block memories are slow. totals, carries: lane ``b * block + o``,
+    ``latency`` cycles later; see :class:`Row`.
     """
 
     def __init__(self, config: Config) -> None:
@@ -78,7 +79,7 @@ class Matrix(wiring.Component):
         lanes = config.batch * config.block
         bits = weight_bits(config)
         self._rows = [Row(config.gemm_modes, config.log_block, bits) for _ in range(lanes)]
-        self.latency, self.sum_bits = self._rows[0].latency, self._rows[0].sum_bits
+        self.latency, self.sum_bits = 1 + self._rows[0].latency, self._rows[0].sum_bits
         super().__init__(
             {
                 "inputs": In(INPUT_BITS * lanes),
@@ -92,11 +93,12 @@ class Matrix(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         block = self.config.block
+        inputs, self._entry = _register(m, self.inputs), _register(m, self.weights)
         for lane, row in enumerate(self._rows):
             m.submodules[f"row{lane}"] = row
             first = lane // block * block * INPUT_BITS
             m.d.comb += [
-                row.inputs.eq(self.inputs[first : first + block * INPUT_BITS]),
+                row.inputs.eq(inputs[first : first + block * INPUT_BITS]),
                 row.weights.eq(self._weights(m, lane % block)),
                 row.select.eq(self.select),
                 self.totals.word_select(lane, self.sum_bits).eq(row.total),
@@ -110,13 +112,13 @@ class Matrix(wiring.Component):
         A buffer entry holds 8-bit weights ``[output, input]``, or 4-bit codes in the same order.
         """
         config, bits = self.config, weight_bits(self.config)
-        wide = self.weights[output * config.block * bits : (output + 1) * config.block * bits]
+        wide = self._entry[output * config.block * bits : (output + 1) * config.block * bits]
         if bits == 4 or "shift" not in config.gemm_modes:
             return wide
         found = Signal(bits * config.block)
         coded = self.select == config.gemm_modes.index("shift")
         for lane in range(config.block):
-            code = self.weights.word_select(output * config.block + lane, 4)
+            code = self._entry.word_select(output * config.block + lane, 4)
             m.d.comb += found.word_select(lane, bits).eq(wide.word_select(lane, bits))
             with m.If(coded):
                 m.d.comb += found.word_select(lane, bits).eq(code)

@@ -121,32 +121,29 @@ class Readers(wiring.Component):
         So nothing that a taker does goes to the port in the same cycle.
         """
         takers = [getattr(self, f"beats{n}") for n in range(self._count)]
-        port, width = self.port_beats, 8 * self._beat_bytes + 1 + len(order.r_data)
+        port, width = self.port_beats, 8 * self._beat_bytes + 1
         first, second = Signal(width, reset_less=True), Signal(width, reset_less=True)
         here, more = Signal(), Signal()
         came, goes = Signal(), Signal()
-        new = Cat(port.data, port.last, order.r_data)
+        new = Cat(port.data, port.last)
+        # A bit for each taker: whose the beat is that is here, and whose the others are.
+        mine, after = Signal(self._count), Signal(self._count, reset_less=True)
+        comes = Cat(*(order.r_data == n for n in range(self._count)))
         m.d.comb += [
             port.ready.eq(~more & order.r_rdy),
             came.eq(taken(port)),
             order.r_en.eq(came & port.last),
         ]
-        data, last, number = (
-            first[: 8 * self._beat_bytes],
-            first[8 * self._beat_bytes],
-            first[8 * self._beat_bytes + 1 :],
-        )
         for n, taker in enumerate(takers):
-            mine = here & (number == n)
-            m.d.comb += [taker.valid.eq(mine), taker.data.eq(data), taker.last.eq(last)]
-            with m.If(mine):
-                m.d.comb += goes.eq(taker.ready)
+            m.d.comb += [taker.valid.eq(mine[n]), Cat(taker.data, taker.last).eq(first)]
+        m.d.comb += goes.eq(Cat(*(taken(taker) for taker in takers)).any())
         with m.If(goes | ~here):
             m.d.sync += [first.eq(Mux(more, second, new)), here.eq(more | came), more.eq(0)]
+            m.d.sync += mine.eq(Mux(more, after, comes & came.replicate(self._count)))
         with m.Elif(came):
             m.d.sync += more.eq(1)
         with m.If(~more):
-            m.d.sync += second.eq(new)
+            m.d.sync += [second.eq(new), after.eq(comes)]
 
 
 def taken(stream: Value) -> Value:

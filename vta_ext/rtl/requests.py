@@ -49,12 +49,11 @@ class Splitter(wiring.Component):
         reach = Signal(self._row_bits + 1)
         # The request at hand, which earlier rows of the piece may have begun.
         begun = Signal(ADDRESS_BITS)
-        touching = Signal()
+        touching, last, begins = Signal(), Signal(), Signal()
 
-        row_ends, last, flush = Signal(), Signal(), Signal()
+        row_ends, flush = Signal(), Signal()
         m.d.comb += [
             row_ends.eq(~(reach[inside + 1 :].any() | (reach[inside] & reach[:inside].any()))),
-            last.eq(rows == 1),
             # At a boundary, and where the piece ends.
             flush.eq(reach[inside:].any() | (row_ends & (~touching | last))),
         ]
@@ -63,7 +62,11 @@ class Splitter(wiring.Component):
         m.d.comb += [
             beats.eq(end - (begun[:inside] >> shift)),
             self.leaves.eq(
-                self.busy & flush & self.open & (~self.requests.valid | self.requests.ready)
+                self.busy
+                & ~begins
+                & flush
+                & self.open
+                & (~self.requests.valid | self.requests.ready)
             ),
         ]
         with m.If(self.leaves):
@@ -75,19 +78,19 @@ class Splitter(wiring.Component):
         with m.Elif(self.requests.ready):
             m.d.sync += self.requests.valid.eq(0)
 
-        with m.If(self.start):
+        # A start comes while this rests, late in its cycle, and what it starts with comes from wide
+        # sums. So only busy waits for it, and the first row begins in the cycle after.
+        with m.If(~self.busy):
             m.d.sync += [
-                block.eq(self.address[inside:]),
-                following.eq(self.address + self.stride),
-                begun.eq(self.address),
+                following.eq(self.address),
                 stride.eq(self.stride),
                 row_bytes.eq(self.row_bytes),
-                reach.eq(self.row_bytes + self.address[:inside]),
                 rows.eq(self.rows),
                 touching.eq(self.touching),
-                self.busy.eq((self.rows != 0) & (self.row_bytes != 0)),
+                begins.eq(1),
+                self.busy.eq(self.start & (self.rows != 0) & (self.row_bytes != 0)),
             ]
-        with m.Elif(self.busy & (~flush | self.leaves)):
+        with m.Elif(begins | ~flush | self.leaves):
             m.d.sync += [
                 block.eq(block + 1),
                 # Less 256.
@@ -95,15 +98,17 @@ class Splitter(wiring.Component):
             ]
             with m.If(flush):
                 m.d.sync += begun.eq(Cat(Const(0, inside), block + 1))
-            with m.If(row_ends):
+            with m.If(begins | row_ends):
                 m.d.sync += [
                     block.eq(following[inside:]),
                     following.eq(following + stride),
                     reach.eq(row_bytes + following[:inside]),
-                    rows.eq(rows - 1),
+                    rows.eq(rows - ~begins),
+                    last.eq(rows == Mux(begins, 1, 2)),
+                    begins.eq(0),
                 ]
-                with m.If(flush):
+                with m.If(begins | flush):
                     m.d.sync += begun.eq(following)
-                with m.If(last):
+                with m.If(~begins & last):
                     m.d.sync += self.busy.eq(0)
         return m

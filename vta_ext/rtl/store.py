@@ -157,8 +157,6 @@ class Storer(wiring.Component):
             width=len(self.requests.beats), depth=_REQUESTS
         )
         m.d.comb += [
-            # One more may be at the splitter's output.
-            splitter.open.eq(sizes.level < _REQUESTS - 1),
             sizes.w_en.eq(taken(self.requests)),
             sizes.w_data.eq(self.requests.beats),
             row_ends.eq((x == 1) & last_chunk),
@@ -171,6 +169,8 @@ class Storer(wiring.Component):
             goes.eq(sending & entries.r_rdy & (~whole | taken(self.beats))),
             entries.r_en.eq(goes & last_chunk),
         ]
+        # One more may be at the splitter's output, and one came since this register was set.
+        m.d.sync += splitter.open.eq(sizes.level < _REQUESTS - 2)
         sent = Signal(range(BURST_BYTES // self.beat + 1))
         m.d.comb += [
             self.beats.last.eq(sent + 1 == sizes.r_data),
@@ -212,14 +212,16 @@ class Storer(wiring.Component):
             m.d.sync += [made.eq(0), waiting.eq(1)]
         with m.Elif(taken(self.requests)):
             m.d.sync += made.eq(made + 1)
-        sent = Signal()
+        sent, room = Signal(), Signal()
+        # One may have come since this register was set.
+        m.d.sync += room.eq(under_way.level < _INSTRUCTIONS - 1)
         m.d.comb += [
-            sent.eq(waiting & ~busy & ~splitter.busy & ~self.requests.valid),
+            sent.eq(waiting & room & ~busy & ~splitter.busy & ~self.requests.valid),
             under_way.w_en.eq(sent),
             under_way.w_data.eq(Cat(word, made)),
-            self.ready.eq(~waiting | (sent & under_way.w_rdy)),
+            self.ready.eq(~waiting | sent),
         ]
-        with m.If(sent & under_way.w_rdy & ~self.start):
+        with m.If(sent & ~self.start):
             m.d.sync += waiting.eq(0)
         written = Signal(20)
         first, needed = under_way.r_data[:128], under_way.r_data[128:]

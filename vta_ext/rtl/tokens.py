@@ -17,6 +17,13 @@ class TokenQueue(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         count = Signal(range(self._depth + 1))
-        m.d.comb += [self.room.eq(count != self._depth), self.some.eq(count != 0)]
-        m.d.sync += count.eq(count + (self.push & self.room) - (self.pop & self.some))
+        # In registers, since whole modules wait for these two.
+        some, full = Signal(), Signal()
+        into, out = self.push & ~full, self.pop & some
+        m.d.comb += [self.room.eq(~full), self.some.eq(some)]
+        m.d.sync += count.eq(count + into - out)
+        with m.If(into & ~out):
+            m.d.sync += [some.eq(1), full.eq(count == self._depth - 1)]
+        with m.Elif(out & ~into):
+            m.d.sync += [some.eq(count != 1), full.eq(0)]
         return m
