@@ -76,12 +76,13 @@ def test_a_load_takes_latency_and_beats() -> None:
     wait = isa.gemm("shift", uops=(0, 0), tokens=Tokens(pop_prev=True))
     load = isa.load("inp", sram_base=0, dram_base=0, x_size=64, tokens=Tokens(push_next=True))
     report = timed(load, wait)
-    # 48 bytes of instructions are six beats. 1024 bytes are 128 beats; an empty instruction 4.
-    assert report.cycles == FETCH + 6 + 100 + 128 + 4 + 1
-    assert timed(load, wait, memory_bits=128).cycles == FETCH + 3 + 100 + 64 + 4 + 1
-    assert timed(load, wait, memory_latency=7).cycles == 7 + 6 + 7 + 128 + 4 + 1
+    # 48 bytes of instructions are six beats. The request comes a cycle after the start; 1024 bytes
+    # are 128 beats; an empty instruction 4.
+    assert report.cycles == FETCH + 6 + 1 + 100 + 128 + 4 + 1
+    assert timed(load, wait, memory_bits=128).cycles == FETCH + 3 + 1 + 100 + 64 + 4 + 1
+    assert timed(load, wait, memory_latency=7).cycles == 7 + 6 + 1 + 7 + 128 + 4 + 1
     assert report.bytes["inp"] == 1024
-    assert report.waits["compute"] == {"instructions": 107, "token from load": 227}
+    assert report.waits["compute"] == {"instructions": 107, "token from load": 228}
 
 
 def test_prefetched_micro_ops_do_not_hold_compute_up() -> None:
@@ -93,7 +94,7 @@ def test_prefetched_micro_ops_do_not_hold_compute_up() -> None:
     assert "token from load" not in report.waits["compute"]
     assert [s.module.value for s in report.steps if s.position == 1] == ["load"]
     own = timed(busy, load.replace(prefetch=0), wait.replace(pop_prev=0))
-    assert own.cycles == report.cycles + 100 + 32
+    assert own.cycles == report.cycles + 1 + 100 + 32
 
 
 def test_padding_takes_an_entry_a_cycle() -> None:
@@ -103,7 +104,7 @@ def test_padding_takes_an_entry_a_cycle() -> None:
         tokens=Tokens(push_next=True),
     )  # fmt: skip
     # The one element takes two beats.
-    assert timed(load, wait).cycles == FETCH + 6 + 100 + 31 * 31 + 1 + 4 + 1
+    assert timed(load, wait).cycles == FETCH + 6 + 1 + 100 + 31 * 31 + 1 + 4 + 1
 
 
 def test_requests_end_at_multiples_of_their_size() -> None:
@@ -115,7 +116,7 @@ def test_requests_end_at_multiples_of_their_size() -> None:
         # With so little room each request pays the latency.
         return timed(load.replace(push_next=1), wait, buffer_bytes=256).cycles
 
-    assert cycles(0) == cycles(16) == FETCH + 6 + 2 * 100 + 64 + 4 + 1
+    assert cycles(0) == cycles(16) == FETCH + 6 + 1 + 2 * 100 + 64 + 4 + 1
     assert cycles(8) == cycles(0) + 100
 
 

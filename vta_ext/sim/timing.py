@@ -151,7 +151,11 @@ class _Timing:
                 start = following
 
     def _transfer(self, engine: _Engine, move: access.Transfer) -> Process:
-        """Issue the requests of ``move``, one a cycle while there is room; sets ``last_end``."""
+        """Issue the requests of ``move``, one a cycle while there is room; sets ``last_end``.
+
+        The first one follows the instruction's start by a cycle.
+        """
+        yield self.clock.now + 1
         before, first = engine.last_end, self.clock.now + self.p.memory_latency
         for size in self._requests(move):
             while engine.flight and (
