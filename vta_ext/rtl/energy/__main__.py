@@ -22,6 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--lanes", type=_positive, default=256, help="copies of a row, each its own"
     )
     parser.add_argument("--reuse", type=_positive, default=16, help="cycles that weights stay")
+    parser.add_argument("--block", type=int, choices=(1, 2, 4, 8, 16), default=16, help="elements")
     given = parser.parse_args(arguments)
     with tools.explained(parser):
         tools.require("amaranth")
@@ -38,7 +39,8 @@ def _positive(text: str) -> int:
 def _print(given: argparse.Namespace) -> None:
     from vta_ext.rtl.energy.measure import table
 
-    for line in table(given.liberty, given.weights, given.lanes, given.cycles, given.reuse):
+    lines = table(given.liberty, given.weights, given.lanes, given.cycles, given.reuse, given.block)
+    for line in lines:
         print(line, flush=True)
 
 

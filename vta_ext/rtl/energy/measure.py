@@ -14,9 +14,6 @@ from vta_ext.rtl.energy.netlist import Netlist, mapped
 from vta_ext.rtl.energy.operands import Operands
 from vta_ext.rtl.rows import VARIANTS, AccumulatingRow, preparation, to_verilog
 
-#: Elements of a row, as log2.
-LOG_BLOCK = 4
-
 
 @dataclass(frozen=True)
 class Energy:
@@ -49,17 +46,17 @@ class RowEnergy:
 def row_energies(
     modes: tuple[str, ...], path: Path, library: Library, given: Operands
 ) -> list[RowEnergy]:
-    """The row of these modes, in each of them.
+    """The row of these modes, of as many elements as there are operands, in each of them.
 
     Raises DependencyError or DeviceError where tools are missing or fail, DeviceError too where the
     netlist's sums are wrong.
     """
-    row = AccumulatingRow(modes, LOG_BLOCK)
+    lanes, cycles, block = given.inputs.shape
+    row = AccumulatingRow(modes, block.bit_length() - 1)
     netlist = mapped(to_verilog(row), preparation(modes), path, library)
     found = []
     for select, mode in enumerate(modes):
         activity = simulate(netlist, row, select, mode, given)
-        lanes, cycles, block = given.inputs.shape
         done = lanes * cycles * block
         found.append(
             RowEnergy(
@@ -123,14 +120,20 @@ def _energy(
 
 
 def table(
-    path: Path, weights: Path | None = None, lanes: int = 256, cycles: int = 64, reuse: int = 16
+    path: Path,
+    weights: Path | None = None,
+    lanes: int = 256,
+    cycles: int = 64,
+    reuse: int = 16,
+    block: int = 16,
 ) -> Iterator[str]:
     """All rows beside the multiplier's, in Markdown: the library, then a table line by line.
 
-    ``weights``: of an artifact, see :func:`operands.weights_of`. Raises InputError for files that
-    are not what they should be, and what :func:`row_energies` does.
+    block: elements of a row, a power of two; with 1 it is one element and its accumulator. weights:
+    of an artifact, see :func:`operands.weights_of`. Raises InputError for files that are not what
+    they should be, and what :func:`row_energies` does.
     """
-    library, block = load(path), 1 << LOG_BLOCK
+    library = load(path)
     blocks = None if weights is None else operands.weights_of(weights, block)
     fed = operands.draw(lanes, cycles, block, reuse, blocks)
     yield f"{library.name}, {library.volts:g} V; femtojoule a product, in a row of {block}:\n"
