@@ -28,9 +28,8 @@ import tvm
 from onnx import TensorProto, helper, numpy_helper
 from tvm import relax
 
-from tvm_shiftadd.bench import machine, peak_kernels, results
-from tvm_shiftadd.bench.results import Table
-from tvm_shiftadd.bench.timing import Clock, interleaved
+from tvm_shiftadd.bench import limits, machine, results
+from tvm_shiftadd.bench.limits import Row, copies
 from tvm_shiftadd.dialect import ops
 from tvm_shiftadd.dialect.reference_module import run_reference
 from tvm_shiftadd.formats import codes, packing
@@ -54,12 +53,6 @@ class MatrixShape:
 
 
 MATRICES = [MatrixShape(1, 4096, 4096), MatrixShape(1, 4096, 11008), MatrixShape(4, 4096, 4096)]
-#: A run, and the work that it does.
-Limit = tuple[Callable[[], Any], float]
-#: Bytes of all copies of a matrix of weights, which are used in turn: far more than the caches.
-COPIED = 256 << 20
-#: Turns of the loop of dot products: some milliseconds.
-_TURNS = 100_000
 
 
 def compiled(
@@ -81,11 +74,6 @@ def compiled(
     (expected,) = run_reference(module, arrays).values()
     np.testing.assert_array_equal(machine_["main"](tensors[0], *prepared).numpy(), expected)
     return machine_, tensors[0], prepared
-
-
-def copies(size: int) -> range:
-    """Numbers of the copies of ``size`` bytes that come from memory when they are used in turn."""
-    return range(1 + max(1, COPIED // size))
 
 
 def variables_of(arrays: dict[str, Any]) -> list[Any]:
@@ -138,33 +126,6 @@ def _layer_alone(machine_: Any, image: Any, prepared: list[Any]) -> Callable[[],
     function, values = caught[0]
     held = [tvm.runtime.tensor(value.numpy()) for value in values]
     return lambda: function(*held)
-
-
-def peak(threads: int) -> Limit:
-    """A run of dot products on registers alone, and its multiply-accumulates."""
-    isa = cpu.best_set(_target())
-    if isa is None:
-        raise SystemExit("this processor has no instructions that fused kernels are made of")
-    bench = peak_kernels.dot_products(threads, _TURNS, isa)
-    return _run_of(bench, 1), bench.work
-
-
-def reader(threads: int, size: int) -> Limit:
-    """A run that reads ``size`` bytes of one of many arrays, and the bytes it reads."""
-    bench = peak_kernels.reading(threads, size // threads, 1, 2 * cpu.vector_lanes(_target()))
-    return _run_of(bench, len(copies(size))), bench.work
-
-
-def _target() -> Any:
-    return cpu.tvm_target(parse("cpu"))
-
-
-def _run_of(bench: peak_kernels.Bench, count: int) -> Callable[[], Any]:
-    function = tvm.compile(tvm.IRModule({"bench": bench.function}), _target())["bench"]
-    out = tvm.runtime.tensor(np.zeros(bench.results, np.int32))
-    arrays = [tvm.runtime.tensor(np.ones(bench.words, np.int32)) for _ in range(count)]
-    turn = itertools.cycle(arrays)
-    return lambda: function(next(turn), out)
 
 
 def dense(shape: MatrixShape) -> tuple[Callable[[], Any], int]:
@@ -257,74 +218,28 @@ def torch_distances(size: int, channels: int, threads: int) -> dict[str, Callabl
     return {"torch cdist": run}
 
 
-def measured(
-    name: str, unit: str, work: float, limit: Limit, runs: dict[str, Callable[[], Any]], how: Any
-) -> dict[str, Any]:
-    """A row: rates of ours ("shift-add") and of the limit in ``unit``, 1e9 of ``work`` a second.
-
-    The others' times are multiples of ours, and what they would be if ours were at the limit.
-    """
-    clock: Clock = "cpu" if how.threads == 1 else "wall"
-    timings = interleaved({"limit": limit[0], **runs}, how.rounds)
-    ours = timings["shift-add"]
-    rate, most = work / ours.median(clock) / 1e9, limit[1] / timings["limit"].median(clock) / 1e9
-    share = work / limit[1] * ours.ratio(timings["limit"], clock).median
-    others = [one for one in runs if one != "shift-add"]
-    times = {one: ours.ratio(timings[one], clock).median for one in others}
-    return {
-        "kernel": name,
-        "unit": unit,
-        "milliseconds": 1e3 * ours.median(clock),
-        "rate": rate,
-        "limit": most,
-        "share": share,
-        "times_ours": times,
-        "times_ours_at_the_limit": {one: ratio / share for one, ratio in times.items()},
-    }
-
-
-def measure(how: argparse.Namespace) -> list[dict[str, Any]]:
+def measure(how: argparse.Namespace) -> list[Row]:
     """All rows, printed as they come."""
-    rows: list[dict[str, Any]] = []
+    rows: list[Row] = []
 
     def add(*arguments: Any) -> None:
-        rows.append(measured(*arguments, how))
-        print(*table(rows, how.threads).rows[-1], sep="  ", flush=True)
+        rows.append(limits.measure(*arguments, threads=how.threads, rounds=how.rounds))
+        print(*map(results.text, limits.table(rows, how.threads).rows[-1]), sep="  ", flush=True)
 
     for kind, layers in (("convolution", CONVOLUTIONS), ("adder", ADDERS)):
         for name, size, channels in layers:
             adder = kind == "adder"
-            runs = {"shift-add": convolution(size, channels, 2, adder)}
+            runs = {limits.OURS: convolution(size, channels, 2, adder)}
             if adder:
                 runs["shift layer"] = convolution(size, channels, 2, False)
                 runs |= torch_distances(size, channels, how.threads)
             work = size * size * channels * channels * 9
-            add(f"{kind} {name}", "G/s", work, peak(how.threads), runs)
+            add(f"{kind} {name}", "G/s", work, limits.products(how.threads), runs)
     for shape in MATRICES:
         ours, size = dense(shape)
-        runs = {"shift-add": ours, **dense_peers(shape, how.threads)}
-        add(f"dense {shape}", "GB/s", size, reader(how.threads, size), runs)
+        runs = {limits.OURS: ours, **dense_peers(shape, how.threads)}
+        add(f"dense {shape}", "GB/s", size, limits.reading(how.threads, size), runs)
     return rows
-
-
-def table(rows: list[dict[str, Any]], threads: int) -> Table:
-    """The rows for people."""
-    lines = []
-    for row in rows:
-        figures = (f"{row[key]:.0f} {row['unit']}" for key in ("rate", "limit"))
-        others = (_times(row[key]) for key in ("times_ours", "times_ours_at_the_limit"))
-        lines.append((row["kernel"], row["milliseconds"], *figures, f"{row['share']:.2f}", *others))
-    columns = ("kernel", "ms", "rate", "limit", "share", "others, times ours", "at the limit")
-    notes = (
-        "Limit: products of bytes on registers, or reading as many bytes from memory, in the same "
-        "turns. At the limit: how many times as long as ours the others would take if ours were "
-        "at it.",
-    )
-    return Table(f"Threads: {threads}", columns, tuple(lines), 1, notes)
-
-
-def _times(ratios: dict[str, float]) -> str:
-    return ", ".join(f"{name} {ratio:.2f}x" for name, ratio in ratios.items())
 
 
 def main() -> None:
@@ -337,11 +252,15 @@ def main() -> None:
     runtime.set_num_threads(arguments.threads)
     described = machine.describe().to_dict()
     rows = measure(arguments)
-    shown = table(rows, arguments.threads)
+    shown = limits.table(rows, arguments.threads)
     print(results.markdown("Kernels", described, [shown]))
     if arguments.results:
         arguments.results.mkdir(parents=True, exist_ok=True)
-        report = {"machine": described, "threads": arguments.threads, "kernels": rows}
+        report = {
+            "machine": described,
+            "threads": arguments.threads,
+            "kernels": [row.to_dict() for row in rows],
+        }
         stem = f"kernels_{arguments.threads}_threads"
         results.write(arguments.results / stem, "Kernels", report, [shown])
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
 import json
 import sys
-import time
 from pathlib import Path
 from types import ModuleType
 
@@ -43,17 +41,12 @@ def test_what_a_benchmark_imports_is_there(path: Path, monkeypatch: pytest.Monke
     assert path.name in (FOLDER / "README.md").read_text(encoding="utf-8")
 
 
-@pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(timing, "PAUSE", 0.0)
-    monkeypatch.setattr(timing, "BLOCK", 0.0)
-
-
-@pytest.mark.usefixtures("quick")
 def test_the_page_of_whole_networks(
     model_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Times, compile time and constants of one and two terms, for a network without its peers."""
+    monkeypatch.setattr(timing, "PAUSE", 0.0)
+    monkeypatch.setattr(timing, "BLOCK", 0.0)
     module = loaded(FOLDER / "networks.py", monkeypatch)
     arguments = ["--peers", "none", "--rounds", "1", "--threads", "1", "--results", str(tmp_path)]
     monkeypatch.setattr(sys, "argv", ["networks.py", str(model_file), *arguments])
@@ -67,25 +60,3 @@ def test_the_page_of_whole_networks(
     page = stem.with_suffix(".md").read_text(encoding="utf-8")
     assert "| tiny | 1 |" in page
     assert "## Constants of a run" in page
-
-
-@pytest.mark.usefixtures("quick")
-def test_a_kernel_beside_its_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Half the limit's rate: at the limit the others would take twice as many times as long."""
-    pytest.importorskip("onnxruntime")
-    module = loaded(FOLDER / "kernels.py", monkeypatch)
-    ticks = {"limit": 1.0, "shift-add": 2.0, "peer": 6.0}
-    now = [0.0]
-
-    def run(name: str) -> None:
-        now[0] += ticks[name]
-
-    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
-    monkeypatch.setattr(time, "process_time", lambda: now[0])
-    runs = {name: lambda name=name: run(name) for name in ("shift-add", "peer")}
-    how = argparse.Namespace(threads=1, rounds=3)
-    row = module.measured("k", "G/s", 4e9, (lambda: run("limit"), 4e9), runs, how)
-    assert (row["rate"], row["limit"], row["share"]) == (2.0, 4.0, 0.5)
-    assert row["times_ours"] == {"peer": 3.0}
-    assert row["times_ours_at_the_limit"] == {"peer": 6.0}
-    assert module.table([row], 1).rows[0][-1] == "peer 6.00x"
