@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tvm
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from tvm import relax
 
@@ -185,6 +185,7 @@ def compare(examples: int, together: int, arch: str, order: str) -> None:
         deadline=None,
         suppress_health_check=list(HealthCheck),
         derandomize=True,
+        phases=(Phase.generate,),  # every smaller case is another build
     )
     @given(
         st.lists(layers(), min_size=together, max_size=together),
@@ -210,7 +211,8 @@ WORDS = [
     Layer("conv", (4, 4, 10), 15, 3, (2, 2), groups=5, other="int8"),
     Layer("depthwise", (6, 5, 6), 6, 1, (3, 3), (1, 2), (1, 0, 1, 1), (1, 1), 6, out="uint8"),
     Layer("adder_conv", (5, 6, 6), 10, 1, (3, 3), (2, 1), (1, 1, 1, 1), scaled=True),
-    Layer("adder_dense", (1, 1, 50), 20, 1, other="int32"),
+    Layer("adder_conv", (4, 3, 16), 6, 1, (2, 2), out="int32"),
+    Layer("adder_dense", (1, 1, 3), 1, 1, other="int32"),
 ]
 
 
@@ -236,4 +238,4 @@ def test_dense_layers_choose_by_the_batch() -> None:
 @pytest.mark.parametrize("arch", ["sm_75", "sm_80"])
 @pytest.mark.parametrize("order", ORDERS)
 def test_layers_of_any_shape_equal_the_reference(arch: str, order: str) -> None:
-    compare(6, 10, arch, order)
+    compare(4, 8, arch, order)

@@ -22,6 +22,7 @@ from .parameters import (
     VectorParameters,
 )
 from .problem import CHUNK, IMAGES, SLAB, Problem
+from .tile import PAD
 
 #: The first compute capability with the kernels' tensor cores and asynchronous copies: 8.0.
 TENSOR_CORES = 80
@@ -46,13 +47,14 @@ def by_rule(problem: Problem, batch: Any, arch: int) -> Parameters:
     """
     new = arch >= TENSOR_CORES
     known = isinstance(batch, int)
+    images = batch if known else _BATCH
     if problem.is_depthwise:
         return DepthwiseParameters(pixels=min(2, problem.shape.out_width))
     if problem.fits_vector and known and batch <= IMAGES:
         return _vector(problem, batch, new)
     if not (new and problem.fits_matrix):
-        return _tile(problem)
-    matrix = min(_matrices(problem), key=lambda p: _cost(problem, batch if known else _BATCH, p))
+        return _tile(problem, images)
+    matrix = min(_matrices(problem), key=lambda p: _cost(problem, images, p))
     if problem.fits_vector and not known:
         return DenseParameters(_vector(problem, IMAGES, new), matrix)
     return matrix
@@ -77,17 +79,22 @@ def candidates(problem: Problem, batch: Any, arch: int) -> list[Parameters]:
     return [first, *(parameters for parameters in found if parameters != first)]
 
 
-def _tile(problem: Problem) -> TileParameters:
-    across = _across(problem)
-    # A quarter of the GPU's threads, so that several blocks share a processor.
-    return TileParameters(across, max(8, 256 // across), 4, _depth(problem))
+def _tile(problem: Problem, batch: int) -> TileParameters:
+    """The largest blocks that are twice as many as the GPU's processors, or the smallest."""
+    for p in _tiles(problem):
+        rows, columns = p.down * p.pixels, p.across * QUAD
+        blocks = -(-batch * problem.pixels // rows) * -(-problem.outputs // columns)
+        if blocks * problem.shape.groups >= 2 * _PROCESSORS:
+            break
+    return p
 
 
 def _tiles(problem: Problem) -> Iterator[TileParameters]:
-    widest = _across(problem)
-    for across, threads, pixels in product((widest, max(1, widest // 2)), (64, 128, 256), (4, 8)):
-        p = TileParameters(across, threads // across, pixels, _depth(problem))
-        if (p.down * p.pixels + p.across * QUAD) * p.depth * 4 <= _SHARED:
+    """Blocks from the largest to the smallest that fit shared memory."""
+    across, depth = _across(problem), _depth(problem)
+    for threads, pixels in ((256, 8), (128, 8), (256, 4), (128, 4), (64, 4)):
+        p = TileParameters(across, threads // across, pixels, depth)
+        if (p.down * p.pixels + PAD + p.across * QUAD) * p.depth * 4 <= _SHARED:
             yield p
 
 

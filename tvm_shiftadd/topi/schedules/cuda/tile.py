@@ -20,12 +20,12 @@ from tvm_shiftadd.topi.schedules.cpu.dot.function import Kernel, batch_size, ker
 from .epilogue import Epilogue, Writer
 from .intrinsics import QUAD, TOP_BITS, decode, distance, dot
 from .parameters import TileParameters
-from .problem import Problem, Shapes
+from .problem import CHUNK, Problem, Shapes
 from .weights import packed_shape
 
 #: What separates the rows of inputs in shared memory, so that threads which store neighbouring
 #: words of several pixels meet different banks.
-_PAD = 4
+PAD = 4
 
 
 def tile(
@@ -60,13 +60,18 @@ class _Tile:
         self.total = batch * problem.pixels
         self.rows, self.columns = p.down * p.pixels, p.across * QUAD
         self.threads = p.across * p.down
+        #: Words that are loaded together, such pieces of a row, and those of a thread.
+        together = problem.channels % CHUNK == 0 and p.depth % QUAD == 0
+        self.together = QUAD if together else 1
+        self.pieces = p.depth // self.together
+        self.share = -(-self.rows * self.pieces // self.threads)
         self.views = matrix_views(made, problem, epilogue, batch)
 
     def emit(self) -> None:
         problem, p = self.problem, self.p
         blocks = tirx.ceildiv(self.total, self.rows)
         panels = -(-problem.outputs // self.columns)
-        self.pitch = pitch = self.rows + _PAD
+        self.pitch = pitch = self.rows + PAD
         self.inputs = build.sblock_alloc_buffer((p.depth * pitch,), "int32", scope="shared")
         self.weights = build.sblock_alloc_buffer((p.depth * self.columns,), "int32", scope="shared")
         with grid(blocks, panels, problem.shape.groups, self.threads) as (bx, by, group, thread):
@@ -85,16 +90,14 @@ class _Tile:
                 self._add()
             self._finish()
 
-    # Where this thread's share of the inputs is.
+    # This thread's share of the inputs: pieces of one word, or of four that lie together.
 
     def _locate(self) -> None:
         """Image and first row and column of the window of each pixel that the thread loads."""
-        shape, p = self.problem.shape, self.p
-        self.share = -(-self.rows * p.depth // self.threads)
+        shape = self.problem.shape
         self.at = T.alloc_buffer((self.share, 3), "int32", scope="local")
         for slot in range(self.share):
-            pixel = self.first + (self.thread + slot * self.threads) // p.depth
-            pixel = T.bind(pixel)
+            pixel = T.bind(self.first + (self.thread + slot * self.threads) // self.pieces)
             image, y, x = split(pixel, shape.out_height, shape.out_width)
             # A pixel behind the last one reads none: its rows are outside every map.
             top = T.Select(pixel < self.total, y * shape.strides[0] - shape.origin[0], 1 << 30)
@@ -103,28 +106,41 @@ class _Tile:
             T.buffer_store(self.at, x * shape.strides[1] - shape.origin[1], [slot, 2])
 
     def _load_inputs(self, start: Any) -> None:
-        p = self.p
+        words = T.alloc_buffer((self.together,), "int32", scope="local")
         for slot in range(self.share):
-            index = self.thread + slot * self.threads
-            with guarded(
-                index < self.rows * p.depth, (slot + 1) * self.threads > self.rows * p.depth
-            ):
-                depth = index % p.depth
-                word = self._input(slot, T.bind(start + depth))
-                T.buffer_store(self.inputs, word, [depth * self.pitch + index // p.depth])
+            index, count = self.thread + slot * self.threads, self.rows * self.pieces
+            with guarded(index < count, (slot + 1) * self.threads > count):
+                depth = T.bind(index % self.pieces * self.together)
+                self._input(words, slot, T.bind(start + depth))
+                place = T.bind(depth * self.pitch + index // self.pieces)
+                for word in range(self.together):
+                    T.buffer_store(self.inputs, words[word], [place + word * self.pitch])
 
-    def _input(self, slot: int, word: Any) -> Any:
-        """A word of a pixel's window."""
+    def _input(self, words: Any, slot: int, word: Any) -> None:
+        """The words from ``word`` on of a pixel's window."""
         problem, shape = self.problem, self.problem.shape
         tap, quad = word // problem.tap_words, word % problem.tap_words
         y = T.bind(self.at[slot, 1] + tap // shape.kernel[1] * shape.dilation[0])
         x = T.bind(self.at[slot, 2] + tap % shape.kernel[1] * shape.dilation[1])
         inside = T.bind(tirx.all(y >= 0, y < shape.height, x >= 0, x < shape.width))
         row = T.bind(tirx.Cast("int64", (self.at[slot, 0] + y) * shape.width + x))
-        value = T.bind(load_word(self.views["x"], row, self.group, quad, inside, problem))
-        if problem.kind == "dot":
-            return value
-        return T.Select(word < problem.words, value ^ T.int32(TOP_BITS), T.int32(0))
+        view = self.views["x"]
+        if self.together == 1:
+            value = load_word(view, row, self.group, quad, inside, problem)
+            T.buffer_store(words, value, [0])
+        else:
+            for lane in range(QUAD):
+                T.buffer_store(words, T.int32(0), [lane])
+            with T.If(inside), T.Then():
+                channel = self.group * problem.channels + quad * QUAD
+                value = view.vload([row, channel], dtype=f"{problem.dtype}x{CHUNK}")
+                value = T.reinterpret(value, dtype="int32x4")
+                T.buffer_store(words, value, [T.ramp(0, 1, QUAD)])
+        if problem.kind == "adder":
+            there = T.bind(word < problem.words)
+            for lane in range(self.together):
+                turned = T.Select(there, words[lane] ^ T.int32(TOP_BITS), T.int32(0))
+                T.buffer_store(words, turned, [lane])
 
     def _load_weights(self, start: Any) -> None:
         problem, p = self.problem, self.p

@@ -25,10 +25,9 @@ def pack_words(weights: Any, problem: Problem) -> Any:
     """
 
     def word(group: Any, index: Any, output: Any) -> Any:
-        total = int32(0)
-        for byte in range(QUAD):
-            total = total | (_byte(weights, problem, group, index, output, byte) << int32(8 * byte))
-        return total
+        return _joined(
+            [_byte(weights, problem, group, index, output, byte) for byte in range(QUAD)]
+        )
 
     def codes(group: Any, pair: Any, output: Any) -> Any:
         total = int32(0)
@@ -49,8 +48,17 @@ def packed_shape(problem: Problem) -> tuple[int, int, int]:
 
 
 def _byte(weights: Any, problem: Problem, group: Any, index: Any, output: Any, byte: int) -> Any:
-    value = _value(weights, problem, group, index, output, byte) & int32(255)
-    return value ^ int32(128) if problem.kind == "adder" else value
+    value = _value(weights, problem, group, index, output, byte)
+    return value ^ int32(-128) if problem.kind == "adder" else value
+
+
+def _joined(values: list[Any]) -> Any:
+    """Four int8 values, each an int32, as the bytes of an int32."""
+    # The last is not made positive first: TVM folds constants, and refuses 128 << 24.
+    total = values[-1] << int32(24)
+    for byte, value in enumerate(values[:-1]):
+        total = total | ((value & int32(255)) << int32(8 * byte))
+    return total
 
 
 def _value(weights: Any, problem: Problem, group: Any, index: Any, output: Any, byte: int) -> Any:
@@ -75,13 +83,10 @@ def pack_fragments(codes: Any, problem: Problem) -> Any:
     """
 
     def body(group: Any, slab: Any, unit: Any, lane: Any, word: Any) -> Any:
-        total = int32(0)
         if not problem.coded:
-            for byte in range(QUAD):
-                where = (group, slab, unit, lane, word)
-                value = _fragment(codes, problem, *where, byte) & int32(255)
-                total = total | (value << int32(8 * byte))
-            return total
+            where = (group, slab, unit, lane, word)
+            return _joined([_fragment(codes, problem, *where, byte) for byte in range(QUAD)])
+        total = int32(0)
         tile = unit * 2 + tirx.indexdiv(word, 2)
         for place in range(2 * QUAD):
             half, byte = divmod(place, QUAD)
@@ -140,13 +145,12 @@ def pack_taps(codes: Any, problem: Problem) -> Any:
     taps = problem.shape.kernel[0] * problem.shape.kernel[1]
 
     def body(quad: Any, channel: Any) -> Any:
-        total = int32(0)
+        values = []
         for byte in range(QUAD):
             tap = quad * QUAD + byte
             inside = tirx.all(tap < taps, channel < problem.shape.channels)
-            value = tirx.if_then_else(inside, _weight(codes, tap, channel), int32(0))
-            total = total | ((value & int32(255)) << int32(8 * byte))
-        return total
+            values.append(tirx.if_then_else(inside, _weight(codes, tap, channel), int32(0)))
+        return _joined(values)
 
     return te.compute(taps_shape(problem), body, name="packed")
 
