@@ -15,6 +15,16 @@ static inline unsigned shiftadd_asm_prmt(unsigned x, unsigned y, unsigned select
   return result;
 }
 
+// A compiler for GPUs drops what lies beyond the end of an array, and its registers with it. How much
+// is left behind a pointer is known where the functions below are part of the kernel.
+#define INSTRUCTION static inline __attribute__((always_inline))
+#if __GNUC__ >= 12
+#define LEFT(pointer) __builtin_dynamic_object_size(pointer, 0)
+#else
+#define LEFT(pointer) __builtin_object_size(pointer, 0)
+#endif
+#define NEEDS(pointer, bytes) machine::overrun |= LEFT(pointer) < size_t(bytes)
+
 // d (16x8, int32) += a (16x32 bytes of type A) * b (32x8 signed bytes).
 template <class A>
 static void multiply_matrices(int* d, const unsigned* a, const unsigned* b) {
@@ -30,11 +40,18 @@ static void multiply_matrices(int* d, const unsigned* a, const unsigned* b) {
     }
   }
 }
-static inline void shiftadd_asm_mma_us(int* d, const unsigned* a, const unsigned* b) { multiply_matrices<uint8_t>(d, a, b); }
-static inline void shiftadd_asm_mma_ss(int* d, const unsigned* a, const unsigned* b) { multiply_matrices<int8_t>(d, a, b); }
+INSTRUCTION void shiftadd_asm_mma_us(int* d, const unsigned* a, const unsigned* b) {
+  NEEDS(d, 16), NEEDS(a, 16), NEEDS(b, 8);
+  multiply_matrices<uint8_t>(d, a, b);
+}
+INSTRUCTION void shiftadd_asm_mma_ss(int* d, const unsigned* a, const unsigned* b) {
+  NEEDS(d, 16), NEEDS(a, 16), NEEDS(b, 8);
+  multiply_matrices<int8_t>(d, a, b);
+}
 
 // Lane 8 m + r gives the address of row r of matrix m; each lane gets a word of each matrix.
-static inline void shiftadd_asm_ldmatrix_x4(unsigned* registers, const void* row) {
+INSTRUCTION void shiftadd_asm_ldmatrix_x4(unsigned* registers, const void* row) {
+  NEEDS(registers, 16), NEEDS(row, 16);
   uint64_t mine = (uint64_t)row;
   auto all = machine::exchange(&mine, 1);
   for (int m = 0; m < 4; m++)
@@ -42,7 +59,8 @@ static inline void shiftadd_asm_ldmatrix_x4(unsigned* registers, const void* row
 }
 
 // Copies are made when they are waited for: who reads earlier finds what was there before.
-static inline void shiftadd_asm_cp_async16(void* to, const void* from, int used) {
+INSTRUCTION void shiftadd_asm_cp_async16(void* to, const void* from, int used) {
+  NEEDS(to, 16);
   machine::current->copies.push_back({to, from, 16, unsigned(used)});
 }
 static inline void shiftadd_asm_cp_commit() {

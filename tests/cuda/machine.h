@@ -60,7 +60,7 @@ static Thread* current = nullptr;
 static int lane = 0, count = 0;
 static void (*body)(void*) = nullptr;
 static void* arguments = nullptr;
-static bool coroutines = false;
+static bool coroutines = false, overrun = false;
 
 static char dynamic_shared[232448]
     __attribute__((section("shared_memory"), aligned(1024), used));
@@ -169,7 +169,7 @@ static int run(const char* name, const Launch& launch, bool waits, void (*kernel
   count = launch.block.x * launch.block.y * launch.block.z;
   if (count < 1 || count > 1024) return fail(name, "not 1 to 1024 threads in a block");
   if (launch.shared > int64_t(sizeof dynamic_shared)) return fail(name, "too much shared memory");
-  body = kernel, arguments = args, coroutines = waits;
+  overrun = false, body = kernel, arguments = args, coroutines = waits;
   gridDim = launch.grid, blockDim = launch.block;
   if (threads.size() < size_t(count)) threads.resize(count), warps.resize((count + kWarp - 1) / kWarp);
   for (int i = 0; i < count; i++) {
@@ -193,7 +193,7 @@ static int run(const char* name, const Launch& launch, bool waits, void (*kernel
           kernel(args);
         }
       }
-  return 0;
+  return overrun ? fail(name, "an instruction reaches beyond the end of an array") : 0;
 }
 
 // The types of a kernel's parameters tell how to take them from TVM's arguments.

@@ -130,6 +130,18 @@ def test_shared_memory_whose_size_the_launch_gives() -> None:
     np.testing.assert_array_equal(result, given[::-1])
 
 
+def test_an_instruction_beyond_the_end_of_an_array_is_an_error() -> None:
+    body = """
+      __shared__ alignas(16) int rows[32 * 4];
+      unsigned words[3];
+      shiftadd_asm_ldmatrix_x4(words, &rows[threadIdx.x * 4]);
+      p1[threadIdx.x] = words[0];
+    """
+    with pytest.raises(RuntimeError, match="beyond the end of an array"):
+        emulate(body, np.zeros(32, np.int32), np.zeros(32, np.int32))
+    emulate(body.replace("[3]", "[4]"), np.zeros(32, np.int32), np.zeros(32, np.int32))
+
+
 def test_threads_that_wait_at_different_places_are_an_error() -> None:
     body = "if (threadIdx.x < 8) __syncthreads(); else __syncwarp();"
     with pytest.raises(RuntimeError, match="wait for each other at different places"):

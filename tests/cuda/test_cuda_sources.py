@@ -19,13 +19,16 @@ WINDOW = {"kernel_size": (3, 3), "padding": (1, 1, 1, 1)}
 _ENTRY = re.compile(r"\.entry (\w+)\((.*?)^}", re.M | re.S)
 _INSTRUCTION = re.compile(r"^\s*(?:@!?%p\d+\s+)?([a-z][\w.]*)\s+([^;]+);", re.M)
 _REGISTER = re.compile(r"%(?!p\d)[a-z]+\d+")
+_ANY_REGISTER = re.compile(r"%(?:p|r|rd|rs|f|fd|h|hh|b)\d+\b")
+_WITHOUT_RESULT = re.compile(r"(st|red|cp|bar|bra|ret|membar|fence)\b")
 _PRODUCT = re.compile(r"(mul|mad|fma|div|rem|dp4a|dp2a|mma)\b")
 
 
 def layer(name: str) -> tvm.IRModule:
     """One layer and its requantisation, as ``main``."""
     rng = np.random.default_rng(0)
-    x, bias = np.zeros((2, 8, 8, 64), np.int8), np.zeros(32, np.int32)
+    size = 28 if "large" in name else 8
+    x, bias = np.zeros((8, size, size, 64), np.int8), np.zeros(32, np.int32)
     terms = 2 if name.endswith("two terms") else 1
     codes = pack(encode(rng.choice(representable(terms), (9 * 64, 32)), terms))
     weights = rng.integers(-128, 128, (9 * 64, 32)).astype(np.int8)
@@ -69,6 +72,42 @@ def _split(operands: str) -> tuple[set[str], set[str]]:
     """Registers that an instruction writes and reads; addresses are not data."""
     first, _, rest = operands.partition("}," if operands.startswith("{") else ",")
     return set(_REGISTER.findall(first)), set(_REGISTER.findall(re.sub(r"\[.*?\]", "", rest)))
+
+
+def unwritten(ptx: str) -> Iterator[str]:
+    """Registers that a kernel reads and no instruction of it writes."""
+    for name, body in _ENTRY.findall(ptx):
+        written: set[str] = set()
+        for code, operands in _INSTRUCTION.findall(body):
+            if not _WITHOUT_RESULT.match(code):
+                first = operands.partition("}" if operands.startswith("{") else ",")[0]
+                written |= set(_ANY_REGISTER.findall(first))
+        instructions = "\n".join(line for line in body.splitlines() if ".reg" not in line)
+        for register in sorted(set(_ANY_REGISTER.findall(instructions)) - written):
+            yield f"{name}: {register}"
+
+
+def test_registers_that_nothing_writes_are_found() -> None:
+    ptx = """
+.visible .entry k(
+)
+{
+  .reg .b32 %r<9>;
+  mov.u32 %r1, %tid.x;
+  @%p1 st.global.u32 [%rd1], %r2;
+  ldmatrix.sync.aligned.m8n8.x2.shared.b16 {%r3, %r4}, [%r1];
+}
+"""
+    assert list(unwritten(ptx)) == ["k: %p1", "k: %r2", "k: %rd1"]
+
+
+@pytest.mark.skipif(not nvrtc.available(), reason=f"needs NVRTC: {nvrtc.INSTALL}")
+@pytest.mark.parametrize("name", ["conv2d, large", "conv2d, large, two terms"])
+def test_every_register_that_is_read_is_written(name: str) -> None:
+    # NVRTC drops what an instruction reads or writes beyond the end of an array.
+    ptx = cuda.code(cuda.build(layer(name), CUDATarget()))
+    assert "mma.sync" in ptx
+    assert list(unwritten(ptx)) == []
 
 
 def test_products_of_data_are_found() -> None:

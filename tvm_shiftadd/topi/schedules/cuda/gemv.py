@@ -25,6 +25,7 @@ from .intrinsics import (
     copy,
     decode,
     dot,
+    keep_whole,
     magnitudes,
     matrix_product,
     wait,
@@ -111,6 +112,7 @@ class _Vector:
                 T.buffer_store(self.sums, T.int32(0), [index])
             turns = -(-problem.slabs // self.step)
             if p.copies:
+                keep_whole(self.copied)
                 for index in range(p.unroll):
                     self._copy(index, T.bind(self.warp + index * p.warps))
             with build.serial(turns) as turn:

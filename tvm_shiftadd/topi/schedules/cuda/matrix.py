@@ -18,7 +18,16 @@ from tvm_shiftadd.topi.schedules.cpu.dot.function import Kernel, batch_size, ker
 
 from .epilogue import Epilogue, Writer
 from .gemv import emit_gemv
-from .intrinsics import WARP, commit, copy, decode, load_matrix, matrix_product, wait
+from .intrinsics import (
+    WARP,
+    commit,
+    copy,
+    decode,
+    keep_whole,
+    load_matrix,
+    matrix_product,
+    wait,
+)
 from .parameters import DenseParameters, MatrixParameters
 from .problem import CHUNK, IMAGES, SLAB, Problem, Shapes
 from .tile import grid, guarded, matrix_views, split
@@ -92,6 +101,8 @@ class _Matrix:
         size = p.stages * self.block_units * WARP * self.words
         self.weights = build.sblock_alloc_buffer((size,), "int32", scope="shared")
         with grid(blocks, panels, problem.shape.groups, self.threads) as (bx, by, group, thread):
+            keep_whole(self.inputs)
+            keep_whole(self.weights)
             self.first, self.group, self.thread = T.bind(bx * self.rows), group, thread
             self.panel = T.bind(by * self.columns)
             self.lane, warp = T.bind(thread % WARP), T.bind(thread // WARP)
@@ -187,6 +198,7 @@ class _Matrix:
             T.buffer_store(words, value, [T.ramp(unit * self.words, 1, self.words)])
         fragments = T.alloc_buffer((p.rows * 4,), "uint32", scope="local")
         weights = T.alloc_buffer((self.tiles * 2,), "uint32", scope="local")
+        keep_whole(fragments)
         row = T.bind(self.down * (p.rows * _ROWS) + self.lane % _ROWS)
         for step in range(_STEPS):
             at = stage * (self.rows * SLAB) + row * SLAB
