@@ -15,6 +15,7 @@ import pytest
 import tvm_shiftadd as tsa
 from tests.vta_ext.bare.runtime import Board, Runtime
 from tvm_shiftadd.cli import main
+from tvm_shiftadd.manifest import TargetInfo
 from vta_ext.presets import SMALL
 
 
@@ -74,12 +75,15 @@ def test_it_says_what_it_wrote(place: Path, capsys: pytest.CaptureFixture[str]) 
 def test_what_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No artifact at all, and one of the CPU; nothing is written."""
+    """No artifact at all, and ones of the CPU and of a GPU; nothing is written."""
     arguments = ["image", str(tmp_path / "nothing"), "-o", str(tmp_path / "no.img")]
     assert main(arguments) == 2
     assert "not an artifact directory" in capsys.readouterr().err
-    of_cpu = SimpleNamespace(regions=None)
-    monkeypatch.setattr("tvm_shiftadd.artifact.Artifact.load", lambda folder: of_cpu)
-    assert main(arguments) == 2
-    assert "for the CPU alone; compile the model with --target vta" in capsys.readouterr().err
+    for kind, name in (("cpu", "CPU"), ("cuda", "GPU")):
+        manifest = SimpleNamespace(target=TargetInfo(kind))
+        loaded = SimpleNamespace(regions=None, manifest=manifest)
+        monkeypatch.setattr("tvm_shiftadd.artifact.Artifact.load", lambda _, given=loaded: given)
+        assert main(arguments) == 2
+        said = capsys.readouterr().err
+        assert f"for the {name} alone; compile the model with --target vta" in said
     assert not (tmp_path / "no.img").exists()
