@@ -116,7 +116,9 @@ def decode(codes: Any) -> tuple[Any, Any]:
     codes = T.bind(codes.astype("uint32"))
     places = T.bind(codes & T.uint32(0x77777777))
     signs = T.bind(((codes >> T.uint32(1)) & T.uint32(0x44444444)) | T.uint32(0x32103210))
-    return _decoded(places, signs), _decoded(places >> T.uint32(16), signs >> T.uint32(16))
+    # Not by a shift, which compilers would move ahead of the masks and so have two of each.
+    high = [permute(word, 0, 0x4432) for word in (places, signs)]
+    return _decoded(places, signs), _decoded(*high)
 
 
 def _decoded(places: Any, signs: Any) -> Any:
