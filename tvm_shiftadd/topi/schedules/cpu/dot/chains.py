@@ -11,8 +11,10 @@ from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from tvm_shiftadd._compat import TensorType, relax
-from tvm_shiftadd.dialect.attrs import RequantizeAttrs
+from tvm_shiftadd.dialect.attrs import ClipAttrs, RequantizeAttrs
 from tvm_shiftadd.dialect.registry import is_dialect_call, op_name
 
 from .stored import CHANNELS
@@ -25,7 +27,10 @@ _MOVING = frozenset(f"shiftadd.{name}" for name in ("max_pool2d", "pad", "upsamp
 
 @dataclass
 class Chain:
-    """A layer and what follows it; ``result`` is the variable that the kernel computes."""
+    """A layer and what follows it; ``result`` is the variable that the kernel computes.
+
+    Where an addition, a requantisation or a clip follows no layer, ``layer`` is that call itself.
+    """
 
     layer: Any
     result: Any
@@ -41,10 +46,24 @@ class Chain:
         return (rhs, lhs) if self.add.args[0].same_as(self.other) else (lhs, rhs)
 
     @property
+    def source(self) -> Any:
+        """What the layer reads."""
+        alone = self.add is not None and self.layer.same_as(self.add)
+        return _other(self.add, self.other) if alone else self.layer.args[0]
+
+    @property
     def bounds(self) -> tuple[int, int]:
         """The bounds of the requantisation."""
-        attrs = RequantizeAttrs.of(self.requantize)
+        kind = ClipAttrs if name_of(self.requantize) == "shiftadd.clip" else RequantizeAttrs
+        attrs = kind.of(self.requantize)
         return attrs.lo, attrs.hi
+
+    @property
+    def shift(self) -> Any:
+        """By how much the requantisation shifts to the right, int32 ``[C]`` or ``[1]``."""
+        if name_of(self.requantize) == "shiftadd.clip":
+            return relax.const(np.zeros(1, np.int32))
+        return self.requantize.args[1]
 
 
 class Readers:
@@ -75,8 +94,26 @@ class Readers:
         chain = self._chain(layer, ("scale", "add", "requantize"))
         return self._chain(layer, ("scale",)) if chain.result in taken else chain
 
+    def alone(self, binding: Any) -> Chain | None:
+        """The chain of an addition, a requantisation or a clip that follows no layer.
+
+        One operand of an addition is a map of bytes; None for other bindings.
+        """
+        value, name, chain = binding.value, name_of(binding.value), None
+        if name in ("shiftadd.requantize", "shiftadd.clip"):
+            chain = Chain(value, binding.var, requantize=value)
+        elif name == "shiftadd.add":
+            lhs, rhs = value.args[:2]
+            chain = Chain(value, binding.var, add=value, other=rhs if is_map(lhs) else lhs)
+            if not self._can_add(chain.other):
+                return None
+            chain = self._extended(chain, ("requantize",))
+        return chain if chain is not None and is_map(chain.source) else None
+
     def _chain(self, layer: Any, names: Sequence[str]) -> Chain:
-        chain = Chain(layer.value, layer.var)
+        return self._extended(Chain(layer.value, layer.var), names)
+
+    def _extended(self, chain: Chain, names: Sequence[str]) -> Chain:
         for name in names:
             reader = self.only(chain.result)
             if reader is None or name_of(reader.value) != f"shiftadd.{name}":

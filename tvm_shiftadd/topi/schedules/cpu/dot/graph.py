@@ -17,8 +17,8 @@ from .epilogue import Epilogue
 from .forms import Forms
 from .instructions import InstructionSet
 from .layers import layer_kernel, layer_shape, workload
-from .network import AVERAGE, TRANSPOSED, Network
-from .pool import average, reciprocals
+from .network import ALONE, AVERAGE, TRANSPOSED, Network
+from .pool import average, elementwise, reciprocals
 from .stored import Stored, Wide
 from .transposed import phase_kernels, transposed
 from .workload import Choices
@@ -79,9 +79,11 @@ class _Rewriter:
     def _emit_chain(self, chain: Chain) -> None:
         result, epilogue = chain.result, self._epilogue(chain)
         make = {AVERAGE: self._average, TRANSPOSED: self._transposed}.get(name_of(chain.layer))
+        if name_of(chain.layer) in ALONE:
+            make = self._alone
         function, operands = (make or self._layer)(chain, epilogue)
         flat = self.network.flat(chain.layer)
-        source = flat[0] if flat else chain.layer.args[0]
+        source = flat[0] if flat else chain.source
         args = [self.forms.stored_of(source), *operands]
         if chain.add is not None:
             args.append(self._other(chain, epilogue))
@@ -133,11 +135,23 @@ class _Rewriter:
     def _average(self, chain: Chain, epilogue: Epilogue) -> tuple[Any, list[Any]]:
         """The kernel of an average, its reciprocals and its constants."""
         attrs = AvgPool2DAttrs.of(chain.layer)
-        source = self.network.layout(chain.layer.args[0])
-        bias = relax.const(np.zeros(source.channels, np.int32))
-        constants = self._constants(chain, epilogue, bias, 0, None)
+        source = self.network.layout(chain.source)
         function = average(attrs, source, epilogue, self.forms.batch(chain.result))
+        constants = self._constants_of_bytes(chain, epilogue)
         return function, [relax.const(reciprocals(attrs, source)), constants]
+
+    def _alone(self, chain: Chain, epilogue: Epilogue) -> tuple[Any, list[Any]]:
+        """The kernel of what follows no layer, and its constants."""
+        source, batch = self.network.layout(chain.source), self.forms.batch(chain.result)
+        name = name_of(chain.layer).replace(".", "_")
+        return elementwise(name, source, epilogue, batch), [
+            self._constants_of_bytes(chain, epilogue)
+        ]
+
+    def _constants_of_bytes(self, chain: Chain, epilogue: Epilogue) -> Any:
+        """The constants where sums begin with nothing."""
+        bias = relax.const(np.zeros(epilogue.out.channels, np.int32))
+        return self._constants(chain, epilogue, bias, 0, None)
 
     def _epilogue(self, chain: Chain) -> Epilogue:
         residual: Stored | Wide | None = None
@@ -176,7 +190,7 @@ class _Rewriter:
         if chain.add is not None:
             operands["lhs_shift"], operands["rhs_shift"] = chain.shifts
         if chain.requantize is not None:
-            operands["shift"] = chain.requantize.args[1]
+            operands["shift"] = chain.shift
         inputs = [bias, *(self.forms.substitute(value) for value in operands.values())]
 
         def made(bias: Any, *values: Any) -> Any:

@@ -22,6 +22,8 @@ _MATRIX_LAYERS = ("shiftadd.dense", "shiftadd.adder_dense")
 _POOLS = ("shiftadd.max_pool2d", "shiftadd.avg_pool2d")
 _MOVES = ("shiftadd.concat", "shiftadd.upsample2d", "shiftadd.pad")
 AVERAGE, TRANSPOSED = "shiftadd.avg_pool2d", "shiftadd.conv2d_transpose"
+#: What has a kernel of its own where it follows no layer.
+ALONE = ("shiftadd.add", "shiftadd.requantize", "shiftadd.clip")
 
 
 class Network:
@@ -55,6 +57,8 @@ class Network:
             return
         elif self._is_moved(var, value):
             self.moved.add(var)
+        elif (chain := self.readers.alone(binding)) and self.is_stored(chain.source):
+            self._take(chain, var)
         elif self._is_entry(var, value):
             self._entries.add(var)
         elif name == "relax.reshape" and self._is_same(var, value.args[0]):
@@ -94,7 +98,7 @@ class Network:
             name = name_of(binding.value)
             if name in _MAP_LAYERS:
                 return True
-            if name in (*_POOLS, *_MOVES) and self._feeds_layer(binding.var):
+            if name in (*_POOLS, *_MOVES, *ALONE) and self._feeds_layer(binding.var):
                 return True
         return False
 
@@ -116,9 +120,11 @@ class Network:
         return made or (chain is not None and chain.requantize is not None)
 
     def _add_chain(self, binding: Any) -> None:
-        chain = self.readers.chain(binding, self.chains)
+        self._take(self.readers.chain(binding, self.chains), binding.var)
+
+    def _take(self, chain: Chain, var: Any) -> None:
+        """Have a kernel compute a chain that begins with a variable."""
         self.chains[chain.result] = chain
-        var = binding.var
         while not var.same_as(chain.result):
             self.inner.add(var)
             var = self.readers.only(var).var
@@ -189,13 +195,13 @@ class Network:
         readers = [binding for name in self._names(root) for binding in self.readers.of[name]]
         sides = [(0, 0, 0, 0), *(_reach(binding) for binding in readers)]
         top, left, bottom, right = (max(side) for side in zip(*sides, strict=True))
-        chains = [c for c in self.chains.values() if self.root(c.layer.args[0]).same_as(root)]
+        chains = [c for c in self.chains.values() if self.root(c.source).same_as(root)]
         others = [c.other for c in self.chains.values() if c.other is not None]
         vectors = (
             root in self.chains
             or root in self.moved
             or any(root.same_as(self.root(other)) for other in others)
-            or any(name_of(binding.value) in (*_POOLS, *_MOVES) for binding in readers)
+            or any(name_of(binding.value) in (*_POOLS, *_MOVES, *ALONE) for binding in readers)
             or any(map(is_depthwise, chains))
         )
         pitch = pitch_of(channels, not vectors)

@@ -3,7 +3,8 @@
 The bytes of a map keep the order of their values, so that the greatest byte is the maximum. A
 border of zeros never wins over values without a sign; of others the windows are cut at the map's
 edges. An average adds the window up, border included, and multiplies once by the
-reciprocal of its count, which is a sum of shifts in the definition: ``epilogue`` does the rest.
+reciprocal of its count, which is a sum of shifts in the definition: ``epilogue`` does the rest. An
+addition, a requantisation or a clip behind no layer is that with windows of one pixel.
 """
 
 from __future__ import annotations
@@ -117,29 +118,48 @@ def reciprocals(attrs: AvgPool2DAttrs, source: Stored) -> NDArray[np.int32]:
 
 def average(attrs: AvgPool2DAttrs, source: Stored, epilogue: Epilogue, batch: Any) -> tirx.PrimFunc:
     """PrimFunc (x, factors, constants[, residual], out); ``factors`` as ``reciprocals`` gives."""
+    factors = ((epilogue.out.height * epilogue.out.width,), "int32")
+    tensors = {"x": ((batch_size(batch), source.size), "uint8"), "factors": factors}
+    computed_by = epilogue.isa.computed_by
+    return _reduce("shiftadd_avg_pool2d", computed_by, tensors, attrs, source, epilogue, batch)
+
+
+def elementwise(name: str, source: Stored, epilogue: Epilogue, batch: Any) -> tirx.PrimFunc:
+    """PrimFunc (x, constants[, residual], out): what follows a layer, of a map as it is."""
+    same = AvgPool2DAttrs((1, 1), (1, 1), (0, 0, 0, 0), (1, 1), False, False, 0)
+    tensors = {"x": ((batch_size(batch), source.size), "uint8")}
+    return _reduce(name, None, tensors, same, source, epilogue, batch)
+
+
+def _reduce(
+    name: str,
+    computed_by: str | None,
+    tensors: dict[str, Any],
+    attrs: AvgPool2DAttrs,
+    source: Stored,
+    epilogue: Epilogue,
+    batch: Any,
+) -> tirx.PrimFunc:
+    """The kernel of windows' sums, times factors where there are any, and of the epilogue."""
     out, n = epilogue.out, batch_size(batch)
     spread = build.parallel if source.height * source.row >= _SERIAL else build.serial
-    tensors = {
-        "x": ((n, source.size), "uint8"),
-        "factors": ((out.height * out.width,), "int32"),
-        **epilogue.tensors(n),
-    }
     vectors = epilogue.outputs // epilogue.isa.lanes
     together = min(_VECTORS, vectors)
-    with kernel("shiftadd_avg_pool2d", tensors, epilogue.isa.computed_by) as made:
+    with kernel(name, {**tensors, **epilogue.tensors(n)}, computed_by) as made:
         with build.serial(n) as image:
             fill_border(made["out"], image, out)
         with spread(out.height) as y, build.grid(n, out.width, -(-vectors // together)) as place:
             image, x, block = place
             # The last block steps back, and computes some values again.
             first = tirx.min(block * together, vectors - together)
-            _Average(attrs, source, epilogue, made, together).pixel(image, y, x, first)
+            factor = made["factors"][y * out.width + x] if "factors" in tensors else None
+            _Sums(attrs, source, epilogue, made, together).pixel(image, y, x, first, factor)
     return made.function
 
 
 @dataclass(frozen=True)
-class _Average:
-    """Code for an average of ``vectors`` vectors of channels."""
+class _Sums:
+    """Code for the sums of a window's values in ``vectors`` vectors of channels."""
 
     attrs: AvgPool2DAttrs
     source: Stored
@@ -147,17 +167,18 @@ class _Average:
     made: Kernel
     vectors: int
 
-    def pixel(self, image: Any, y: Any, x: Any, first: Any) -> None:
-        """The outputs of a pixel from a vector on."""
+    def pixel(self, image: Any, y: Any, x: Any, first: Any, factor: Any) -> None:
+        """The outputs of a pixel from a vector on; ``factor`` is what sums are multiplied by."""
         epilogue, made, lanes = self.epilogue, self.made, self.epilogue.isa.lanes
         channel = T.bind(first * lanes)
         sums = self._sums(image, y, x, channel)
-        factor = T.broadcast(made["factors"][y * epilogue.out.width + x], lanes)
-        factor = T.bind(factor)
+        if factor is not None:
+            factor = T.bind(T.broadcast(factor, lanes))
         places, results = [v * lanes for v in range(self.vectors)], []
         for place in places:
             at = channel + place
-            total = sums.vload([place], dtype=f"int32x{lanes}") * factor
+            total = sums.vload([place], dtype=f"int32x{lanes}")
+            total = total if factor is None else total * factor
             total = total + epilogue.constant(made["constants"], "bias", at)
             operand = epilogue.operand(made, image, y, x, at)
             results.append(epilogue.shifted(total, made["constants"], at, operand))
