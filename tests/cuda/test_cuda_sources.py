@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
@@ -38,7 +38,34 @@ def layer(name: str) -> tvm.IRModule:
     else:
         operands = (codes, bias)
         made = lambda x, c, b, s: requantized(ops.conv2d(x, c, b, **WINDOW), s)  # noqa: E731
-    case = Case(made, (x,), (*operands, np.full(1, 7, np.int32)))
+    return main_of(Case(made, (x,), (*operands, np.full(1, 7, np.int32))))
+
+
+def dense_layer(images: int, symbolic: bool = False) -> tvm.IRModule:
+    """A dense layer of codes and its requantisation, as ``main``."""
+    packed = pack(encode(np.resize(representable(1), (256, 40)), 1))
+    constants = packed, np.zeros(40, np.int32), np.full(1, 7, np.int32)
+    x = np.zeros((images, 256), np.int8)
+    return main_of(
+        Case(lambda x, c, b, s: requantized(ops.dense(x, c, b), s), (x,), constants, symbolic)
+    )
+
+
+def depthwise_layer() -> tvm.IRModule:
+    """A depthwise convolution, as ``main``."""
+    packed = pack(encode(np.resize(representable(1), (9, 24)), 1))
+    x = np.zeros((2, 8, 8, 24), np.uint8)
+    return main_of(
+        Case(
+            lambda x, c, b: ops.conv2d(x, c, b, groups=24, **WINDOW),
+            (x,),
+            (packed, np.zeros(24, np.int32)),
+        )
+    )
+
+
+def main_of(case: Case) -> tvm.IRModule:
+    """The module of one computation, as ``main``."""
     module = build_module([case])
     (var,) = module.get_global_vars()
     main = module[var].with_attr("global_symbol", "main")
@@ -101,12 +128,27 @@ def test_registers_that_nothing_writes_are_found() -> None:
     assert list(unwritten(ptx)) == ["k: %p1", "k: %r2", "k: %rd1"]
 
 
+#: Layers of every kernel, the GPU it is for, and the instruction that it is known by.
+KERNELS: dict[str, tuple[Callable[[], tvm.IRModule], str, str]] = {
+    "matrix": (lambda: layer("conv2d, large"), "sm_80", "ldmatrix"),
+    "matrix, two terms": (lambda: layer("conv2d, large, two terms"), "sm_80", "ldmatrix"),
+    "dense": (lambda: dense_layer(9, symbolic=True), "sm_80", "ldmatrix"),
+    "gemv": (lambda: dense_layer(1), "sm_80", "cp.async"),
+    "gemv, images": (lambda: dense_layer(8), "sm_80", "mma.sync"),
+    "gemv, without copies": (lambda: dense_layer(3), "sm_75", "dp4a.s32"),
+    "tile": (lambda: layer("conv2d"), "sm_75", "dp4a.s32"),
+    "tile, adder": (lambda: layer("adder_conv2d"), "sm_75", "vabsdiff4"),
+    "depthwise": (depthwise_layer, "sm_75", "dp4a.u32.s32"),
+}
+
+
 @pytest.mark.skipif(not nvrtc.available(), reason=f"needs NVRTC: {nvrtc.INSTALL}")
-@pytest.mark.parametrize("name", ["conv2d, large", "conv2d, large, two terms"])
+@pytest.mark.parametrize("name", KERNELS)
 def test_every_register_that_is_read_is_written(name: str) -> None:
     # NVRTC drops what an instruction reads or writes beyond the end of an array.
-    ptx = cuda.code(cuda.build(layer(name), CUDATarget()))
-    assert "mma.sync" in ptx
+    make, arch, instruction = KERNELS[name]
+    ptx = cuda.code(cuda.build(make(), CUDATarget(arch=arch)))
+    assert instruction in ptx
     assert list(unwritten(ptx)) == []
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tvm import relax
 
 from tvm_shiftadd.artifact import Artifact
 from tvm_shiftadd.cli import main
@@ -61,6 +62,19 @@ def test_the_choice_between_targets_lists_cuda() -> None:
 def test_an_architecture_that_the_compiler_does_not_know() -> None:
     with pytest.raises(CompileError, match=r"NVRTC makes code for sm_75, .*, not for sm_777"):
         cuda.check(CUDATarget(arch="sm_777"))
+
+
+@pytest.mark.parametrize("kind", [RuntimeError, ValueError])
+def test_what_tvm_cannot_build_is_an_error_of_compilation(kind: type[Exception]) -> None:
+    def compiler(_source: str, _arch: str) -> str:
+        raise kind("no such instruction")
+
+    x = relax.Var("x", relax.TensorType((4, 4), "int8"))
+    builder = relax.BlockBuilder()
+    with builder.function("main", [x]):
+        builder.emit_func_output(builder.emit(relax.op.nn.relu(x)))
+    with pytest.raises(CompileError, match=r"could not compile for sm_80: .*no such instruction"):
+        cuda.build(builder.get(), CUDATarget(), compiler=compiler)
 
 
 @needs_nvrtc

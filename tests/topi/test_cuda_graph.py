@@ -85,12 +85,13 @@ def test_a_layer_and_all_behind_it_is_one_kernel() -> None:
     assert operators(mod) == []
 
 
-def test_an_adder_layer_adds_differences() -> None:
+@pytest.mark.parametrize("channels", [1, 2, 3, 16])
+def test_an_adder_layer_adds_differences(channels: int) -> None:
     def make(emit: Callable[[Any], Any], x: Any) -> Any:
-        weight = constant(np.ones((9 * 16, 8), np.int8))
+        weight = constant(np.ones((9 * channels, 8), np.int8))
         return emit(ops.adder_conv2d(x, weight, constant(np.zeros(8, np.int32)), **WINDOW))
 
-    mod = fused(make, ((8, 8, 16), "int8"))
+    mod = fused(make, ((8, 8, channels), "int8"))
     assert list(kernels(mod)) == ["shiftadd_cuda_tile_adder"]
 
 

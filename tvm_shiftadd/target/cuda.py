@@ -66,8 +66,7 @@ def build(
     """Compile a module whose functions call dialect and float Relax operators.
 
     Returns a ``relax.VMExecutable``, as ``cpu.build`` does, which see for ``data_inputs`` and
-    ``record``. ``compiler`` makes PTX of the kernels' source; None is
-    NVRTC.
+    ``record``. ``compiler`` makes PTX of the kernels' source; None is NVRTC.
 
     Raises CompileError where TVM or NVRTC cannot build for the target, DependencyError where NVRTC
     is missing, and VerificationError where a kernel of real shifts multiplies data.
@@ -91,7 +90,7 @@ def build(
             tvm.transform.PassContext(opt_level=3),
         ):
             return relax.build(mod, resolved, relax_pipeline=pipeline)
-    except RuntimeError as error:
+    except (RuntimeError, ValueError) as error:  # ValueError: of an expression that TVM folds
         reason = str(error).strip().splitlines()[-1]
         raise CompileError(f"TVM could not compile for {target.arch}: {reason}") from error
 
