@@ -58,10 +58,18 @@ INSTRUCTION void shiftadd_asm_ldmatrix_x4(unsigned* registers, const void* row) 
     memcpy(registers + m, (const char*)all[8 * m + machine::lane / 4][0] + machine::lane % 4 * 4, 4);
 }
 
-// Copies are made when they are waited for: who reads earlier finds what was there before.
+static inline void make_copy(const machine::Copy& copy) {
+  memset(copy.to, 0, copy.bytes);
+  memcpy(copy.to, copy.from, copy.used);
+}
+
+// Copies are made as late as may be, when they are waited for, or as early, at once: who reads too early
+// finds what was there before, or who still wants that finds the new.
 INSTRUCTION void shiftadd_asm_cp_async16(void* to, const void* from, int used) {
   NEEDS(to, 16);
-  machine::current->copies.push_back({to, from, 16, unsigned(used)});
+  machine::Copy copy{to, from, 16, unsigned(used)};
+  if (machine::early) make_copy(copy);
+  else machine::current->copies.push_back(copy);
 }
 static inline void shiftadd_asm_cp_commit() {
   machine::current->groups.push_back(std::move(machine::current->copies));
@@ -71,10 +79,7 @@ template <int left>
 static void shiftadd_asm_cp_wait() {
   auto& groups = machine::current->groups;
   while (groups.size() > size_t(left)) {
-    for (const machine::Copy& copy : groups.front()) {
-      memset(copy.to, 0, copy.bytes);
-      memcpy(copy.to, copy.from, copy.used);
-    }
+    for (const machine::Copy& copy : groups.front()) make_copy(copy);
     groups.erase(groups.begin());
   }
 }

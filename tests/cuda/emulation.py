@@ -13,8 +13,9 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import numpy as np
@@ -22,12 +23,16 @@ import pytest
 import tvm
 import tvm_ffi
 
+from tests.cuda.guarded import GuardedTensor
 from tvm_shiftadd.target import CUDATarget, cuda, cuda_runtime, nvrtc
 
 HERE = Path(__file__).parent
 ORDERS = ("forward", "backward", "random")
+#: When asynchronous copies are made: when they are waited for, or at once.
+COPIES = ("late", "early")
 
-_CREATE, _ORDER = "ffi.Module.create.cuda", "CUDA_MACHINE_ORDER"
+_CREATE = "ffi.Module.create.cuda"
+_ORDER, _COPIES = "CUDA_MACHINE_ORDER", "CUDA_MACHINE_COPIES"
 #: What stands in ``assembly.h`` instead: functions of one PTX instruction.
 _INSTRUCTION = re.compile(r"^.*__forceinline__ \w+ shiftadd_asm_\w+\(.*\basm\b.*\n", re.M)
 _HEADER = re.compile(r"#include <(?:cuda|mma|sm_61_intrinsics|math_constants)\.h>")
@@ -66,10 +71,9 @@ def emulated(order: str = "forward", rewrite: Callable[[str], str] = str) -> Ite
         # The CPU's functions for memory do not look at which device they are asked for.
         memory = tvm.get_global_func("device_api.cpu")
         tvm.register_global_func("device_api.cuda", lambda: memory(), override=True)
-        before = os.environ.get(_ORDER)
-        os.environ[_ORDER] = order
         try:
             with (
+                mock.patch.dict(os.environ, {_ORDER: order}),
                 mock.patch.object(nvrtc, "check"),
                 mock.patch.object(nvrtc, "compile_source", lambda source, arch: source),
                 mock.patch.object(cuda_runtime, "device", lambda arch: tvm.cuda()),
@@ -77,9 +81,11 @@ def emulated(order: str = "forward", rewrite: Callable[[str], str] = str) -> Ite
                 yield
         finally:
             tvm_ffi.registry.remove_global_func(_CREATE)
-            os.environ.pop(_ORDER)
-            if before is not None:
-                os.environ[_ORDER] = before
+
+
+def copies_made(when: str) -> Any:
+    """Within it, emulated kernels' asynchronous copies are made ``when`` ``COPIES`` says."""
+    return mock.patch.dict(os.environ, {_COPIES: when})
 
 
 def _compile(compiler: str, source: str, functions: dict, library: Path) -> None:
@@ -128,9 +134,14 @@ def _body(name: str, source: str) -> str:
 
 
 def run_function(func: tvm.tirx.PrimFunc, *arrays: np.ndarray, arch: str = "sm_80") -> None:
-    """Compile a scheduled function within ``emulated`` and call it; it writes into the arrays."""
+    """Compile a scheduled function within ``emulated`` and call it; it writes into the arrays.
+
+    Each array is where the memory that may be touched ends. Raises RuntimeError where a kernel goes
+    on behind it.
+    """
     built = cuda.build_function(func, CUDATarget(arch=arch))
-    tensors = [tvm.runtime.tensor(array, tvm.cuda()) for array in arrays]
-    built["main"](*tensors)
-    for array, tensor in zip(arrays, tensors, strict=True):
-        array[...] = tensor.numpy()
+    with ExitStack() as stack:
+        tensors = [GuardedTensor(array, stack) for array in arrays]
+        built["main"](*(tvm.runtime.from_dlpack(tensor) for tensor in tensors))
+        for array, tensor in zip(arrays, tensors, strict=True):
+            array[...] = tensor.array

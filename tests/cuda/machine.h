@@ -6,6 +6,7 @@
 #pragma once
 
 #include <setjmp.h>
+#include <signal.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -60,7 +61,7 @@ static Thread* current = nullptr;
 static int lane = 0, count = 0;
 static void (*body)(void*) = nullptr;
 static void* arguments = nullptr;
-static bool coroutines = false, overrun = false;
+static bool coroutines = false, overrun = false, early = false;
 
 static char dynamic_shared[232448]
     __attribute__((section("shared_memory"), aligned(1024), used));
@@ -165,7 +166,7 @@ static int fail(const char* kernel, const char* reason) {
   return -1;
 }
 
-static int run(const char* name, const Launch& launch, bool waits, void (*kernel)(void*), void* args) {
+static int run_grid(const char* name, const Launch& launch, bool waits, void (*kernel)(void*), void* args) {
   count = launch.block.x * launch.block.y * launch.block.z;
   if (count < 1 || count > 1024) return fail(name, "not 1 to 1024 threads in a block");
   if (launch.shared > int64_t(sizeof dynamic_shared)) return fail(name, "too much shared memory");
@@ -176,6 +177,8 @@ static int run(const char* name, const Launch& launch, bool waits, void (*kernel
     unsigned x = launch.block.x, y = launch.block.y;
     threads[i].index = {i % x, i / x % y, i / (x * y)};
   }
+  const char* copies = getenv("CUDA_MACHINE_COPIES");
+  early = copies && !strcmp(copies, "early");
   std::vector<int> order = thread_order();
   for (unsigned z = 0; z < gridDim.z; z++)
     for (unsigned y = 0; y < gridDim.y; y++)
@@ -194,6 +197,32 @@ static int run(const char* name, const Launch& launch, bool waits, void (*kernel
         }
       }
   return overrun ? fail(name, "an instruction reaches beyond the end of an array") : 0;
+}
+
+// A tensor may end where memory does: what a kernel touches behind it is an error of the launch.
+static sigjmp_buf fault;
+
+static int run(const char* name, const Launch& launch, bool waits, void (*kernel)(void*), void* args) {
+  static char handlers_stack[64 << 10];
+  static struct sigaction before;
+  static stack_t stack_before;
+  stack_t stack{};
+  stack.ss_sp = handlers_stack, stack.ss_size = sizeof handlers_stack;
+  struct sigaction action{};
+  action.sa_handler = [](int) { siglongjmp(fault, 1); };
+  action.sa_flags = SA_ONSTACK;
+  sigaltstack(&stack, &stack_before);
+  sigaction(SIGSEGV, &action, &before);
+  int result;
+  if (!sigsetjmp(fault, 1)) {
+    result = run_grid(name, launch, waits, kernel, args);
+  } else {
+    threads.clear();
+    result = fail(name, "memory is touched that is not a tensor's");
+  }
+  sigaction(SIGSEGV, &before, nullptr);
+  sigaltstack(&stack_before, nullptr);
+  return result;
 }
 
 // The types of a kernel's parameters tell how to take them from TVM's arguments.

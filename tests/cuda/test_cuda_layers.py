@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from tvm import relax
 
-from tests.cuda.emulation import ORDERS, emulated
+from tests.cuda.emulation import COPIES, ORDERS, copies_made, emulated
 from tvm_shiftadd.dialect import ops
 from tvm_shiftadd.dialect.reference_module import run_reference
 from tvm_shiftadd.formats import codes, packing
@@ -108,8 +108,13 @@ class Network:
             return ops.adder_conv2d(*args, **window)
         return ops.conv2d(*args, **window, dilation=layer.dilation, groups=layer.groups)
 
-    def check(self, layers: list[Layer], arch: str, order: str) -> None:
-        """Build the layers, run them in the emulator, and compare with the reference."""
+    def check(
+        self, layers: list[Layer], arch: str, order: str, rewrite: Callable[[str], str] = str
+    ) -> None:
+        """Build the layers, run them in the emulator, and compare with the reference.
+
+        ``rewrite`` changes the source of the kernels.
+        """
         builder = relax.BlockBuilder()
         with builder.function("main"):
             with builder.dataflow():
@@ -119,7 +124,7 @@ class Network:
         module = builder.get()
         feeds = {**self.data, **self.parameters}
         expected = list(run_reference(module, feeds).values())
-        with emulated(order):
+        with emulated(order, rewrite):
             target = CUDATarget(arch=arch)
             machine = relax.VirtualMachine(
                 cuda.build(module, target, data_inputs=len(self.data)), tvm.cuda()
@@ -129,10 +134,16 @@ class Network:
             # What kernels do may depend on how many images there are.
             for images in {self.images, self.images if isinstance(self.batch, int) else 1}:
                 data = [tvm.runtime.tensor(v[:images], tvm.cuda()) for v in self.data.values()]
-                got = [tensor.numpy() for tensor in machine["main"](*data, *prepared)]
-                for layer, mine, wanted in zip(layers, got, expected, strict=True):
-                    assert mine.dtype == wanted.dtype
-                    np.testing.assert_array_equal(mine, wanted[:images], err_msg=str(layer))
+                for copies in COPIES if arch == "sm_80" else COPIES[:1]:
+                    with copies_made(copies):
+                        made = [tensor.numpy() for tensor in machine["main"](*data, *prepared)]
+                    self._compare(layers, made, [values[:images] for values in expected])
+
+    @staticmethod
+    def _compare(layers: list[Layer], got: list[np.ndarray], expected: list[np.ndarray]) -> None:
+        for layer, mine, wanted in zip(layers, got, expected, strict=True):
+            assert mine.dtype == wanted.dtype
+            np.testing.assert_array_equal(mine, wanted, err_msg=str(layer))
 
 
 def _range(dtype: str) -> tuple[int, int]:
@@ -218,6 +229,15 @@ WORDS = [
 
 def test_convolutions_on_tensor_cores_equal_the_reference() -> None:
     Network(0, 3, symbolic=False).check(MATRIX, "sm_80", "backward")
+
+
+def test_the_barrier_between_slabs_is_needed() -> None:
+    def without(source: str) -> str:
+        assert source.count("__syncthreads();") == 1
+        return source.replace("__syncthreads();", "")
+
+    with pytest.raises(AssertionError, match="Mismatched elements"):
+        Network(0, 3, symbolic=False).check(MATRIX[:1], "sm_80", "backward", without)
 
 
 def test_layers_by_words_equal_the_reference() -> None:

@@ -7,7 +7,7 @@ import pytest
 import tvm
 from tvm.script import tirx as T
 
-from tests.cuda.emulation import ORDERS, emulated, run_function
+from tests.cuda.emulation import ORDERS, copies_made, emulated, run_function
 
 
 @T.prim_func(s_tir=True)
@@ -140,6 +140,32 @@ def test_an_instruction_beyond_the_end_of_an_array_is_an_error() -> None:
     with pytest.raises(RuntimeError, match="beyond the end of an array"):
         emulate(body, np.zeros(32, np.int32), np.zeros(32, np.int32))
     emulate(body.replace("[3]", "[4]"), np.zeros(32, np.int32), np.zeros(32, np.int32))
+
+
+@pytest.mark.parametrize(("copies", "seen"), [("late", 7), ("early", 9)])
+def test_copies_over_what_others_still_read_are_made_at_once(copies: str, seen: int) -> None:
+    given, result = np.full(32, 9, np.int32), np.zeros(32, np.int32)
+    body = """
+      __shared__ alignas(16) int words[32 * 4];
+      int i = threadIdx.x;
+      words[i * 4] = 7;
+      __syncthreads();
+      if (i == 0) shiftadd_asm_cp_async16(words + 4, p0, 16);
+      shiftadd_asm_cp_commit();
+      p1[i] = words[i * 4];
+      __syncthreads();
+      shiftadd_asm_cp_wait<0>();
+    """
+    with copies_made(copies):
+        emulate(body, given, result)
+    assert result[1] == seen
+
+
+def test_memory_behind_a_tensor_is_not_touched() -> None:
+    arrays = np.zeros(32, np.int32), np.zeros(32, np.int32)
+    with pytest.raises(RuntimeError, match="memory is touched that is not a tensor's"):
+        emulate("p1[threadIdx.x] = p0[threadIdx.x + 1];", *arrays)
+    emulate("p1[threadIdx.x] = p0[threadIdx.x];", *arrays)
 
 
 def test_threads_that_wait_at_different_places_are_an_error() -> None:

@@ -81,18 +81,23 @@ class Writer:
         self, epilogue: Epilogue, constants: Any, views: dict[str, Any], grain: int = QUAD
     ) -> None:
         self.epilogue, self.constants, self.views = epilogue, constants, views
+        self.grain = grain
         #: Whether channels are read and written four at a time.
         self.whole = epilogue.out.channels % QUAD == 0 and grain % QUAD == 0
 
     def load_constants(self, channel: Any, width: int) -> Callable[[str, int], Any]:
         """Load the constants of ``width`` channels, a multiple of four; gives those by row."""
-        rows = self.epilogue.rows
+        rows, last = self.epilogue.rows, self.epilogue.outputs - QUAD
         held = T.alloc_buffer((len(rows) * width,), "int32", scope="local")
         for index in range(len(rows)):
             for quad in range(0, width, QUAD):
                 place = index * width + quad
                 if self.whole:
-                    value = self.constants.vload([index, channel + quad], dtype="int32x4")
+                    first = channel + quad
+                    if quad and self.grain % width:
+                        # What the last group does not have may lie behind the constants.
+                        first = T.min(first, last)
+                    value = self.constants.vload([index, first], dtype="int32x4")
                     T.buffer_store(held, value, [T.ramp(place, 1, QUAD)])
                     continue
                 for lane in range(QUAD):

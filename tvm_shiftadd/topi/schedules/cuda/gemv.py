@@ -273,10 +273,10 @@ class _Vector:
                     total = totals[lane] + self.shared[place + lane]
                     T.buffer_store(totals, total, [lane])
             channel = T.bind(self._channel(quad))
-            constant = writer.load_constants(channel, QUAD)
             sums = [totals[lane] for lane in range(QUAD)]
             limit = T.int32(problem.outputs)
             with T.If(channel < limit), T.Then():
+                constant = writer.load_constants(channel, QUAD)
                 writer.store(tirx.Cast("int64", image), channel, sums, constant, limit)
 
     def _channel(self, quad: Any) -> Any:
