@@ -72,6 +72,20 @@ def test_choosing() -> None:
         peers.choose("tflite")
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "name some of onnxruntime, .*got ''"),
+        (" ,", "name some of onnxruntime, "),
+        ("all,tvm", "all to stand alone, got 'all,tvm'"),
+        ("tvm, none", "none to stand alone"),
+    ],
+)
+def test_a_choice_that_means_nothing(text: str, said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        peers.choose(text)
+
+
 def test_a_missing_peer_asked_for_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     there = importlib.util.find_spec
     monkeypatch.setattr(

@@ -54,6 +54,8 @@ def test_parse_file(tmp_path):
         {},
         {"kind": "rocm"},
         {"kind": "llvm", "cpu": "znver4"},
+        *({"kind": kind, "cpu": "znver4", 1: 2} for kind in ("llvm", "cuda", "vta")),
+        '{"mcpu": ' + "[" * 100_000,
         {"kind": "llvm", "mcpu": 3},
         {"kind": "llvm", "mattr": "+avx2"},
         {"kind": "llvm", "num_threads": 0},

@@ -27,6 +27,8 @@ from tvm_shiftadd.cli import main, options
 from tvm_shiftadd.cli import tune as tune_command
 from tvm_shiftadd.errors import InputError
 from tvm_shiftadd.target import CPUTarget, cpu
+from tvm_shiftadd.target.processor import AARCH64
+from tvm_shiftadd.topi.schedules.cpu.dot.arm import DOTPROD
 from tvm_shiftadd.tune import cpu as tuning
 from tvm_shiftadd.tune import database as databases
 from tvm_shiftadd.tune import remote, search
@@ -180,6 +182,17 @@ def test_real_shifts_have_nothing_to_tune(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="kernels can be tuned"):
         tuning.chosen(tmp_path / "any", target)
     assert tuning.chosen(None, target).tuned == {}
+
+
+def test_an_aarch64_processor_without_dot_products_is_told_of_one_with_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Before the model is loaded: this one could not be."""
+    (tmp_path / "no.onnx").touch()
+    arguments = ["tune", str(tmp_path / "no.onnx"), "--db", str(tmp_path / "db")]
+    assert main([*arguments, "--target", "cpu:aarch64"]) == 2
+    assert 'such as "cortex-a76"' in capsys.readouterr().err
+    assert tuning.check_target(CPUTarget(mcpu="cortex-a76", mtriple=AARCH64)) is DOTPROD
 
 
 @pytest.mark.parametrize(

@@ -77,7 +77,8 @@ def choose(text: str | None) -> tuple[list[str], bool]:
     """Names of ``--peers``, and whether they were asked for; None: the usual ones.
 
     "none" is no peer at all, "all" every one that there is. Raises InputError for a name that is
-    none, and DependencyError for one that was asked for and is not installed.
+    none, for no name, and for "all" or "none" beside another, and DependencyError for one that was
+    asked for and is not installed.
     """
     if text is None:
         return [name for name, peer in PEERS.items() if peer.usual], False
@@ -86,7 +87,11 @@ def choose(text: str | None) -> tuple[list[str], bool]:
         return list(PEERS), False
     if names == ["none"]:
         return [], True
+    if not names:
+        raise InputError(f"expected --peers to name some of {', '.join(PEERS)}, got {text!r}")
     for name in names:
+        if name in ("all", "none"):
+            raise InputError(f"expected --peers {name} to stand alone, got {text!r}")
         if name not in PEERS:
             raise InputError(
                 f"expected --peers to name some of {', '.join(PEERS)}, or all, or none, "

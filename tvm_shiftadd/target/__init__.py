@@ -84,7 +84,7 @@ def _choices() -> str:
 def _from_json(content: str, where: str) -> Target:
     try:
         fields = json.loads(content)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(
             f"expected JSON in {where}, got text that does not parse: {error}"
         ) from None
@@ -99,7 +99,7 @@ def _from_mapping(fields: Mapping[str, Any]) -> Target:
         return cuda_target(fields, _choices())
     if not isinstance(kind, str) or kind not in BACKENDS:
         return cpu_target(fields, _choices())
-    unknown = sorted(set(fields) - {"kind", "machine", "host"})
+    unknown = sorted(set(fields) - {"kind", "machine", "host"}, key=str)
     machine, beside = fields.get("machine", ""), fields.get("host", CPUTarget())
     if unknown or not isinstance(machine, str) or not isinstance(beside, (Mapping, CPUTarget)):
         wrong = f"also {unknown}" if unknown else f"{machine!r:.40} and {beside!r:.60}"

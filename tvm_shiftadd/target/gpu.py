@@ -66,7 +66,7 @@ def capability(arch: str) -> tuple[int, int]:
 
 def cuda_target(fields: Mapping[str, Any], choices: str) -> CUDATarget:
     """The target of a mapping. Raises InputError; ``choices`` says which targets there are."""
-    unknown = sorted(set(fields) - {"kind", "arch", "kernels", "host"})
+    unknown = sorted(set(fields) - {"kind", "arch", "kernels", "host"}, key=str)
     if unknown:
         raise InputError(
             f"expected target fields ['arch', 'host', 'kernels', 'kind'], got also {unknown}; "

@@ -65,7 +65,7 @@ def gnu_triple(triple: str) -> str:
 def cpu_target(fields: Mapping[str, Any], choices: str) -> CPUTarget:
     """The target of a mapping. Raises InputError; ``choices`` says which targets there are."""
     known = {"kind", "mcpu", "mattr", "num_threads", "kernels", "mtriple"}
-    unknown = sorted(set(fields) - known)
+    unknown = sorted(set(fields) - known, key=str)
     if unknown:
         raise InputError(f"expected target fields {sorted(known)}, got also {unknown}; remove them")
     kind, triple = fields.get("kind"), fields.get("mtriple", "")

@@ -75,9 +75,16 @@ def check_target(target: CPUTarget) -> InstructionSet:
         names = ", ".join(one.name for one in SETS)
         raise InputError(
             f"expected a target whose kernels can be tuned, which are those for {names}, "
-            f"got {target.as_dict()}"
+            f"got {target.as_dict()}{_advice(target)}"
         )
     return found
+
+
+def _advice(target: CPUTarget) -> str:
+    """What to name instead of an AArch64 processor whose vectors have no dot products."""
+    if target.kernels == "shift" or not cpu.triple(target).startswith("aarch64"):
+        return ""
+    return '; name a processor with dot products of bytes as mcpu, such as "cortex-a76"'
 
 
 def chosen(database: Path | None, target: CPUTarget) -> Choices:
