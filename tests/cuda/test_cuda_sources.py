@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import pytest
 import tvm
+from tvm import relax
 
 from tests.dialect.conftest import Case, build_module
 from tvm_shiftadd.dialect import ops
@@ -150,6 +151,14 @@ def test_every_register_that_is_read_is_written(name: str) -> None:
     ptx = cuda.code(cuda.build(make(), CUDATarget(arch=arch)))
     assert instruction in ptx
     assert list(unwritten(ptx)) == []
+
+
+@pytest.mark.skipif(not nvrtc.available(), reason=f"needs NVRTC: {nvrtc.INSTALL}")
+def test_products_and_sums_of_floats_are_rounded_each() -> None:
+    case = Case(relax.op.matmul, (np.zeros((2, 8), np.float32), np.zeros((8, 4), np.float32)))
+    ptx = cuda.code(cuda.build(main_of(case), CUDATarget()))
+    assert "mul.f32" in ptx or "mul.rn.f32" in ptx
+    assert "fma." not in ptx
 
 
 def test_products_of_data_are_found() -> None:

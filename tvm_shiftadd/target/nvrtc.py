@@ -92,7 +92,8 @@ def compile_source(source: str, arch: str) -> str:
         "start",
     )
     try:
-        options = [f"--gpu-architecture={arch}", "--std=c++17", "-default-device"]
+        # A product and a sum of floats are rounded each, as on the CPU.
+        options = [f"--gpu-architecture={arch}", "--std=c++17", "-default-device", "--fmad=false"]
         failed = library.nvrtcCompileProgram(
             program, len(options), _texts([option.encode() for option in options])
         )
