@@ -23,7 +23,11 @@ static inline unsigned shiftadd_asm_prmt(unsigned x, unsigned y, unsigned select
 #else
 #define LEFT(pointer) __builtin_object_size(pointer, 0)
 #endif
-#define NEEDS(pointer, bytes) machine::overrun |= LEFT(pointer) < size_t(bytes)
+#define NEEDS(pointer, bytes) \
+  if (LEFT(pointer) < size_t(bytes)) machine::complain("an instruction reaches beyond the end of an array")
+// Rows of matrices and copies are sixteen bytes at a multiple of as many.
+#define ALIGNED(pointer) \
+  if (uintptr_t(pointer) % 16) machine::complain("an instruction's address is not a multiple of 16")
 
 // d (16x8, int32) += a (16x32 bytes of type A) * b (32x8 signed bytes).
 template <class A>
@@ -41,17 +45,17 @@ static void multiply_matrices(int* d, const unsigned* a, const unsigned* b) {
   }
 }
 INSTRUCTION void shiftadd_asm_mma_us(int* d, const unsigned* a, const unsigned* b) {
-  NEEDS(d, 16), NEEDS(a, 16), NEEDS(b, 8);
+  NEEDS(d, 16); NEEDS(a, 16); NEEDS(b, 8);
   multiply_matrices<uint8_t>(d, a, b);
 }
 INSTRUCTION void shiftadd_asm_mma_ss(int* d, const unsigned* a, const unsigned* b) {
-  NEEDS(d, 16), NEEDS(a, 16), NEEDS(b, 8);
+  NEEDS(d, 16); NEEDS(a, 16); NEEDS(b, 8);
   multiply_matrices<int8_t>(d, a, b);
 }
 
 // Lane 8 m + r gives the address of row r of matrix m; each lane gets a word of each matrix.
 INSTRUCTION void shiftadd_asm_ldmatrix_x4(unsigned* registers, const void* row) {
-  NEEDS(registers, 16), NEEDS(row, 16);
+  NEEDS(registers, 16); NEEDS(row, 16); ALIGNED(row);
   uint64_t mine = (uint64_t)row;
   auto all = machine::exchange(&mine, 1);
   for (int m = 0; m < 4; m++)
@@ -66,7 +70,7 @@ static inline void make_copy(const machine::Copy& copy) {
 // Copies are made as late as may be, when they are waited for, or as early, at once: who reads too early
 // finds what was there before, or who still wants that finds the new.
 INSTRUCTION void shiftadd_asm_cp_async16(void* to, const void* from, int used) {
-  NEEDS(to, 16);
+  NEEDS(to, 16); ALIGNED(to); ALIGNED(from);
   machine::Copy copy{to, from, 16, unsigned(used)};
   if (machine::early) make_copy(copy);
   else machine::current->copies.push_back(copy);

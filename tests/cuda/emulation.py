@@ -35,6 +35,8 @@ _CREATE = "ffi.Module.create.cuda"
 _ORDER, _COPIES = "CUDA_MACHINE_ORDER", "CUDA_MACHINE_COPIES"
 #: What stands in ``assembly.h`` instead: functions of one PTX instruction.
 _INSTRUCTION = re.compile(r"^.*__forceinline__ \w+ shiftadd_asm_\w+\(.*\basm\b.*\n", re.M)
+#: Accesses have to be aligned as their types, and to stay within arrays.
+_CHECKS = "-fsanitize=alignment,bounds,object-size"
 _HEADER = re.compile(r"#include <(?:cuda|mma|sm_61_intrinsics|math_constants)\.h>")
 _ALIGNED = re.compile(r"alignas\((\d+)\)")
 #: Kernels without one of these do not wait: their threads need no stacks of their own.
@@ -98,13 +100,15 @@ def _compile(compiler: str, source: str, functions: dict, library: Path) -> None
     )
     path = library.with_suffix(".cpp")
     path.write_text(f'#include "machine.h"\n{text}\n{kernels}\n', encoding="utf-8")
-    options = "-O1 -shared -fPIC -std=c++17 -w -fno-strict-aliasing -fwrapv -U_FORTIFY_SOURCE"
+    options = "-O1 -fPIC -std=c++17 -w -fno-strict-aliasing -fwrapv -U_FORTIFY_SOURCE"
     include = tvm_ffi.libinfo.find_include_path(), tvm_ffi.libinfo.find_dlpack_include_path()
-    command = [compiler, *options.split(), f"-I{HERE}", *(f"-I{path}" for path in include)]
-    done = subprocess.run(
-        [*command, str(path), "-o", str(library)], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr[:4000]
+    made = library.with_suffix(".o")
+    compile_only = [*options.split(), _CHECKS, *(f"-I{folder}" for folder in (HERE, *include))]
+    # Linked apart from that: machine.h has what the checks call, and no other library is needed.
+    for arguments in ([*compile_only, "-c", path, "-o", made], ["-shared", made, "-o", library]):
+        command = [compiler, *map(str, arguments)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr[:4000]
 
 
 def _entry(name: str, tags: list[str], arguments: int, source: str) -> str:

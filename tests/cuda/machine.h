@@ -61,7 +61,9 @@ static Thread* current = nullptr;
 static int lane = 0, count = 0;
 static void (*body)(void*) = nullptr;
 static void* arguments = nullptr;
-static bool coroutines = false, overrun = false, early = false;
+static bool coroutines = false, early = false;
+static const char* wrong = nullptr;  // the first thing that a check has found
+static void complain(const char* reason) { if (!wrong) wrong = reason; }
 
 static char dynamic_shared[232448]
     __attribute__((section("shared_memory"), aligned(1024), used));
@@ -170,7 +172,7 @@ static int run_grid(const char* name, const Launch& launch, bool waits, void (*k
   count = launch.block.x * launch.block.y * launch.block.z;
   if (count < 1 || count > 1024) return fail(name, "not 1 to 1024 threads in a block");
   if (launch.shared > int64_t(sizeof dynamic_shared)) return fail(name, "too much shared memory");
-  overrun = false, body = kernel, arguments = args, coroutines = waits;
+  wrong = nullptr, body = kernel, arguments = args, coroutines = waits;
   gridDim = launch.grid, blockDim = launch.block;
   if (threads.size() < size_t(count)) threads.resize(count), warps.resize((count + kWarp - 1) / kWarp);
   for (int i = 0; i < count; i++) {
@@ -196,7 +198,7 @@ static int run_grid(const char* name, const Launch& launch, bool waits, void (*k
           kernel(args);
         }
       }
-  return overrun ? fail(name, "an instruction reaches beyond the end of an array") : 0;
+  return wrong ? fail(name, wrong) : 0;
 }
 
 // A tensor may end where memory does: what a kernel touches behind it is an error of the launch.
@@ -218,7 +220,7 @@ static int run(const char* name, const Launch& launch, bool waits, void (*kernel
     result = run_grid(name, launch, waits, kernel, args);
   } else {
     threads.clear();
-    result = fail(name, "memory is touched that is not a tensor's");
+    result = fail(name, wrong ? wrong : "memory is touched that is not a tensor's");
   }
   sigaction(SIGSEGV, &before, nullptr);
   sigaltstack(&stack_before, nullptr);
@@ -244,6 +246,15 @@ static void invoke(void (*kernel)(P...), const TVMFFIAny* args) {
 }
 
 }  // namespace machine
+
+// What the compiler's checks call, in place of the library that would write to the console.
+#define CHECK_FAILED extern "C" __attribute__((visibility("hidden"))) void
+CHECK_FAILED __ubsan_handle_out_of_bounds(void*, void*) { machine::complain("an index lies beyond the end of an array"); }
+CHECK_FAILED __ubsan_handle_type_mismatch_v1(const void* data, const char* address) {
+  struct Check { const char* file; uint32_t line, column; void* type; unsigned char alignment, kind; };
+  bool aligned = uintptr_t(address) % (uintptr_t(1) << static_cast<const Check*>(data)->alignment) == 0;
+  machine::complain(aligned ? "an access reaches beyond the end of an array" : "an access is not aligned");
+}
 
 #include "language.h"
 #include "assembly.h"

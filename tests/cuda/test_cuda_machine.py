@@ -161,6 +161,32 @@ def test_copies_over_what_others_still_read_are_made_at_once(copies: str, seen: 
     assert result[1] == seen
 
 
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        ("__shared__ alignas(16) int s[32]; s[threadIdx.x + p0[0]] = 1;", "an index lies beyond"),
+        (
+            "__shared__ alignas(16) int s[35]; *(int4*)(s + threadIdx.x / 16 * 32) = "
+            "make_int4(1, 2, 3, 4);",
+            "an access reaches beyond",
+        ),
+        (
+            "alignas(64) int s[8]; *(int4*)(s + threadIdx.x / 31) = make_int4(1, 2, 3, 4);"
+            "p1[threadIdx.x] = s[4];",
+            "an access is not aligned",
+        ),
+        (
+            "__shared__ alignas(16) int s[8]; shiftadd_asm_cp_async16(s + p0[0] * 2, p0, 16);",
+            "not a multiple of 16",
+        ),
+    ],
+)
+def test_accesses_beside_what_is_there_are_errors(body: str, reason: str) -> None:
+    given = np.ones(32, np.int32)
+    with pytest.raises(RuntimeError, match=reason):
+        emulate(body + " p1[0] = 1;", given, np.zeros(32, np.int32))
+
+
 def test_memory_behind_a_tensor_is_not_touched() -> None:
     arrays = np.zeros(32, np.int32), np.zeros(32, np.int32)
     with pytest.raises(RuntimeError, match="memory is touched that is not a tensor's"):
