@@ -14,7 +14,6 @@ well-known shapes.
 from __future__ import annotations
 
 import argparse
-import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -23,22 +22,24 @@ from typing import Any
 
 from tvm_shiftadd import api
 from tvm_shiftadd.artifact import Artifact
-from tvm_shiftadd.bench import inputs, layer_tables, layers, machine, networks, peers, results
+from tvm_shiftadd.bench import (
+    inputs,
+    layer_tables,
+    layers,
+    machine,
+    networks,
+    peer_memory,
+    peers,
+    results,
+)
 from tvm_shiftadd.bench import memory as memories
 from tvm_shiftadd.bench.memory import Memory
 from tvm_shiftadd.bench.networks import OURS, Comparison
 from tvm_shiftadd.bench.results import Table
-from tvm_shiftadd.bench.work import Array, Work
+from tvm_shiftadd.bench.work import Array
 from tvm_shiftadd.convert import Graph
+from tvm_shiftadd.errors import InputError, ShiftAddError
 from tvm_shiftadd.target import parse, runtime
-
-#: Peers whose memory can be measured: the runtime, and the file of Work.
-FILES = {
-    "onnxruntime": ("onnxruntime", "float_model"),
-    "onnxruntime-int8": ("onnxruntime", "qdq_model"),
-    "openvino": ("openvino", "float_model"),
-    "openvino-int8": ("openvino", "qdq_model"),
-}
 
 
 @dataclass(frozen=True)
@@ -81,13 +82,11 @@ def compiled(path: Path, threads: int, arguments: argparse.Namespace) -> Compile
 
 
 def measure(one: Compiled, threads: int, arguments: argparse.Namespace) -> Comparison:
-    """A model beside its peers."""
+    """A model beside its peers. One that fails is a line of this network, and no end of others."""
     batch = None if one.model.graph.batch else arguments.batch
-    # One that fails is a line of this network, and no end of the others.
-    names, _ = peers.choose(arguments.peers)
     comparison = networks.bench(
         inputs.task(one.artifact, model=one.model, onnx=one.onnx, batch=batch),
-        names=names,
+        names=arguments.names,
         threads=(threads,),
         rounds=arguments.rounds,
     )
@@ -99,19 +98,10 @@ def feed_of(one: Compiled, arguments: argparse.Namespace) -> Mapping[str, Array]
     return inputs.random_inputs(one.artifact, inputs.batch_size(one.artifact, arguments.batch))
 
 
-def grown(one: Compiled, arguments: argparse.Namespace) -> dict[str, Memory]:
-    """What a process on one thread grows by to run a model, ours and the peers that are there."""
+def grown(one: Compiled, arguments: argparse.Namespace) -> dict[str, Memory | str]:
+    """What a process grows by to run a model, ours and the chosen peers."""
     feed = feed_of(one, arguments)
-    with tempfile.TemporaryDirectory(prefix="tvm-shiftadd-bench-") as name:
-        folder = Path(name)
-        one.artifact.save(folder / "artifact")
-        found = {OURS: memories.measure(OURS, folder / "artifact", feed, 1)}
-        if one.onnx is not None:
-            work = Work(one.onnx, None, feed, [feed], folder)
-            for peer, (runtime, form) in FILES.items():
-                if peers.PEERS[peer].installed:
-                    found[peer] = memories.measure(runtime, getattr(work, form), feed, 1)
-    return found
+    return peer_memory.measure(one.artifact, one.onnx, feed, arguments.names)
 
 
 def row(one: Compiled, comparison: Comparison) -> dict[str, Any]:
@@ -177,32 +167,17 @@ def constants(rows: list[dict[str, Any]]) -> Table:
     return Table("Constants of a run", ("network", "int8", *columns), tuple(lines), notes=notes)
 
 
-def resident(found: dict[str, dict[str, Memory]]) -> Table:
-    """Memory of processes, by model and runtime."""
-    names = [OURS, *FILES]
-    lines = []
-    for model, grown_by in found.items():
-        sizes = (grown_by.get(name) for name in names)
-        shown = (s and f"{s.peak / 2**20:.1f} / {s.after / 2**20:.1f}" for s in sizes)
-        lines.append((model, *shown))
-    notes = (
-        "MiB by which a process grew from the imported runtime on, one thread: at most, loading "
-        "included / after three runs.",
-    )
-    return Table("Memory of a process", ("network", *names), tuple(lines), notes=notes)
-
-
 def write(
     done: list[tuple[Compiled, Comparison]],
     described: machine.Machine,
-    grown_by: dict[str, dict[str, Memory]],
+    grown_by: dict[str, dict[str, Memory | str]],
     threads: int,
     arguments: argparse.Namespace,
 ) -> None:
-    """One number of threads: the page of whole networks."""
+    """One number of threads: the page of the networks that are done."""
     rows = [row(one, comparison) for one, comparison in done]
     tables = [summary(rows, threads, arguments), constants(rows)]
-    tables += [resident(grown_by)] if grown_by else []
+    tables += [peer_memory.table(grown_by)] if grown_by else []
     tables += [
         replace(table, title=one.name, notes=())
         for one, comparison in done
@@ -211,7 +186,10 @@ def write(
     report = {
         "machine": described.to_dict(),
         "summary": rows,
-        "memory": {m: {n: asdict(s) for n, s in sizes.items()} for m, sizes in grown_by.items()},
+        "memory": {
+            model: {n: s if isinstance(s, str) else asdict(s) for n, s in sizes.items()}
+            for model, sizes in grown_by.items()
+        },
         "networks": [comparison.to_dict() for _, comparison in done],
     }
     stem = f"networks_{threads}_threads_{arguments.kernels}"
@@ -232,28 +210,53 @@ def write_layers(profiles: list[layers.Profile], threads: int, folder: Path) -> 
     results.write(folder / f"layers_{threads}_threads", "Layers", report, tables)
 
 
-def main() -> None:
-    """Measure the models and print a line each; write JSON and Markdown if asked."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("models", type=Path, nargs="+")
-    parser.add_argument("--batch", type=int, default=1, help="where the model leaves it free")
-    parser.add_argument("--threads", type=int, nargs="+", default=[1])
-    parser.add_argument("--terms", type=int, default=2, choices=(1, 2, 3))
-    parser.add_argument("--kernels", default="auto", choices=("auto", "shift"))
-    parser.add_argument("--peers", help="as of tvm-shiftadd bench")
-    parser.add_argument("--rounds", type=int, default=11)
-    parser.add_argument("--layers", action="store_true", help="time the layers too")
-    parser.add_argument("--memory", action="store_true", help="measure processes' memory too")
-    parser.add_argument("--results", type=Path, help="folder for JSON and Markdown")
-    arguments = parser.parse_args()
-    described = machine.describe()
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    made = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    made.add_argument("models", type=Path, nargs="+")
+    made.add_argument("--batch", type=int, default=1, help="where the model leaves it free")
+    made.add_argument("--threads", type=int, nargs="+", default=[1])
+    made.add_argument("--terms", type=int, default=2, choices=(1, 2, 3))
+    made.add_argument("--kernels", default="auto", choices=("auto", "shift"))
+    made.add_argument("--peers", help="as of tvm-shiftadd bench")
+    made.add_argument("--rounds", type=int, default=11)
+    made.add_argument("--layers", action="store_true", help="time the layers too")
+    made.add_argument("--memory", action="store_true", help="measure processes' memory too")
+    made.add_argument("--results", type=Path, help="folder for JSON and Markdown")
+    return made
+
+
+def check(arguments: argparse.Namespace) -> None:
+    """What can be known to be wrong before the work. Raises ShiftAddError; sets ``names``."""
+    for option in ("rounds", "batch", "threads"):
+        given = getattr(arguments, option)
+        least = min(given) if isinstance(given, list) else given
+        if least < 1:
+            raise InputError(f"expected --{option} to be at least 1, got {least}")
+    missing = [str(path) for path in arguments.models if not path.exists()]
+    if missing:
+        raise InputError(f"{missing[0]} does not exist; give an ONNX file or a checkpoint")
+    if arguments.memory and not memories.available():
+        raise InputError("--memory needs Linux, whose kernel counts a process's resident pages")
+    arguments.names, _ = peers.choose(arguments.peers)
     # In falling order: TVM cannot raise the number again.
-    counts = sorted(set(arguments.threads), reverse=True)
-    runtime.set_num_threads(counts[0])
-    models = [compiled(path, counts[0], arguments) for path in arguments.models]
-    grown_by = {one.name: grown(one, arguments) for one in models} if arguments.memory else {}
+    arguments.threads = sorted(set(arguments.threads), reverse=True)
+    runtime.set_num_threads(arguments.threads[0])
     if arguments.results:
-        arguments.results.mkdir(parents=True, exist_ok=True)
+        try:
+            arguments.results.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(
+                f"expected --results to be a folder that can be made, got {arguments.results}: "
+                f"{error.strerror}"
+            ) from error
+
+
+def measure_all(arguments: argparse.Namespace) -> None:
+    """All models with each number of threads; what is known is written after each."""
+    described, counts = machine.describe(), arguments.threads
+    models = [compiled(path, counts[0], arguments) for path in arguments.models]
+    grown_by = {one.name: grown(one, arguments) for one in models if arguments.memory}
     for threads in counts:
         done, profiles = [], []
         for one in models:
@@ -261,16 +264,27 @@ def main() -> None:
             line = summary([row(*done[-1])], threads, arguments)
             figures = zip(line.columns, map(results.text, line.rows[0]), strict=True)
             print(*(f"{column}: {figure}" for column, figure in figures), sep="  ", flush=True)
+            if arguments.results:
+                write(done, described, grown_by, threads, arguments)
             if arguments.layers:
                 feed = feed_of(one, arguments)
                 profile = layers.profile(
                     one.artifact, feed, threads=threads, rounds=arguments.rounds
                 )
                 profiles.append(replace(profile, model=one.name))
-        if arguments.results:
-            write(done, described, grown_by, threads, arguments)
-        if arguments.results and profiles:
-            write_layers(profiles, threads, arguments.results)
+                if arguments.results:
+                    write_layers(profiles, threads, arguments.results)
+
+
+def main() -> None:
+    """Measure the models and print a line each; write JSON and Markdown if asked."""
+    command = parser()
+    arguments = command.parse_args()
+    try:
+        check(arguments)
+        measure_all(arguments)
+    except ShiftAddError as error:
+        command.error(str(error))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tvm_shiftadd.bench import memory
+from tvm_shiftadd.bench import memory, peer_memory
+from tvm_shiftadd.bench.memory import Memory
+from tvm_shiftadd.bench.networks import OURS
 from tvm_shiftadd.errors import InputError, ModelError
 
 pytestmark = pytest.mark.skipif(not memory.available(), reason="needs Linux's /proc")
@@ -50,3 +52,25 @@ def test_what_cannot_be_measured(tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
     with pytest.raises(ModelError, match=r"onnxruntime could not run none\.onnx: "):
         memory.measure("onnxruntime", tmp_path / "none.onnx", {}, 1)
+
+
+def test_a_peer_that_fails_is_a_dash_and_a_note(
+    artifact, images: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def measure(runtime: str, network: Path, *_: object) -> Memory:
+        asked.append(runtime)
+        return Memory(3 << 20, 2 << 20)
+
+    monkeypatch.setattr(memory, "measure", measure)
+    monkeypatch.setattr(peer_memory.peers.Peer, "absent", [])
+    (tmp_path / "bad.onnx").write_bytes(b"nonsense")
+    names = ["tvm", "openvino"]
+    found = peer_memory.measure(artifact, tmp_path / "bad.onnx", {"x": images}, names)
+    # Only those that were chosen and whose memory can be measured.
+    assert (asked, list(found)) == ([OURS], [OURS, "openvino"])
+    shown = peer_memory.table({"net": found})
+    assert shown.columns == ("network", OURS, "openvino")
+    assert shown.rows == (("net", "3.0 / 2.0", None),)
+    assert shown.notes[1].startswith("net, openvino: ") and "bad.onnx" in shown.notes[1]

@@ -37,6 +37,25 @@ def test_both_files_name_the_machine(tmp_path: Path) -> None:
     ]
 
 
+def test_a_page_that_cannot_be_made_leaves_both_files_as_they_were(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    report = {"machine": machine.describe().to_dict()}
+    files = results.write(tmp_path / "run", "Before", report, [TABLE])
+    before = [file.read_bytes() for file in files]
+    with pytest.raises(KeyError):
+        results.write(tmp_path / "run", "After", {"machine": {}, "rows": [2]}, [TABLE])
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(InputError, match="run cannot be written: No space left"):
+        results.write(tmp_path / "run", "After", report, [TABLE])
+    assert [file.read_bytes() for file in files] == before
+    assert len(list(tmp_path.iterdir())) == 2
+
+
 @pytest.mark.parametrize("prefix", ["missing/run", "."])
 def test_a_place_that_cannot_be_written_is_refused(tmp_path: Path, prefix: str) -> None:
     with pytest.raises(InputError, match="--output"):

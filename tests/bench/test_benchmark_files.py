@@ -7,10 +7,12 @@ import json
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
 from tvm_shiftadd.bench import timing
+from tvm_shiftadd.errors import ModelError
 
 FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
 PACKAGES = ("tvm_shiftadd", "relay_passes", "vta_ext")
@@ -60,3 +62,55 @@ def test_the_page_of_whole_networks(
     page = stem.with_suffix(".md").read_text(encoding="utf-8")
     assert "| tiny | 1 |" in page
     assert "## Constants of a run" in page
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--rounds", "0"], "--rounds to be at least 1, got 0"),
+        (["--batch", "-1"], "--batch to be at least 1, got -1"),
+        (["--threads", "1", "0"], "--threads to be at least 1, got 0"),
+        (["--peers", "all,tvm"], "to stand alone"),
+        (["missing.onnx"], "missing.onnx does not exist"),
+        (["--results", __file__], "--results"),
+        (["--memory"], "--memory needs Linux"),
+    ],
+)
+def test_wrong_arguments_of_whole_networks_are_told_before_the_work(
+    model_file: Path,
+    arguments: list[str],
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    module = loaded(FOLDER / "networks.py", monkeypatch)
+    monkeypatch.setattr(module, "compiled", None)
+    monkeypatch.setattr(module.memories, "available", lambda: False)
+    monkeypatch.setattr(sys, "argv", ["networks.py", str(model_file), *arguments])
+    with pytest.raises(SystemExit, match="2"):
+        module.main()
+    assert said in capsys.readouterr().err
+
+
+def test_what_was_measured_outlives_a_later_failure(
+    model_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(timing, "PAUSE", 0.0)
+    monkeypatch.setattr(timing, "BLOCK", 0.0)
+    module = loaded(FOLDER / "networks.py", monkeypatch)
+    done: list[str] = []
+    measure = module.measure
+
+    def once(one: Any, *more: Any) -> Any:
+        if done:
+            raise ModelError("no more")
+        done.append(one.name)
+        return measure(one, *more)
+
+    monkeypatch.setattr(module, "measure", once)
+    arguments = ["--peers", "none", "--rounds", "1", "--threads", "1", "--results", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", ["networks.py", *[str(model_file)] * 2, *arguments])
+    with pytest.raises(SystemExit):
+        module.main()
+    report = json.loads((tmp_path / "networks_1_threads_auto.json").read_text(encoding="utf-8"))
+    assert [row["model"] for row in report["summary"]] == ["tiny"]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tvm_shiftadd import _json
+from tvm_shiftadd._directory import whole_file
 from tvm_shiftadd.errors import InputError
 
 
@@ -35,12 +36,20 @@ def write(
 ) -> tuple[Path, Path]:
     """Write PREFIX.json with ``report`` and PREFIX.md with the tables; returns both paths.
 
-    ``report`` must hold the "machine", as ``Machine.to_dict`` gives it.
+    ``report`` must hold the "machine", as ``Machine.to_dict`` gives it. Files that were there are
+    replaced when both new ones are whole. Raises InputError where they cannot be written.
     """
     check(prefix)
     data, page = (prefix.with_name(prefix.name + ending) for ending in (".json", ".md"))
-    data.write_bytes(_json.encode_indented(report))
-    page.write_text(markdown(title, report["machine"], tables), encoding="utf-8")
+    encoded = _json.encode_indented(report), markdown(title, report["machine"], tables).encode()
+    try:
+        with whole_file(data) as json_file, whole_file(page) as page_file:
+            for file, content in zip((json_file, page_file), encoded, strict=True):
+                file.write(content)
+                # A full disk says so here, before either takes its place.
+                file.flush()
+    except OSError as error:
+        raise InputError(f"{prefix} cannot be written: {error.strerror or error}") from error
     return data, page
 
 
