@@ -273,11 +273,12 @@ def evaluate(
 
     A model is compiled first and needs ``calibration``; an artifact has no float network left, so
     its float figures are None. ``device``: as for :meth:`Artifact.connect`, None for the usual one.
-    Raises what :func:`compile` and that do, and DataError where the network's output is no row of
-    scores an image.
+    Raises what :func:`compile` and that do, InputError for another machine's target, and DataError
+    where the network's output is no row of scores an image.
     """
     from tvm_shiftadd.artifact import Artifact
     from tvm_shiftadd.evaluation import compare
+    from tvm_shiftadd.target import link
 
     if isinstance(model, (str, os.PathLike)):
         model = Artifact.load(model) if Path(model).is_dir() else load(model)
@@ -291,6 +292,7 @@ def evaluate(
             "pass --calib, or evaluate a compiled artifact"
         )
     resolved = parse(target)
+    link.check_native(host(resolved).mtriple)
     if device is not None:  # before the conversion, which takes long
         device = accelerator.device_of(_kind(resolved), device)
     artifact = compile(

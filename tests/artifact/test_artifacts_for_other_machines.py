@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import stat
 import sys
 from pathlib import Path
@@ -12,6 +13,8 @@ import pytest
 from tvm_shiftadd import _processor, _runtime, api, doctor
 from tvm_shiftadd._processor import machine
 from tvm_shiftadd.artifact import Artifact
+from tvm_shiftadd.cli import main
+from tvm_shiftadd.data import Dataset
 from tvm_shiftadd.errors import ArtifactError, CompileError, DependencyError, InputError
 from tvm_shiftadd.manifest import Source, TargetInfo, TensorInfo
 from tvm_shiftadd.target import CPUTarget, cpu, link, parse
@@ -210,3 +213,20 @@ def test_this_machine_needs_no_cross_linker() -> None:
     assert not link.is_foreign("")
     assert not any(link.is_foreign(t) for t in TRIPLES if t.split("-")[0] == machine())
     assert link.is_foreign(OTHER)
+
+
+def test_what_is_to_run_here_is_refused_before_the_conversion(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(api, "load", None)
+    monkeypatch.setattr(api, "convert", None)
+    target = {"kind": "llvm", "mtriple": OTHER}
+    images = Dataset(np.zeros((2, 1, 8, 8), np.float32), np.zeros(2, np.int64))
+    network = object.__new__(api.Model)
+    for described in (target, {"kind": "vta", "host": target}, {"kind": "cuda", "host": target}):
+        with pytest.raises(InputError, match=rf"this machine.*one of {OTHER}.*run the artifact"):
+            api.evaluate(network, images, calibration=images, target=described)
+    (tmp_path / "any.onnx").touch()
+    arguments = ["bench", str(tmp_path / "any.onnx"), "--target", json.dumps(target)]
+    assert main(arguments) == 2
+    assert f"got one of {OTHER}" in capsys.readouterr().err

@@ -111,7 +111,7 @@ def command(
 def _bench(config: Config) -> Comparison:
     from tvm_shiftadd.artifact import Artifact
     from tvm_shiftadd.bench import networks, peers, results
-    from tvm_shiftadd.target import AcceleratorTarget, parse, runtime
+    from tvm_shiftadd.target import AcceleratorTarget, host, link, parse, runtime
 
     if not config.model.path.exists():
         raise ModelError(
@@ -119,11 +119,14 @@ def _bench(config: Config) -> Comparison:
         )
     if config.rounds < 1:
         raise InputError(f"expected --rounds to be at least 1, got {config.rounds}")
-    simulated = isinstance(parse(config.target), AcceleratorTarget)
+    target = parse(config.target)
+    simulated = isinstance(target, AcceleratorTarget)
     if config.model.path.is_dir():
         simulated = Artifact.load(config.model.path).regions is not None
     if simulated:
         raise InputError(_CPU_ONLY)
+    if not config.model.path.is_dir():
+        link.check_native(host(target).mtriple)
     if config.written is not None:
         results.check(config.written)
     names, asked = peers.choose(config.peers)

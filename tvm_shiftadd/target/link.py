@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from tvm_shiftadd._processor import machine
-from tvm_shiftadd.errors import CompileError, DependencyError
+from tvm_shiftadd.errors import CompileError, DependencyError, InputError
 
 #: The oldest C library that Zig links for; TVM's own packages ask for it.
 _GLIBC = "2.28"
@@ -22,6 +22,19 @@ def is_foreign(triple: str) -> bool:
     return bool(triple) and not (
         sys.platform.startswith("linux") and triple.split("-", 1)[0] == machine()
     )
+
+
+def check_native(triple: str) -> None:
+    """Raise InputError where a target's ``mtriple`` is not this machine, which is to run the code.
+
+    For commands that compile and then run: before the conversion, which takes long.
+    """
+    if is_foreign(triple):
+        raise InputError(
+            f"expected a target of this machine, on which the network is run, got one of {triple}; "
+            'use a target such as "cpu", or compile for the other machine and run the artifact '
+            "there"
+        )
 
 
 def linker(triple: str) -> tuple[str, ...]:
