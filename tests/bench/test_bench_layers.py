@@ -67,7 +67,8 @@ def test_the_tables(profile: layers.Profile) -> None:
     assert all(len(row) == len(calls.columns) for row in calls.rows)
     assert "between calls" in calls.notes[0]
     means = {row[0]: row[1] for row in calls.rows}
-    assert means["average"] == "avg_pool2d"
+    # Without counted work: its first operator, dequantize where a kernel does the pooling before.
+    assert means["average"] in ("avg_pool2d", "dequantize")
     assert {means[name] for name in means if "first" in name} <= {"vpdpbusd", "shifts"}
 
 
