@@ -7,6 +7,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,8 @@ class Machine:
     ``library`` is a compiled Relax module or an opened library. ``parameters`` are handed to
     ``main`` after the inputs, in their order. ``num_threads``: None takes one a core, and where
     there are fewer processors it takes those. ``device`` is what the library was compiled for, None
-    the CPU; inputs are copied there, and outputs back.
+    the CPU; inputs are copied there, and outputs back. With one, setting up and calling raise
+    :class:`DeviceError` where it fails.
     """
 
     def __init__(
@@ -50,12 +52,13 @@ class Machine:
         self._num_threads = num_threads
         self._device = device or tvm.cpu()
         self._beside = device is not None
-        self._machine = relax.VirtualMachine(library, self._device)
-        constants = [
-            tvm.runtime.tensor(np.ascontiguousarray(array), self._device)
-            for array in parameters.values()
-        ]
-        self._constants = runtime.prepare_parameters(self._machine, constants)
+        with self._reported():
+            self._machine = relax.VirtualMachine(library, self._device)
+            constants = [
+                tvm.runtime.tensor(np.ascontiguousarray(array), self._device)
+                for array in parameters.values()
+            ]
+            self._constants = runtime.prepare_parameters(self._machine, constants)
         self._main, self._single = self._machine["main"], None
         if self._machine.module.implements_function(SINGLE):
             self._single = self._machine[SINGLE]
@@ -68,7 +71,7 @@ class Machine:
         """The outputs of ``main``, in its order."""
         from tvm_shiftadd.target import runtime
 
-        with self._lock:
+        with self._lock, self._reported():
             # The machine that was set up in one thread may be called in another.
             runtime.prefer_num_threads(self._num_threads)
             self._inputs = {
@@ -82,6 +85,14 @@ class Machine:
                 return [output.numpy() for output in outputs]
             # TVM's own copy takes ten times as long: a twentieth of a small network's run.
             return [np.from_dlpack(output).copy() for output in outputs]
+
+    def _reported(self) -> AbstractContextManager[None]:
+        """What a device beside the processor is used within."""
+        if not self._beside:
+            return nullcontext()
+        from tvm_shiftadd.target import cuda_runtime
+
+        return cuda_runtime.reported()
 
     def _input(self, index: int, array: Array) -> Any:
         """An array as a tensor; small networks run hardly longer than new memory takes."""
@@ -102,7 +113,7 @@ class Machine:
         """The mean time of a run on the device, its inputs there and its results left there."""
         from tvm_shiftadd.target.batch import SINGLE
 
-        with self._lock:
+        with self._lock, self._reported():
             given = [self._input(index, array) for index, array in enumerate(arrays)]
             name = SINGLE if self._single and len(arrays[0]) == 1 else "main"
             timed = self._machine.time_evaluator(name, self._device, number=runs)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -17,20 +18,32 @@ HERE = Path(__file__).parent
 
 #: Run in a process of its own, since TVM's runtime stays loaded.
 PROGRAM = """
-import ctypes, sys
+import ctypes, os, sys
 import tvm
 ctypes.CDLL(sys.argv[1], mode=ctypes.RTLD_GLOBAL)
 import numpy as np
 from tvm_shiftadd.artifact import Artifact
 from tvm_shiftadd.errors import DeviceError
 from tvm_shiftadd.target import cuda_runtime
+images = np.zeros((3, 1, 8, 8), np.float32)
+def fail(what):
+    os.environ["DRIVER_FAILS"] = what
+    try:
+        Artifact.load(sys.argv[2]).run(images)
+    except DeviceError as error:
+        print("failed", what, error, flush=True)
+    del os.environ["DRIVER_FAILS"]
+fail("version")
+fail("module")
 artifact = Artifact.load(sys.argv[2])
-result = artifact.run(np.zeros((3, 1, 8, 8), np.float32))
+result = artifact.run(images)
 print("result", result.shape, flush=True)
 try:
     cuda_runtime.device("sm_90")
 except DeviceError as error:
     print(error)
+fail("memory")
+fail("launch")
 """
 
 
@@ -66,6 +79,15 @@ def test_tvms_runtime_loads_the_ptx_and_finds_every_kernel(
     lines = done.stdout.splitlines()
     assert done.returncode == 0, done.stderr[-2000:]
     assert "result (3, 10)" in lines
-    assert lines.count("module sm_86") == 1
+    assert "module sm_86" in lines
     assert sum(line.startswith("launch") for line in lines) > 10
+    assert not any(line.startswith("wrong") for line in lines)
     assert any(line.endswith("none is visible here (device 0 has 8.6)") for line in lines)
+    failed = {line.split()[1]: line for line in lines if line.startswith("failed")}
+    assert list(failed) == ["version", "module", "memory", "launch"]
+    needed = "CUDA 13.0 or newer, which is release 580 or newer; got one of CUDA 12.4"
+    assert failed["version"].endswith(needed)
+    for what in ("module", "memory", "launch"):
+        assert re.search(
+            r"the GPU broke off \(.*(CUDA|cu).*\); where memory is short", failed[what]
+        )

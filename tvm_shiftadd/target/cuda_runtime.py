@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import importlib.util
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,9 @@ _LOADED = "ffi.Module.load_from_bytes.cuda"
 #: What the libraries hold instead of source.
 _PTX = ".version"
 
+#: The CUDA whose PTX the libraries hold, and the first driver that knows it.
+_NEEDED, _RELEASE = (13, 0), 580
+
 _DRIVERS = ("libcuda.so.1", "nvcuda.dll")
 _CUDA = ("lib/libcudart.so.13", "bin/x86_64/cudart64_13.dll")
 _TVM = ("libtvm_runtime_cuda.so", "tvm_runtime_cuda.dll")
@@ -28,8 +32,8 @@ def device(arch: str) -> Any:
     """The GPU that runs kernels compiled for ``arch``, as a TVM device.
 
     It is the first that is visible; the environment variable CUDA_VISIBLE_DEVICES chooses. Raises
-    DeviceError where there is none, or an older one, and DependencyError where NVIDIA's runtime
-    library is missing.
+    DeviceError where there is none, or an older one, or an older driver, and DependencyError where
+    NVIDIA's runtime library is missing.
     """
     import tvm
 
@@ -40,6 +44,7 @@ def device(arch: str) -> Any:
     )
     if tvm.get_global_func(_LOADED, allow_missing=True) is None:
         _load(needs)
+    _check_driver()
     _pass_on_ptx()
     found = tvm.cuda(0)
     if not found.exist:
@@ -49,6 +54,35 @@ def device(arch: str) -> Any:
     if (int(have), int(rest)) < (major, minor):
         raise DeviceError(f"{needs} (device 0 has {version})")
     return found
+
+
+@contextmanager
+def reported() -> Iterator[None]:
+    """Raise DeviceError where TVM's runtime for CUDA fails within it."""
+    try:
+        yield
+    except RuntimeError as error:
+        # What failed and why; behind that TVM may have all of the kernels' code.
+        lines = str(error).strip().splitlines()[:2]
+        reason = " ".join(line.strip() for line in lines) or type(error).__name__
+        raise DeviceError(
+            f"the GPU broke off ({reason}); where memory is short, run fewer images at a time"
+        ) from error
+
+
+def _check_driver() -> None:
+    """Raise DeviceError for a driver that does not read the libraries' PTX."""
+    name = driver()
+    if name is None:
+        return  # then there is no device either
+    version = ctypes.c_int()
+    failed = ctypes.CDLL(name).cuDriverGetVersion(ctypes.byref(version))
+    found = divmod(version.value, 1000)
+    if failed or (found[0], found[1] // 10) < _NEEDED:
+        raise DeviceError(
+            f"this artifact needs an NVIDIA driver of CUDA {_NEEDED[0]}.{_NEEDED[1]} or newer, "
+            f"which is release {_RELEASE} or newer; got one of CUDA {found[0]}.{found[1] // 10}"
+        )
 
 
 def driver() -> str | None:
