@@ -95,6 +95,18 @@ def test_an_adder_layer_adds_differences(channels: int) -> None:
     assert list(kernels(mod)) == ["shiftadd_cuda_tile_adder"]
 
 
+def test_more_groups_than_a_launch_has_blocks_are_left_to_the_schedule_of_all_else() -> None:
+    groups = 65536
+
+    def make(emit: Callable[[Any], Any], x: Any) -> Any:
+        packed, bias = weights(2, groups, 1)
+        window = {"kernel_size": (1, 1), "strides": (1, 1), "padding": (0, 0, 0, 0)}
+        return emit(ops.conv2d(x, packed, bias, **window, dilation=(1, 1), groups=groups))
+
+    mod = fused(make, ((1, 1, 2 * groups), "int8"))
+    assert not kernels(mod) and operators(mod) == ["shiftadd.conv2d"]
+
+
 @pytest.mark.parametrize(("dtype", "instruction"), [("int8", "__dp4a("), ("uint8", "dp4a.u32.s32")])
 def test_products_are_those_of_four_bytes(dtype: str, instruction: str) -> None:
     def make(emit: Callable[[Any], Any], x: Any) -> Any:

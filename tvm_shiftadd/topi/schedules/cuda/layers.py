@@ -25,6 +25,8 @@ from .problem import Problem, Shapes
 from .tile import tile
 from .weights import pack_fragments, pack_taps, pack_words
 
+_BLOCKS = 65535
+
 
 @dataclass(frozen=True)
 class LayerKernel:
@@ -41,11 +43,14 @@ class LayerKernel:
 
 def problem_of(chain: Chain) -> Problem | None:
     """What a chain's kernel has to do; None for a layer that no kernel takes."""
+    shape = layer_shape(chain.layer)
     dtype = str(chain.layer.args[0].ty.dtype)
     kind: Literal["dot", "adder"] = "adder" if is_adder(chain.layer) else "dot"
     if kind == "adder" and dtype != "int8":
         return None
-    return Problem(layer_shape(chain.layer), dtype, kind)
+    problem = Problem(shape, dtype, kind)
+    # A launch has as many blocks along its third axis, which is that of groups.
+    return problem if problem.is_depthwise or shape.groups <= _BLOCKS else None
 
 
 def layer_kernel(problem: Problem, parameters: Parameters) -> LayerKernel:
