@@ -90,7 +90,7 @@ def test_all_candidates_equal_the_reference(work: Workload) -> None:
 def test_wrong_results_are_noticed() -> None:
     work = SMALL[1]
     arrays = check.arguments(work, ISA, work.plan(ISA).parameters, build)
-    result = check.stored(work.out, check.Layer(work).expected)
+    result = check.stored(work.out, check.layer_of(work).expected)
     assert check.problem(work, result) == ""
     result[0, 4] ^= 1
     assert check.problem(work, result).startswith("1 of 297 results are wrong: at (0, 0, 4)")

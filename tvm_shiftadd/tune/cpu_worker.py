@@ -21,6 +21,7 @@ from tvm_shiftadd.topi.schedules.cpu.dot.workload import Workload
 from tvm_shiftadd.tune.check import arguments, problem
 from tvm_shiftadd.tune.cpu import check_target
 from tvm_shiftadd.tune.cpu_space import parameters_of
+from tvm_shiftadd.tune.random_layer import compile_here
 
 #: Seconds of one sample, and samples of a measurement.
 _SAMPLE, _SAMPLES = 0.01, 5
@@ -48,11 +49,6 @@ class _Machine:
             return tvm.compile(mod, target=self.target)
         except RuntimeError as error:
             raise CompileError(str(error)) from error
-
-    @staticmethod
-    def build_here(mod: Any) -> Any:
-        """A module compiled for the machine of this process, whatever the target is."""
-        return tvm.compile(mod, target=tvm.target.Target({"kind": "llvm"}))
 
     @contextmanager
     def load(self, executable: Any) -> Iterator[tuple[Any, Any]]:
@@ -99,7 +95,7 @@ class CPUHandler:
     def _verify(
         self, work: Workload, parameters: Parameters, module: Any, device: Any
     ) -> dict[str, Any]:
-        arrays = arguments(work, self.machine.isa, parameters, self.machine.build_here)
+        arrays = arguments(work, self.machine.isa, parameters, compile_here)
         tensors = [tvm.runtime.tensor(array, device) for array in arrays]
         module["main"](*tensors)
         wrong = problem(work, tensors[-1].numpy())
