@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from tvm_shiftadd.evaluation import Evaluation
     from tvm_shiftadd.explanation import Explanation
     from tvm_shiftadd.topi.schedules.cpu.dot.workload import Choices
+    from tvm_shiftadd.topi.schedules.cuda.workload import Choices as CUDAChoices
 
 Array = NDArray[Any]
 
@@ -200,7 +201,7 @@ def build(
     from tvm_shiftadd.explanation import explain_model
     from tvm_shiftadd.target import cpu, cuda
     from tvm_shiftadd.target.calls import CallRecord
-    from tvm_shiftadd.tune import cpu as tuning
+    from tvm_shiftadd.tune import task
 
     resolved, graph, plan = parse(target), model.graph, conversion.plan
     report = progress or silent
@@ -210,12 +211,12 @@ def build(
         pipeline.write_dump(dump, "Imported", model.module)
         pipeline.run(model.module, pipeline.FLOAT_PASSES, dump=dump)
     mod = _integers(model, plan, dump)
-    choices, tilings = _tuned(database, resolved)
+    tuned = _tuned(database, resolved)
     split = None
     if isinstance(resolved, AcceleratorTarget):
         package = accelerator.backend(resolved.kind)
         split = package.partition(
-            mod, resolved.machine, lambda *done: report("programs", *done), tilings
+            mod, resolved.machine, lambda *done: report("programs", *done), tuned.tilings
         )
         mod = split.module
         if dump is not None:
@@ -226,11 +227,11 @@ def build(
     record = CallRecord()
     inputs = len(graph.inputs)
     if isinstance(resolved, CUDATarget):
-        executable = cuda.build(mod, resolved, data_inputs=inputs, record=record)
+        executable = cuda.build(mod, resolved, data_inputs=inputs, record=record, choices=tuned.gpu)
         beside = resolved.attributes
     else:
         executable = cpu.build(
-            mod, host(resolved), data_inputs=inputs, record=record, choices=choices
+            mod, host(resolved), data_inputs=inputs, record=record, choices=tuned.processor
         )
         beside = split.attributes if split else {}
     report("compile", 1, 1)
@@ -247,7 +248,7 @@ def build(
             "costs": costs.count(graph, plan).to_dict(),
             "operators": [op.to_dict() for op in explain_model(model, split).operators],
             "calls": record.calls,
-            "kernels": tuning.made(choices),
+            "kernels": task.chosen([*tuned.processor.made, *tuned.gpu.made]),
             "accelerator_kernels": split.kernels if split else [],
         },
         programs=split.files if split else None,
@@ -353,22 +354,28 @@ def _integers(model: Model, plan: Plan, dump: Path | None = None) -> tvm.IRModul
     return pipeline.run(model.selected, pipeline.integer_passes(plan), given=given, dump=dump)
 
 
-def _tuned(
-    database: str | os.PathLike[str] | None, target: Target
-) -> tuple[Choices, dict[str, Mapping[str, Any]]]:
-    """Tuned parameters: of the processor's kernels, and of the accelerator's by workload."""
+class _Tuned(NamedTuple):
+    """Tuned parameters: of a processor's kernels, of a GPU's, of an accelerator's by workload."""
+
+    processor: Choices
+    gpu: CUDAChoices
+    tilings: dict[str, Mapping[str, Any]]
+
+
+def _tuned(database: str | os.PathLike[str] | None, target: Target) -> _Tuned:
     from tvm_shiftadd.topi.schedules.cpu.dot.workload import Choices
+    from tvm_shiftadd.topi.schedules.cuda.workload import Choices as CUDAChoices
     from tvm_shiftadd.tune import accelerator as accelerated
     from tvm_shiftadd.tune import cpu as tuning
+    from tvm_shiftadd.tune import cuda as gpus
 
     path = None if database is None else Path(database)
     if isinstance(target, CUDATarget):
-        if path is not None:
-            raise InputError("expected no tuning database for a GPU, whose kernels have none yet")
-        return Choices(), {}
+        return _Tuned(Choices(), gpus.chosen(path, target), {})
     if isinstance(target, AcceleratorTarget):
-        return tuning.chosen(None, target.host), accelerated.tuned(path, target)
-    return tuning.chosen(path, target), {}
+        tilings = accelerated.tuned(path, target)
+        return _Tuned(tuning.chosen(None, target.host), CUDAChoices(), tilings)
+    return _Tuned(tuning.chosen(path, target), CUDAChoices(), {})
 
 
 def _kind(target: Target) -> str:

@@ -17,22 +17,9 @@ from tests.dialect.test_dialect_numerics import CASES
 from tvm_shiftadd import api
 from tvm_shiftadd.convert import ConvertOptions
 from tvm_shiftadd.dialect.reference_module import run_reference
-from tvm_shiftadd.errors import DependencyError, DeviceError
-from tvm_shiftadd.target import CUDATarget, cuda, cuda_runtime, nvrtc
+from tvm_shiftadd.target import CUDATarget, cuda
 
 pytestmark = pytest.mark.gpu
-
-
-@pytest.fixture(scope="session")
-def arch() -> str:
-    """The architecture of the GPU that is here; skips where there is none."""
-    if not nvrtc.available():
-        pytest.skip(f"needs NVRTC, NVIDIA's compiler: {nvrtc.INSTALL}")
-    try:
-        device = cuda_runtime.device("sm_75")
-    except (DeviceError, DependencyError) as error:
-        pytest.skip(str(error))
-    return "sm_" + str(device.compute_version).replace(".", "")
 
 
 def compare(path: Path, terms: int, target: Any) -> None:

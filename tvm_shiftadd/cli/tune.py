@@ -96,7 +96,7 @@ def _tracker(text: str, key: str) -> dict[str, Any]:
 
 def _tune(config: Config) -> Result:
     from tvm_shiftadd.target import CPUTarget, CUDATarget, parse
-    from tvm_shiftadd.tune import accelerator, cpu, model
+    from tvm_shiftadd.tune import accelerator, cpu, cuda, model
     from tvm_shiftadd.tune.run import tune
 
     path = config.model.path
@@ -104,12 +104,13 @@ def _tune(config: Config) -> Result:
         raise ModelError(f"{path} does not exist; give an artifact, an ONNX file or a checkpoint")
     artifact = _artifact(config.model) if path.is_dir() else None
     target = _target_of(artifact) if artifact else parse(config.target)
-    if isinstance(target, CUDATarget):
-        raise InputError("tune searches kernels of processors and accelerators, not yet of GPUs")
     if isinstance(target, CPUTarget):
         tunable, listed = cpu.tunable(target, config.threads, config.tracker), "kernels"
+    elif isinstance(target, CUDATarget):
+        _refuse_for_others(config, "a GPU, whose kernels are measured on the one that is here")
+        tunable, listed = cuda.tunable(target), "kernels"
     else:
-        _refuse_for_accelerators(config)
+        _refuse_for_others(config, "an accelerator, whose cycles are counted by its timing model")
         tunable, listed = accelerator.tunable(target), "accelerator_kernels"
     if not model.available():
         _say(
@@ -146,16 +147,15 @@ def _target_of(artifact: Artifact) -> Target:
         machine = backend(described.kind).machine_of(attributes)
         return AcceleratorTarget(described.kind, machine)
     if described.kind == CUDA:
-        return parse({"kind": CUDA, "arch": attributes.get("arch", "")})
+        own = {name: attributes.get(name, "") for name in ("arch", "kernels")}
+        return parse({"kind": CUDA} | own)
     return parse(attributes or "cpu")
 
 
-def _refuse_for_accelerators(config: Config) -> None:
+def _refuse_for_others(config: Config, kind: str) -> None:
+    """Raise InputError for options that are those of processors."""
     if config.threads or config.tracker:
-        raise InputError(
-            "expected no --threads and no --tracker for an accelerator, whose cycles are counted "
-            "by its timing model"
-        )
+        raise InputError(f"expected no --threads and no --tracker for {kind}")
 
 
 def _compiled(config: Config, target: Target) -> Artifact:

@@ -22,6 +22,7 @@ from tvm_shiftadd.target.gpu import CUDATarget
 from tvm_shiftadd.target.lowering import lowering
 from tvm_shiftadd.topi.schedules.cuda.generic import schedule_function
 from tvm_shiftadd.topi.schedules.cuda.graph import FuseLayers
+from tvm_shiftadd.topi.schedules.cuda.workload import Choices
 
 #: Makes of CUDA C++ for an architecture what the library is to hold.
 Compile = Callable[[str, str], str]
@@ -62,11 +63,13 @@ def build(
     data_inputs: int | None = None,
     record: CallRecord | None = None,
     compiler: Compile | None = None,
+    choices: Choices | None = None,
 ) -> Any:
     """Compile a module whose functions call dialect and float Relax operators.
 
     Returns a ``relax.VMExecutable``, as ``cpu.build`` does, which see for ``data_inputs`` and
-    ``record``. ``compiler`` makes PTX of the kernels' source; None is NVRTC.
+    ``record``. ``compiler`` makes PTX of the kernels' source; None is NVRTC. ``choices`` has tuned
+    parameters of kernels, and takes down what was chosen for each.
 
     Raises CompileError where TVM or NVRTC cannot build for the target, DependencyError where NVRTC
     is missing, and VerificationError where a kernel of real shifts multiplies data.
@@ -75,11 +78,10 @@ def build(
     if data_inputs is not None:
         mod = mod.clone()
         mod["main"] = mod["main"].with_attr("num_input", data_inputs)
-    major, minor = target.capability
     pipeline = lowering(
         {},
         schedule_function,
-        fuse=FuseLayers(10 * major + minor) if target.kernels == "auto" else None,
+        fuse=FuseLayers(target.level, choices) if target.kernels == "auto" else None,
         record=record,
         data_inputs=data_inputs,
     )

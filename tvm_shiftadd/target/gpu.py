@@ -40,6 +40,12 @@ class CUDATarget:
         return capability(self.arch)
 
     @property
+    def level(self) -> int:
+        """The compute capability as one number, 80 for 8.0."""
+        major, minor = self.capability
+        return 10 * major + minor
+
+    @property
     def attributes(self) -> dict[str, str | int | bool | list[str]]:
         """What a manifest says about the GPU."""
         return {"arch": self.arch, "kernels": self.kernels}

@@ -125,16 +125,3 @@ def choices(database: Database, threads: int, isa: InstructionSet) -> Choices:
             elif not problem_of(work.plan(isa, parameters)):
                 alone[work] = work.shared(isa, parameters)
     return Choices({**alone, **exact})
-
-
-def made(found: Choices) -> list[dict[str, Any]]:
-    """What was chosen in a build, as plain values for the artifact's report."""
-    return [
-        {
-            "result": name,
-            "workload": work.to_dict(),
-            "parameters": asdict(parameters),
-            "tuned": tuned,
-        }
-        for name, work, parameters, tuned in found.made
-    ]

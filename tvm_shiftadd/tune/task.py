@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
 from tvm_shiftadd.tune.database import Record, text_of
@@ -112,3 +112,27 @@ class State:
     def left(self) -> list[dict[str, Any]]:
         """Candidates that were not tried."""
         return [c for c in self.candidates if text_of(c) not in self.tried]
+
+
+class Workload(Protocol):
+    """What a kernel has to do."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+
+
+def chosen(made: Iterable[tuple[str, Workload, Any, bool]]) -> list[dict[str, Any]]:
+    """What was chosen in a build, as plain values for the artifact's report.
+
+    ``made``: of each kernel the name of its result, its workload, its parameters, a dataclass, and
+    whether those were tuned.
+    """
+    return [
+        {
+            "result": name,
+            "workload": work.to_dict(),
+            "parameters": asdict(parameters),
+            "tuned": tuned,
+        }
+        for name, work, parameters, tuned in made
+    ]

@@ -13,7 +13,7 @@ from tvm_shiftadd.topi.schedules.cpu.dot.chains import Chain, Readers, bindings,
 from .epilogue import Epilogue, Tensor
 from .layers import layer_kernel, problem_of
 from .problem import Problem
-from .space import by_rule
+from .workload import Choices, Workload
 
 _MAP_LAYERS = ("shiftadd.conv2d", "shiftadd.adder_conv2d")
 _MATRIX_LAYERS = ("shiftadd.dense", "shiftadd.adder_dense")
@@ -24,21 +24,24 @@ class FuseLayers:
     """Replace layers of ``main`` and what follows them by kernels on plain tensors.
 
     ``arch`` is the compute capability that the kernels may use, 61 or more: 80 stands for 8.0.
+    ``choices`` gives their parameters, and takes down which they were.
     """
 
-    def __init__(self, arch: int) -> None:
+    def __init__(self, arch: int, choices: Choices | None = None) -> None:
         self.arch = arch
+        self.choices = Choices() if choices is None else choices
 
     def transform_module(self, mod: tvm.IRModule, _context: Any) -> tvm.IRModule:
         """Rewrite ``main``; every other function stays."""
-        return _Rewriter(mod, self.arch).run()
+        return _Rewriter(mod, self.arch, self.choices).run()
 
 
 class _Rewriter:
     """Rebuilds ``main`` binding by binding."""
 
-    def __init__(self, mod: Any, arch: int) -> None:
+    def __init__(self, mod: Any, arch: int, choices: Choices) -> None:
         self.mod, self.function, self.arch = mod, mod["main"], arch
+        self.choices = choices
         self.builder = relax.BlockBuilder(mod)
         self.readers = Readers(self.function, whole=1)
         #: Chains by the variable that their kernel computes, with what it has to do.
@@ -108,8 +111,9 @@ class _Rewriter:
     def _emit_chain(self, chain: Chain, problem: Problem) -> None:
         layer, result = chain.layer, chain.result
         batch = _batch(result)
-        kernel = layer_kernel(problem, by_rule(problem, batch, self.arch))
         epilogue = _epilogue(chain)
+        work = Workload.of(problem, epilogue, batch)
+        kernel = layer_kernel(problem, self.choices.parameters(str(result.name), work, self.arch))
         weight, bias = (self._substitute(value) for value in layer.args[1:3])
         packed = self._prepare(kernel.pack, [weight], f"{result.name}.packed")
         constants = self._constants(chain, epilogue, bias)
