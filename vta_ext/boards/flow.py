@@ -68,6 +68,9 @@ _REPORT: Final = "report.json"
 _PARTS: Final = {
     "LFE5U-85F-6BG381C": ("--85k", "--package", "CABGA381", "--speed", "6"),
 }
+#: Delays count for more than nextpnr's placer would have it (10 and 2). Wires as long as the part
+#: is wide lead to block memories; by their length alone a register may stand at either end.
+_PLACER: Final = ("--placer-heap-timingweight", "40", "--placer-heap-critexp", "3")
 
 
 @dataclass(frozen=True)
@@ -201,6 +204,7 @@ def _stages(board: Board, seed: int) -> tuple[Stage, ...]:
     script += "; write_json netlist.json"
     place = (
         *_PARTS[board.part],
+        *_PLACER,
         *("--freq", str(board.clock_mhz), "--seed", str(seed), "--timing-allow-fail"),
         *("--json", "netlist.json", "--lpf", "top.lpf"),
         *("--textcfg", "top.config", "--report", "route.json"),

@@ -22,11 +22,13 @@ from vta_ext.rtl.port import BURST_BYTES, Beats, Requests, WriteBeats, taken
 #: Entries of a bank at most: those of an ECP5's block memory one bit wide, so that a bank needs
 #: no multiplexer of its own.
 _BANK: Final = 16384
-#: Beats read ahead of their taker: the nine cycles around this loop, and some.
+#: Beats read ahead of their taker: the ten cycles around this loop, and some.
 _AHEAD: Final = 16
+#: Registers behind the words of each bank: one beside its block memories, one beside the others.
+_WORD_STAGES: Final = 2
 #: Cycles from an entry's number to the beat that goes into the queue: the number in a register, and
 #: in one of its bank; the banks' words, these in registers, and the beat, which is one of them.
-_STAGES: Final = 5
+_STAGES: Final = 4 + _WORD_STAGES
 #: Cycles from the host's word number to its word.
 HOST_CYCLES: Final = _STAGES + 1
 
@@ -44,7 +46,7 @@ class BlockMemory(wiring.Component):
     """``size`` bytes behind a burst port of ``beat`` bytes; what lies beyond is not there.
 
     read_requests, read_beats, write_requests, write_beats, written: the machine's, see
-    :mod:`vta_ext.rtl.port`; the first beat comes seven cycles after its request. host_address,
+    :mod:`vta_ext.rtl.port`; the first beat comes eight cycles after its request. host_address,
     the number of a 32-bit word, host_wdata, host_write: while the machine rests; ``host_rdata``
     is the word whose number was there HOST_CYCLES before, and knows of writes a cycle before that.
 
@@ -120,11 +122,7 @@ class BlockMemory(wiring.Component):
             arriving.append(following)
         beat = Signal.like(data, reset_less=True)
         m.d.sync += beat.eq(data)
-        place = self._host()[1]
-        for stage in range(_STAGES):
-            following = Signal.like(place, name=f"place{stage}", reset_less=True)
-            m.d.sync += following.eq(place)
-            place = following
+        place = _delayed(m, self._host()[1], _STAGES, "place")
         m.d.sync += self.host_rdata.eq(beat.word_select(place, 32))
         m.d.comb += [
             queue.w_en.eq(arriving[-1][0]),
@@ -205,13 +203,17 @@ class BlockMemory(wiring.Component):
                 write.data.eq(new),
                 write.en.eq(enables),
             ]
-            word_read = Signal.like(read.data, name=f"word{number}", reset_less=True)
-            m.d.sync += word_read.eq(read.data)
-            words.append(word_read)
+            words.append(_delayed(m, read.data, _WORD_STAGES, f"word{number}"))
             begin += depth
-        # In time with the words.
-        for stage in range(2):
-            following = Signal.like(bank, name=f"bank_of_{stage}", reset_less=True)
-            m.d.sync += following.eq(bank)
-            bank = following
+        # In time with the words, of which the block memories have one more.
+        bank = _delayed(m, bank, 1 + _WORD_STAGES, "bank_of")
         m.d.comb += data.eq(Array(words)[bank])
+
+
+def _delayed(m: Module, value: Value, cycles: int, name: str) -> Value:
+    """``value`` as it was so many cycles ago, in registers without a reset."""
+    for stage in range(cycles):
+        following = Signal.like(value, name=f"{name}_{stage}", reset_less=True)
+        m.d.sync += following.eq(value)
+        value = following
+    return value
