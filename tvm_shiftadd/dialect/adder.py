@@ -88,12 +88,10 @@ def _infer_dense(call: Any) -> Any:
 def _legalize_conv2d(builder: Any, call: Any) -> Any:
     from tvm_shiftadd.topi import adder
 
-    a = AdderConv2DAttrs.of(call)
     return builder.call_te(
-        lambda x, weight, bias: adder.adder_conv2d(
-            x, weight, bias, kernel_size=a.kernel_size, strides=a.strides, padding=a.padding
-        ),
+        adder.adder_conv2d,
         *call.args,
+        **vars(AdderConv2DAttrs.of(call)),
         primfunc_name_hint="shiftadd_adder_conv2d",
     )
 

@@ -1,7 +1,8 @@
 """The operators' attributes as typed, checked, frozen dataclasses.
 
 Each class converts to and from the attribute node a call carries: ``to_node`` when a builder
-makes the call, ``of(call)`` when type inference, legalisation or a pass reads it.
+makes the call, ``of(call)`` when type inference, legalisation or a pass reads it. Fields are named
+as the keyword arguments of ``topi`` and ``formats.reference``, so that ``vars(attrs)`` calls them.
 """
 
 from __future__ import annotations
@@ -83,6 +84,12 @@ class OpAttrs:
             f"{count} {kind} integers",
         )
 
+    def _check_window(self, *names: str) -> None:
+        """Check the pairs of those names and the padding."""
+        for name in names:
+            self._require_ints(name, 2, 1)
+        self._require_ints("padding", 4, 0)
+
 
 def _check_dtype(attrs: QuantizeAttrs | RequantizeAttrs) -> None:
     known = " or ".join(ACTIVATION_RANGES)
@@ -106,9 +113,7 @@ class Conv2DAttrs(OpAttrs):
 
     def check(self) -> None:
         """See the base class."""
-        for name in ("kernel_size", "strides", "dilation"):
-            self._require_ints(name, 2, 1)
-        self._require_ints("padding", 4, 0)
+        self._check_window("kernel_size", "strides", "dilation")
         self._require(self.groups >= 1, "groups", "a positive integer")
 
 
@@ -125,9 +130,7 @@ class Conv2DTransposeAttrs(OpAttrs):
 
     def check(self) -> None:
         """See the base class."""
-        for name in ("kernel_size", "strides", "dilation"):
-            self._require_ints(name, 2, 1)
-        self._require_ints("padding", 4, 0)
+        self._check_window("kernel_size", "strides", "dilation")
         self._require_ints("output_padding", 2, 0)
         self._require(
             all(
@@ -150,9 +153,7 @@ class AdderConv2DAttrs(OpAttrs):
 
     def check(self) -> None:
         """See the base class."""
-        for name in ("kernel_size", "strides"):
-            self._require_ints(name, 2, 1)
-        self._require_ints("padding", 4, 0)
+        self._check_window("kernel_size", "strides")
 
 
 @dataclass(frozen=True)
@@ -168,8 +169,7 @@ class FloatAdderConv2DAttrs(OpAttrs):
 
     def check(self) -> None:
         """See the base class."""
-        self._require_ints("strides", 2, 1)
-        self._require_ints("padding", 4, 0)
+        self._check_window("strides")
         self._require(self.data_layout in self.LAYOUTS, "data_layout", "NCHW or NHWC")
         expected = self.LAYOUTS[self.data_layout]
         self._require(
@@ -236,9 +236,7 @@ class MaxPool2DAttrs(OpAttrs):
 
     def check(self) -> None:
         """See the base class."""
-        for name in ("pool_size", "strides", "dilation"):
-            self._require_ints(name, 2, 1)
-        self._require_ints("padding", 4, 0)
+        self._check_window("pool_size", "strides", "dilation")
         # A window that lies wholly in the padding has no maximum and no mean.
         reach = [(p - 1) * d + 1 for p, d in zip(self.pool_size, self.dilation, strict=True)] * 2
         self._require(
@@ -260,6 +258,10 @@ class AvgPool2DAttrs(MaxPool2DAttrs):
         """See the base class."""
         super().check()
         self._require(self.reciprocal_shift >= 0, "reciprocal_shift", "non-negative")
+
+    def window(self) -> dict[str, Any]:
+        """What the definition takes: all but the shift, which follows from it and the map."""
+        return {name: value for name, value in vars(self).items() if name != "reciprocal_shift"}
 
 
 @dataclass(frozen=True)

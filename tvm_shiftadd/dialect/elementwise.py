@@ -63,11 +63,9 @@ def _legalize_add(builder: Any, call: Any) -> Any:
 def _legalize_clip(builder: Any, call: Any) -> Any:
     from tvm_shiftadd.topi import elementwise
 
-    attrs = ClipAttrs.of(call)
+    attrs = vars(ClipAttrs.of(call))
     return builder.call_te(
-        lambda x: elementwise.clip(x, lo=attrs.lo, hi=attrs.hi),
-        *call.args,
-        primfunc_name_hint="shiftadd_clip",
+        elementwise.clip, *call.args, **attrs, primfunc_name_hint="shiftadd_clip"
     )
 
 

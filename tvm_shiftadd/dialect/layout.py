@@ -94,20 +94,16 @@ def _legalize_concat(builder: Any, call: Any) -> Any:
 def _legalize_pad(builder: Any, call: Any) -> Any:
     from tvm_shiftadd.topi import layout
 
-    width = PadAttrs.of(call).pad_width
-    return builder.call_te(
-        lambda x: layout.pad(x, pad_width=width), *call.args, primfunc_name_hint="shiftadd_pad"
-    )
+    attrs = vars(PadAttrs.of(call))
+    return builder.call_te(layout.pad, *call.args, **attrs, primfunc_name_hint="shiftadd_pad")
 
 
 def _legalize_upsample2d(builder: Any, call: Any) -> Any:
     from tvm_shiftadd.topi import layout
 
-    scale = Upsample2DAttrs.of(call).scale
+    attrs = vars(Upsample2DAttrs.of(call))
     return builder.call_te(
-        lambda x: layout.upsample2d(x, scale=scale),
-        *call.args,
-        primfunc_name_hint="shiftadd_upsample2d",
+        layout.upsample2d, *call.args, **attrs, primfunc_name_hint="shiftadd_upsample2d"
     )
 
 

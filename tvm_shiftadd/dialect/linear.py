@@ -146,41 +146,19 @@ def _infer_dense(call: Any) -> Any:
 def _legalize_conv2d(builder: Any, call: Any) -> Any:
     from tvm_shiftadd.topi import conv
 
-    a = Conv2DAttrs.of(call)
-
-    def compute(x: Any, codes: Any, bias: Any) -> Any:
-        return conv.conv2d(
-            x,
-            codes,
-            bias,
-            kernel_size=a.kernel_size,
-            strides=a.strides,
-            padding=a.padding,
-            dilation=a.dilation,
-            groups=a.groups,
-        )
-
-    return builder.call_te(compute, *call.args, primfunc_name_hint="shiftadd_conv2d")
+    attrs = vars(Conv2DAttrs.of(call))
+    return builder.call_te(conv.conv2d, *call.args, **attrs, primfunc_name_hint="shiftadd_conv2d")
 
 
 def _legalize_conv2d_transpose(builder: Any, call: Any) -> Any:
     from tvm_shiftadd.topi import conv
 
-    a = Conv2DTransposeAttrs.of(call)
-
-    def compute(x: Any, codes: Any, bias: Any) -> Any:
-        return conv.conv2d_transpose(
-            x,
-            codes,
-            bias,
-            kernel_size=a.kernel_size,
-            strides=a.strides,
-            padding=a.padding,
-            output_padding=a.output_padding,
-            dilation=a.dilation,
-        )
-
-    return builder.call_te(compute, *call.args, primfunc_name_hint="shiftadd_conv2d_transpose")
+    return builder.call_te(
+        conv.conv2d_transpose,
+        *call.args,
+        **vars(Conv2DTransposeAttrs.of(call)),
+        primfunc_name_hint="shiftadd_conv2d_transpose",
+    )
 
 
 def _legalize_dense(builder: Any, call: Any) -> Any:

@@ -72,15 +72,7 @@ def average_reciprocal(height: int, width: int, attrs: AvgPool2DAttrs) -> Recipr
     Raises VerificationError if the window does not fit, or averages too many elements.
     """
     try:
-        return avg_pool_reciprocal(
-            (height, width),
-            pool_size=attrs.pool_size,  # type: ignore[arg-type]
-            strides=attrs.strides,  # type: ignore[arg-type]
-            padding=attrs.padding,  # type: ignore[arg-type]
-            dilation=attrs.dilation,  # type: ignore[arg-type]
-            ceil_mode=attrs.ceil_mode,
-            count_include_pad=attrs.count_include_pad,
-        )
+        return avg_pool_reciprocal((height, width), **attrs.window())
     except (InputError, RangeError) as error:
         raise VerificationError(f"shiftadd.avg_pool2d: {error}") from None
 
@@ -128,41 +120,22 @@ def _infer_max_pool2d(call: Any) -> Any:
 def _legalize_avg_pool2d(builder: Any, call: Any) -> Any:
     from tvm_shiftadd.topi import pool
 
-    a = AvgPool2DAttrs.of(call)
-    where: dict[str, Any] = {
-        "pool_size": a.pool_size,
-        "strides": a.strides,
-        "padding": a.padding,
-        "dilation": a.dilation,
-        "ceil_mode": a.ceil_mode,
-        "count_include_pad": a.count_include_pad,
-    }
+    where = AvgPool2DAttrs.of(call).window()
     (x,) = call.args
     size = int(x.ty.shape[1]), int(x.ty.shape[2])
     shifts = relax.const(pool.average_shifts(size, **where), "int32")
-
-    def compute(x: Any, shifts: Any) -> Any:
-        return pool.avg_pool2d(x, shifts, **where)
-
-    return builder.call_te(compute, x, shifts, primfunc_name_hint="shiftadd_avg_pool2d")
+    return builder.call_te(
+        pool.avg_pool2d, x, shifts, **where, primfunc_name_hint="shiftadd_avg_pool2d"
+    )
 
 
 def _legalize_max_pool2d(builder: Any, call: Any) -> Any:
     from tvm_shiftadd.topi import pool
 
-    a = MaxPool2DAttrs.of(call)
-
-    def compute(x: Any) -> Any:
-        return pool.max_pool2d(
-            x,
-            pool_size=a.pool_size,
-            strides=a.strides,
-            padding=a.padding,
-            dilation=a.dilation,
-            ceil_mode=a.ceil_mode,
-        )
-
-    return builder.call_te(compute, *call.args, primfunc_name_hint="shiftadd_max_pool2d")
+    attrs = vars(MaxPool2DAttrs.of(call))
+    return builder.call_te(
+        pool.max_pool2d, *call.args, **attrs, primfunc_name_hint="shiftadd_max_pool2d"
+    )
 
 
 _ARGUMENTS = (("x", "int8 or uint8 [N, H, W, C]"),)

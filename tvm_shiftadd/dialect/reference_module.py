@@ -156,29 +156,13 @@ def _slice(
 def _conv2d(call: Any, x: Array, codes: Array, bias: Array) -> Array:
     a = op_attrs.Conv2DAttrs.of(call)
     weight = decode_packed(codes, [*a.kernel_size, x.shape[3] // a.groups, codes.shape[2]])
-    return reference.conv2d(
-        x,
-        weight,
-        bias,
-        strides=a.strides,  # type: ignore[arg-type]
-        padding=a.padding,  # type: ignore[arg-type]
-        dilation=a.dilation,  # type: ignore[arg-type]
-        groups=a.groups,
-    )
+    return reference.conv2d(x, weight, bias, **_but_kernel_size(a))
 
 
 def _conv2d_transpose(call: Any, x: Array, codes: Array, bias: Array) -> Array:
     a = op_attrs.Conv2DTransposeAttrs.of(call)
     weight = decode_packed(codes, [*a.kernel_size, x.shape[3], codes.shape[2]])
-    return reference.conv2d_transpose(
-        x,
-        weight,
-        bias,
-        strides=a.strides,  # type: ignore[arg-type]
-        padding=a.padding,  # type: ignore[arg-type]
-        output_padding=a.output_padding,  # type: ignore[arg-type]
-        dilation=a.dilation,  # type: ignore[arg-type]
-    )
+    return reference.conv2d_transpose(x, weight, bias, **_but_kernel_size(a))
 
 
 def _dense(_call: Any, x: Array, codes: Array, bias: Array) -> Array:
@@ -188,7 +172,12 @@ def _dense(_call: Any, x: Array, codes: Array, bias: Array) -> Array:
 def _adder_conv2d(call: Any, x: Array, weight: Array, bias: Array) -> Array:
     a = op_attrs.AdderConv2DAttrs.of(call)
     filters = weight.reshape(*a.kernel_size, x.shape[3], weight.shape[1])
-    return reference.adder_conv2d(x, filters, bias, strides=a.strides, padding=a.padding)  # type: ignore[arg-type]
+    return reference.adder_conv2d(x, filters, bias, **_but_kernel_size(a))
+
+
+def _but_kernel_size(attrs: op_attrs.OpAttrs) -> dict[str, Any]:
+    """The attributes as NumPy's definitions take them, which see the kernel in the weight."""
+    return {name: value for name, value in vars(attrs).items() if name != "kernel_size"}
 
 
 def _float_adder_conv2d(call: Any, x: Array, weight: Array, scale: Array) -> Array:
@@ -212,9 +201,7 @@ def _quantize(call: Any, x: Array) -> Array:
 
 
 def _avg_pool2d(call: Any, x: Array) -> Array:
-    where = vars(op_attrs.AvgPool2DAttrs.of(call)).copy()
-    del where["reciprocal_shift"]
-    return reference.avg_pool2d(x, **where)
+    return reference.avg_pool2d(x, **op_attrs.AvgPool2DAttrs.of(call).window())
 
 
 def _max_pool2d(call: Any, x: Array) -> Array:

@@ -103,11 +103,9 @@ def _infer_requantize(call: Any) -> Any:
 def _legalize_quantize(builder: Any, call: Any) -> Any:
     from tvm_shiftadd.topi import scaling
 
-    attrs = QuantizeAttrs.of(call)
+    attrs = vars(QuantizeAttrs.of(call))
     return builder.call_te(
-        lambda x: scaling.quantize(x, attrs.exponent, dtype=attrs.dtype),
-        *call.args,
-        primfunc_name_hint="shiftadd_quantize",
+        scaling.quantize, *call.args, **attrs, primfunc_name_hint="shiftadd_quantize"
     )
 
 
@@ -120,11 +118,9 @@ def _legalize_dequantize(builder: Any, call: Any) -> Any:
 def _legalize_requantize(builder: Any, call: Any) -> Any:
     from tvm_shiftadd.topi import scaling
 
-    attrs = RequantizeAttrs.of(call)
+    attrs = vars(RequantizeAttrs.of(call))
     return builder.call_te(
-        lambda x, shift: scaling.requantize(x, shift, lo=attrs.lo, hi=attrs.hi, dtype=attrs.dtype),
-        *call.args,
-        primfunc_name_hint="shiftadd_requantize",
+        scaling.requantize, *call.args, **attrs, primfunc_name_hint="shiftadd_requantize"
     )
 
 
