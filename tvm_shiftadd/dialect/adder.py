@@ -14,8 +14,7 @@ from tvm_shiftadd._compat import relax
 from tvm_shiftadd.dialect import registry
 from tvm_shiftadd.dialect.attrs import AdderConv2DAttrs
 from tvm_shiftadd.dialect.types import Operands, tensor_type
-from tvm_shiftadd.errors import InputError
-from tvm_shiftadd.formats.windows import conv_size
+from tvm_shiftadd.formats.windows import conv_map_size
 
 _ARGUMENTS = (
     ("x", "int8 activations, channels last"),
@@ -68,13 +67,9 @@ def _infer_conv2d(call: Any) -> Any:
     n, h, w, c = operands.image(0, "int8")
     kh, kw = attrs.kernel_size
     outputs = _check_weight(operands, kh * kw * c)
-    top, left, bottom, right = attrs.padding
-    try:
-        oh = conv_size(h, kh, attrs.strides[0], top, bottom, 1)
-        ow = conv_size(w, kw, attrs.strides[1], left, right, 1)
-    except InputError as error:
-        raise operands.error(f"a window that fits ({error})") from None
-    return tensor_type((n, oh, ow, outputs), "int32")
+    with operands.expecting("a window that fits"):
+        size = conv_map_size((h, w), (kh, kw), attrs.strides, attrs.padding)
+    return tensor_type((n, *size, outputs), "int32")
 
 
 def _infer_dense(call: Any) -> Any:

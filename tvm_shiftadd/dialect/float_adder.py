@@ -18,8 +18,8 @@ from tvm_shiftadd._compat import relax
 from tvm_shiftadd.dialect import registry
 from tvm_shiftadd.dialect.attrs import FloatAdderConv2DAttrs
 from tvm_shiftadd.dialect.types import Operands, tensor_type
-from tvm_shiftadd.errors import InputError, VerificationError
-from tvm_shiftadd.formats.windows import conv_size
+from tvm_shiftadd.errors import VerificationError
+from tvm_shiftadd.formats.windows import conv_map_size
 
 _ARGUMENTS = (
     ("x", "float32 activations"),
@@ -103,13 +103,9 @@ def _infer_conv2d(call: Any) -> Any:
     operands.require(known, "all sizes but the batch to be known")
     operands.require(channels == inputs, f"x with the {inputs} channels of weight, without groups")
     _check_scale(operands, outputs)
-    top, left, bottom, right = a.padding
-    try:
-        oh = conv_size(height, kh, a.strides[0], top, bottom, 1)
-        ow = conv_size(width, kw, a.strides[1], left, right, 1)
-    except InputError as error:
-        raise operands.error(f"a window that fits ({error})") from None
-    return tensor_type((n, outputs, oh, ow) if first else (n, oh, ow, outputs), "float32")
+    with operands.expecting("a window that fits"):
+        size = conv_map_size((height, width), (kh, kw), a.strides, a.padding)
+    return tensor_type((n, outputs, *size) if first else (n, *size, outputs), "float32")
 
 
 def _infer_dense(call: Any) -> Any:

@@ -14,9 +14,8 @@ from tvm_shiftadd._compat import relax
 from tvm_shiftadd.dialect import registry
 from tvm_shiftadd.dialect.attrs import Conv2DAttrs, Conv2DTransposeAttrs
 from tvm_shiftadd.dialect.types import ACTIVATIONS, Operands, tensor_type
-from tvm_shiftadd.errors import InputError
 from tvm_shiftadd.formats.codes import MAX_TERMS
-from tvm_shiftadd.formats.windows import conv_size, transpose_size
+from tvm_shiftadd.formats.windows import conv_map_size, transpose_map_size
 
 _ARGUMENTS = (
     ("x", "int8 or uint8 activations, channels last"),
@@ -109,13 +108,9 @@ def _infer_conv2d(call: Any) -> Any:
     operands.require(
         outputs % attrs.groups == 0, f"outputs of codes a multiple of groups = {attrs.groups}"
     )
-    top, left, bottom, right = attrs.padding
-    try:
-        oh = conv_size(h, kh, attrs.strides[0], top, bottom, attrs.dilation[0])
-        ow = conv_size(w, kw, attrs.strides[1], left, right, attrs.dilation[1])
-    except InputError as error:
-        raise operands.error(f"a window that fits ({error})") from None
-    return tensor_type((n, oh, ow, outputs), "int32")
+    with operands.expecting("a window that fits"):
+        size = conv_map_size((h, w), (kh, kw), attrs.strides, attrs.padding, attrs.dilation)
+    return tensor_type((n, *size, outputs), "int32")
 
 
 def _infer_conv2d_transpose(call: Any) -> Any:
@@ -124,14 +119,10 @@ def _infer_conv2d_transpose(call: Any) -> Any:
     n, h, w, c = operands.image(0, ACTIVATIONS)
     kh, kw = attrs.kernel_size
     outputs = _check_weight(operands, kh * kw * c)
-    top, left, bottom, right = attrs.padding
-    y, x = zip(attrs.strides, attrs.dilation, attrs.output_padding, strict=True)
-    try:
-        oh = transpose_size(h, kh, y[0], top, bottom, y[1], y[2])
-        ow = transpose_size(w, kw, x[0], left, right, x[1], x[2])
-    except InputError as error:
-        raise operands.error(f"a result that is not empty ({error})") from None
-    return tensor_type((n, oh, ow, outputs), "int32")
+    window = ((kh, kw), attrs.strides, attrs.padding, attrs.dilation, attrs.output_padding)
+    with operands.expecting("a result that is not empty"):
+        size = transpose_map_size((h, w), *window)
+    return tensor_type((n, *size, outputs), "int32")
 
 
 def _infer_dense(call: Any) -> Any:

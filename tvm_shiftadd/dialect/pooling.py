@@ -13,7 +13,7 @@ from tvm_shiftadd.dialect.types import ACTIVATIONS, Operands, tensor_type
 from tvm_shiftadd.errors import InputError, RangeError, VerificationError
 from tvm_shiftadd.formats.reciprocal import Reciprocal
 from tvm_shiftadd.formats.reference import avg_pool_reciprocal
-from tvm_shiftadd.formats.windows import pool_size_out
+from tvm_shiftadd.formats.windows import pool_map_size
 
 
 def avg_pool2d(
@@ -79,24 +79,10 @@ def average_reciprocal(height: int, width: int, attrs: AvgPool2DAttrs) -> Recipr
 
 def _pooled(operands: Operands, attrs: MaxPool2DAttrs) -> list[Any]:
     n, h, w, c = operands.image(0, ACTIVATIONS)
-    top, left, bottom, right = attrs.padding
-    axes = ((h, top, bottom), (w, left, right))
-    try:
-        oh, ow = (
-            pool_size_out(
-                size,
-                attrs.pool_size[i],
-                attrs.strides[i],
-                before,
-                after,
-                attrs.dilation[i],
-                attrs.ceil_mode,
-            )
-            for i, (size, before, after) in enumerate(axes)
-        )
-    except InputError as error:
-        raise operands.error(f"a window that fits ({error})") from None
-    return [n, oh, ow, c]
+    window = (attrs.pool_size, attrs.strides, attrs.padding, attrs.dilation, attrs.ceil_mode)
+    with operands.expecting("a window that fits"):
+        size = pool_map_size((h, w), *window)
+    return [n, *size, c]
 
 
 def _infer_avg_pool2d(call: Any) -> Any:

@@ -11,7 +11,6 @@ from tvm_shiftadd.dialect.attrs import (
     RequantizeAttrs,
 )
 from tvm_shiftadd.dialect.types import INTEGERS, Operands, same, tensor_type
-from tvm_shiftadd.errors import InputError
 from tvm_shiftadd.formats.codes import MAX_TERMS, validate
 from tvm_shiftadd.formats.ranges import ACTIVATION_RANGES
 from tvm_shiftadd.formats.reference import MAX_SCALE
@@ -72,10 +71,8 @@ def _infer_scale(call: Any) -> Any:
     operands.require(fits, "codes of one factor or one a channel of x")
     values = constant_array(call.args[1])
     if values is not None:
-        try:
+        with operands.expecting("valid term codes"):
             validate(values)
-        except InputError as error:
-            raise operands.error(f"valid term codes ({error})") from None
     return tensor_type(dims, "int32")
 
 

@@ -6,7 +6,8 @@ and C known; what a computation depends on must be a plain int, everything else 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from tvm_shiftadd._compat import (
@@ -17,7 +18,7 @@ from tvm_shiftadd._compat import (
     is_integer_constant,
     relax,
 )
-from tvm_shiftadd.errors import VerificationError
+from tvm_shiftadd.errors import InputError, VerificationError
 from tvm_shiftadd.formats.ranges import ACTIVATION_RANGES
 
 #: Types of stored activations, and of everything an integer operator may read.
@@ -75,6 +76,14 @@ class Operands:
             f"{name} {describe(arg)}" for name, arg in zip(self.names, self.call.args, strict=True)
         )
         return VerificationError(f"{self.op} expects {expected}, got {got}")
+
+    @contextmanager
+    def expecting(self, expected: str) -> Iterator[None]:
+        """Raise the error, with its reason, where the block finds that numbers do not fit."""
+        try:
+            yield
+        except InputError as error:
+            raise self.error(f"{expected} ({error})") from None
 
     def require(self, ok: bool, expected: str) -> None:
         """Raise the error unless ``ok``."""

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from tvm_shiftadd.errors import InputError
 from tvm_shiftadd.formats.parallel import in_parallel
-from tvm_shiftadd.formats.windows import Padding, Pair, conv_size
+from tvm_shiftadd.formats.windows import Padding, Pair, conv_map_size
 
 #: Elements of one block of distances: three arrays of these stay in the second-level cache.
 BLOCK_ELEMENTS = 1 << 16
@@ -43,8 +43,7 @@ def conv2d(
             f"{list(x.shape)} for {list(weight.shape)}; it has no groups"
         )
     top, left, bottom, right = padding
-    height = conv_size(x.shape[1], kernel_h, strides[0], top, bottom, 1)
-    width = conv_size(x.shape[2], kernel_w, strides[1], left, right, 1)
+    height, width = conv_map_size(x.shape[1:3], (kernel_h, kernel_w), strides, padding)
     out = np.empty((x.shape[0], height, width, made), _result_type(x, weight))
     rows = weight.reshape(-1, made)
     images = max(1, BLOCK_ELEMENTS // max(1, height * width * made))

@@ -19,7 +19,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from tvm_shiftadd.errors import InputError
 from tvm_shiftadd.formats.parallel import in_parallel
-from tvm_shiftadd.formats.windows import Padding, Pair, conv_size, transpose_size
+from tvm_shiftadd.formats.windows import Padding, Pair, conv_map_size, transpose_map_size
 
 #: Bytes of one unfolded block. It stays in the second-level cache between the copy that fills it
 #: and the matrix product that reads it, and bounds the memory of any layer.
@@ -80,18 +80,14 @@ def conv2d(
     The result is of ``out_dtype``, by default the weight's dtype; the bias is added in that
     dtype. Raises InputError for shapes that do not fit.
     """
-    kernel_h, kernel_w, per_group, out_channels = weight.shape
+    per_group, out_channels = weight.shape[2:]
     _check_maps("conv2d", x, weight, per_group * groups, groups)
     if out_channels % groups:
         raise InputError(
             f"conv2d needs output channels divisible by {groups} groups, not {out_channels}; "
             "check the weight's layout"
         )
-    top, left, bottom, right = padding
-    size = (
-        conv_size(x.shape[1], kernel_h, strides[0], top, bottom, dilation[0]),
-        conv_size(x.shape[2], kernel_w, strides[1], left, right, dilation[1]),
-    )
+    size = conv_map_size(x.shape[1:3], weight.shape[:2], strides, padding, dilation)
     out = np.empty((x.shape[0], *size, out_channels), dtype=out_dtype or weight.dtype)
     if groups == 1:
         _dense_conv(x, weight, out, strides, padding, dilation)
@@ -211,18 +207,11 @@ def conv2d_transpose(
     ``output_padding`` adds rows below and columns to the right. Raises InputError for shapes that
     do not fit.
     """
-    kernel_h, kernel_w, channels, per_group = weight.shape
+    channels, per_group = weight.shape[2:]
     _check_maps("conv2d_transpose", x, weight, channels, groups)
-    top, left, bottom, right = padding
-    images, height, width = x.shape[:3]
-    size = tuple(
-        transpose_size(*axis)
-        for axis in (
-            (height, kernel_h, strides[0], top, bottom, dilation[0], output_padding[0]),
-            (width, kernel_w, strides[1], left, right, dilation[1], output_padding[1]),
-        )
-    )
-    out = np.empty((images, *size, per_group * groups), dtype=out_dtype or weight.dtype)
+    window = (x.shape[1:3], weight.shape[:2], strides, padding, dilation, output_padding)
+    size = transpose_map_size(*window)
+    out = np.empty((x.shape[0], *size, per_group * groups), dtype=out_dtype or weight.dtype)
     each = channels // groups
     for group in range(groups):
         taps = weight[:, :, group * each : (group + 1) * each]

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from tvm_shiftadd.errors import InputError
 from tvm_shiftadd.formats.ranges import ACTIVATION_RANGES, activation_range
 from tvm_shiftadd.formats.reciprocal import Reciprocal, reciprocal
-from tvm_shiftadd.formats.windows import Padding, Pair, pool_counts, pool_size_out
+from tvm_shiftadd.formats.windows import Padding, Pair, pool_counts, pool_map_size
 
 Activations = NDArray[np.int8 | np.uint8]
 
@@ -126,10 +126,7 @@ def max_pool2d(
 ) -> Activations:
     """Maximum pooling, of the type of ``x``. Padding is its least value, so it never wins."""
     _need_maps("max_pool2d", x)
-    top, left, bottom, right = padding
-    rows = (x.shape[1], pool_size[0], strides[0], top, bottom, dilation[0], ceil_mode)
-    columns = (x.shape[2], pool_size[1], strides[1], left, right, dilation[1], ceil_mode)
-    size = (pool_size_out(*rows), pool_size_out(*columns))
+    size = pool_map_size(x.shape[1:3], pool_size, strides, padding, dilation, ceil_mode)
     views = _taps(x, size, pool_size, strides, padding, dilation, activation_range(x.dtype)[0])
     result = views[0].copy()
     for view in views[1:]:

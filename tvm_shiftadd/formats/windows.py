@@ -5,6 +5,9 @@ Padding is always (top, left, bottom, right).
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -25,6 +28,18 @@ def conv_size(size: int, kernel: int, stride: int, before: int, after: int, dila
     return room // stride + 1
 
 
+def conv_map_size(
+    size: Sequence[int],
+    kernel: Sequence[int],
+    strides: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int] = (1, 1),
+) -> Pair:
+    """Height and width that a convolution makes of a map of ``size``; see :func:`conv_size`."""
+    y, x = _axes(size, kernel, strides, padding, dilation)
+    return conv_size(*y), conv_size(*x)
+
+
 def transpose_size(
     size: int, kernel: int, stride: int, before: int, after: int, dilation: int, extra: int
 ) -> int:
@@ -38,6 +53,19 @@ def transpose_size(
     return length
 
 
+def transpose_map_size(
+    size: Sequence[int],
+    kernel: Sequence[int],
+    strides: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    extra: Sequence[int],
+) -> Pair:
+    """Height and width of a transposed convolution; see :func:`transpose_size`."""
+    y, x = _axes(size, kernel, strides, padding, dilation, extra)
+    return transpose_size(*y), transpose_size(*x)
+
+
 def pool_size_out(
     size: int,
     kernel: int,
@@ -45,6 +73,7 @@ def pool_size_out(
     before: int,
     after: int,
     dilation: int = 1,
+    *,
     ceil_mode: bool = False,
 ) -> int:
     """Output length of pooling along one axis.
@@ -60,6 +89,30 @@ def pool_size_out(
     return length
 
 
+def pool_map_size(
+    size: Sequence[int],
+    pool_size: Sequence[int],
+    strides: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    ceil_mode: bool,
+) -> Pair:
+    """Height and width of a pooling; see :func:`pool_size_out`."""
+    y, x = _axes(size, pool_size, strides, padding, dilation)
+    return pool_size_out(*y, ceil_mode=ceil_mode), pool_size_out(*x, ceil_mode=ceil_mode)
+
+
+def _axes(
+    size: Sequence[int],
+    kernel: Sequence[int],
+    strides: Sequence[int],
+    padding: Sequence[int],
+    *more: Sequence[int],
+) -> Iterator[tuple[Any, ...]]:
+    """What one axis needs, in the order of the functions above, for y and for x."""
+    return zip(size, kernel, strides, padding[:2], padding[2:], *more, strict=True)
+
+
 def _axis_counts(
     size: int,
     kernel: int,
@@ -67,10 +120,11 @@ def _axis_counts(
     before: int,
     after: int,
     dilation: int,
+    *,
     ceil_mode: bool,
     include_pad: bool,
 ) -> NDArray[np.int64]:
-    length = pool_size_out(size, kernel, stride, before, after, dilation, ceil_mode)
+    length = pool_size_out(size, kernel, stride, before, after, dilation, ceil_mode=ceil_mode)
     taps = np.arange(length)[:, None] * stride - before + np.arange(kernel) * dilation
     low, high = (-before, size + after) if include_pad else (0, size)
     counts: NDArray[np.int64] = ((taps >= low) & (taps < high)).sum(axis=1)
@@ -93,18 +147,8 @@ def pool_counts(
     beyond the padding never counts. A window without any element sums to 0 whatever divides it,
     and gets 1.
     """
-    top, left, bottom, right = padding
-    ends = ((top, bottom), (left, right))
     rows, columns = (
-        _axis_counts(
-            size[axis],
-            pool_size[axis],
-            strides[axis],
-            *ends[axis],
-            dilation[axis],
-            ceil_mode,
-            count_include_pad,
-        )
-        for axis in (0, 1)
+        _axis_counts(*axis, ceil_mode=ceil_mode, include_pad=count_include_pad)
+        for axis in _axes(size, pool_size, strides, padding, dilation)
     )
     return np.maximum(np.outer(rows, columns), 1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from .._compat import te, tirx
-from ..formats.windows import conv_size
+from ..formats.windows import conv_map_size
 from .conv import pad_input
 from .terms import Expr
 
@@ -36,11 +36,9 @@ def adder_conv2d(
     ``padding`` is (top, left, bottom, right), zeros that take part. Raises InputError if the
     window does not fit the padded input.
     """
-    top, left, bottom, right = padding
     kh, kw = kernel_size
     channels = x.shape[3]
-    rows = conv_size(int(x.shape[1]), kh, strides[0], top, bottom, 1)
-    columns = conv_size(int(x.shape[2]), kw, strides[1], left, right, 1)
+    size = conv_map_size((int(x.shape[1]), int(x.shape[2])), kernel_size, strides, padding)
     padded = pad_input(x, padding)
     ky = te.reduce_axis((0, kh), "ky")
     kx = te.reduce_axis((0, kw), "kx")
@@ -52,7 +50,7 @@ def adder_conv2d(
             _distance(pixel, weight[(ky * kw + kx) * channels + ci, o]), axis=[ky, kx, ci]
         )
 
-    shape = (x.shape[0], rows, columns, weight.shape[1])
+    shape = (x.shape[0], *size, weight.shape[1])
     return _from_bias(te.compute(shape, body, name="distance"), bias)
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from .._compat import te, tirx
-from ..formats.windows import conv_size, transpose_size
+from ..formats.windows import conv_map_size, transpose_map_size
 from .terms import Expr, shift_term, unpack_code
 
 
@@ -118,11 +118,8 @@ def conv2d(
     ``padding`` is (top, left, bottom, right). Depthwise is ``groups`` = I. Raises
     InputError if the window does not fit the padded input.
     """
-    top, left, bottom, right = padding
-    extents = (
-        conv_size(int(x.shape[1]), kernel_size[0], strides[0], top, bottom, dilation[0]),
-        conv_size(int(x.shape[2]), kernel_size[1], strides[1], left, right, dilation[1]),
-    )
+    size = (int(x.shape[1]), int(x.shape[2]))
+    extents = conv_map_size(size, kernel_size, strides, padding, dilation)
     padded = pad_input(x, padding)
     total = _accumulate(padded, codes, extents, kernel_size, strides, dilation, groups, False)
     return _add_bias(total, bias)
@@ -144,18 +141,8 @@ def conv2d_transpose(
     output[y * stride - top + ky * dilation] += x[y] * weight[ky], computed by gathering: every
     output sums the taps that reach it. Raises InputError if there is no output.
     """
-    extents = [
-        transpose_size(
-            int(x.shape[1 + axis]),
-            kernel_size[axis],
-            strides[axis],
-            padding[axis],
-            padding[axis + 2],
-            dilation[axis],
-            output_padding[axis],
-        )
-        for axis in range(2)
-    ]
+    size = (int(x.shape[1]), int(x.shape[2]))
+    extents = transpose_map_size(size, kernel_size, strides, padding, dilation, output_padding)
     spread = spread_input(x, kernel_size, strides, padding, dilation, extents)
     total = _accumulate(spread, codes, extents, kernel_size, (1, 1), dilation, 1, True)
     return _add_bias(total, bias)

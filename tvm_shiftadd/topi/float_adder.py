@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tvm_shiftadd._compat import te, tirx
-from tvm_shiftadd.formats.windows import conv_size
+from tvm_shiftadd.formats.windows import conv_map_size
 from tvm_shiftadd.topi.layout import pad
 from tvm_shiftadd.topi.terms import Expr
 
@@ -27,8 +27,8 @@ def adder_conv2d(
     channels, height, width = (x.shape[i] for i in ((1, 2, 3) if first else (3, 1, 2)))
     outputs, kh, kw = (weight.shape[i] for i in ((0, 2, 3) if first else (3, 0, 1)))
     top, left, bottom, right = padding
-    rows = conv_size(int(height), int(kh), strides[0], top, bottom, 1)
-    columns = conv_size(int(width), int(kw), strides[1], left, right, 1)
+    size, kernel = (int(height), int(width)), (int(kh), int(kw))
+    rows, columns = conv_map_size(size, kernel, strides, padding)
     sides = (top, bottom, left, right)
     around = (0, 0, 0, 0, *sides) if first else (0, 0, *sides, 0, 0)
     padded = pad(x, pad_width=around) if any(padding) else x
