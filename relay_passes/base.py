@@ -13,11 +13,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from tvm.relax.expr_functor import PyExprMutator, mutator
-
 from relay_passes.expressions import bindings, substitute, uses, variables
 from tvm_shiftadd._compat import GenericConst, ir, relax
-from tvm_shiftadd.importers.naming import UniqueNames
+from tvm_shiftadd.importers.naming import UniqueNames, rename_variables
 
 #: Function attribute: operators that were merged into another, {source name: what became of it}.
 FOLDED_ATTR = "shiftadd.folded"
@@ -102,7 +100,7 @@ class Rewriter:
         result_mod.update_func(main, rebuilt)
         result_mod = relax.transform.DeadCodeElimination(["main"])(result_mod)
         # Only now: a layer that was emitted a second time shall have the name of the dead first.
-        result_mod.update_func(main, _NameOnce().visit_expr(result_mod[main]))
+        result_mod.update_func(main, rename_variables(result_mod[main], UniqueNames()))
         return result_mod
 
     def _rebuild(self, func: relax.Function) -> Any:
@@ -137,23 +135,3 @@ class Rewriter:
     def finish(self, result: Any) -> Any:
         """A last change to the function's result."""
         return result
-
-
-@mutator
-class _NameOnce(PyExprMutator):
-    """Gives every variable a name of its own; where two share one, the later gets a number."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._unique = UniqueNames()
-
-    def _rename(self, var: Any) -> Any:
-        new = type(var)(self._unique(var.name), var.ty)
-        self.set_var_remap(var, new)
-        return new
-
-    def visit_var_def_(self, var: Any) -> Any:
-        return self._rename(var)
-
-    def visit_dataflow_var_def_(self, var: Any) -> Any:
-        return self._rename(var)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from tvm.relax.expr_functor import PyExprMutator, mutator
@@ -42,28 +42,29 @@ def name_variables(module: ir.IRModule, names: Mapping[str, str]) -> ir.IRModule
     function = module["main"]
     bound = {binding.var.name for block in function.body.blocks for binding in block.bindings}
     present = {name: new for name, new in wanted.items() if name in bound}
-    module["main"] = rename_variables(function, number_intermediates(function, present))
+    final = number_intermediates(function, present)
+    module["main"] = rename_variables(function, lambda name: final.get(name, name))
     return module
 
 
-def rename_variables(function: relax.Function, names: Mapping[str, str]) -> relax.Function:
-    """Give variables new names; those not in ``names`` (old name to new) keep theirs.
+def rename_variables(function: relax.Function, rename: Callable[[str], str]) -> relax.Function:
+    """Give every variable the name that ``rename`` makes of its own, asked in their order.
 
     ``BlockBuilder.emit`` turns dots in a name hint into underscores, and module paths are full
     of dots. A variable made directly keeps its name as it is.
     """
-    renamed: relax.Function = _Renamer(names).visit_expr(function)
+    renamed: relax.Function = _Renamer(rename).visit_expr(function)
     return renamed
 
 
 @mutator
 class _Renamer(PyExprMutator):
-    def __init__(self, names: Mapping[str, str]) -> None:
+    def __init__(self, rename: Callable[[str], str]) -> None:
         super().__init__()
-        self._new_names = dict(names)
+        self._name = rename
 
     def _rename(self, var: Any) -> Any:
-        new = type(var)(self._new_names.get(var.name, var.name), var.ty)
+        new = type(var)(self._name(var.name), var.ty)
         self.set_var_remap(var, new)
         return new
 
