@@ -13,6 +13,7 @@ import numpy as np
 
 from relay_passes.expressions import (
     constant,
+    int_attrs,
     ints,
     op_name,
     permutation,
@@ -101,18 +102,23 @@ def _last(rule: Rule) -> Rule:
     return wrapped
 
 
-@_last
-def _conv2d(pass_: LayoutRewriter, call: Any, old: Any) -> Any:
+def _filters(call: Any, axes: tuple[int, ...]) -> Any:
+    """The constant filters of a channels-first layer as HWIO; None where there are none."""
     weight = constant(call.args[1])
     if weight is None or call.attrs["data_layout"] != "NCHW":
         return None
-    hwio = np.ascontiguousarray(weight.transpose(2, 3, 1, 0))
+    return relax.const(np.ascontiguousarray(weight.transpose(axes)))
+
+
+@_last
+def _conv2d(pass_: LayoutRewriter, call: Any, old: Any) -> Any:
+    hwio = _filters(call, (2, 3, 1, 0))
+    if hwio is None:
+        return None
     return relax.op.nn.conv2d(
         pass_.to_last(call.args[0]),
-        relax.const(hwio),
-        strides=ints(call.attrs["strides"]),
-        padding=ints(call.attrs["padding"]),
-        dilation=ints(call.attrs["dilation"]),
+        hwio,
+        **int_attrs(call, "strides", "padding", "dilation"),
         groups=int(call.attrs["groups"]),
         data_layout="NHWC",
         kernel_layout="HWIO",
@@ -121,17 +127,13 @@ def _conv2d(pass_: LayoutRewriter, call: Any, old: Any) -> Any:
 
 @_last
 def _conv2d_transpose(pass_: LayoutRewriter, call: Any, old: Any) -> Any:
-    weight = constant(call.args[1])
-    if weight is None or call.attrs["data_layout"] != "NCHW" or int(call.attrs["groups"]) != 1:
+    hwio = _filters(call, (2, 3, 0, 1))
+    if hwio is None or int(call.attrs["groups"]) != 1:
         return None
-    hwio = np.ascontiguousarray(weight.transpose(2, 3, 0, 1))
     return relax.op.nn.conv2d_transpose(
         pass_.to_last(call.args[0]),
-        relax.const(hwio),
-        strides=ints(call.attrs["strides"]),
-        padding=ints(call.attrs["padding"]),
-        output_padding=ints(call.attrs["output_padding"]),
-        dilation=ints(call.attrs["dilation"]),
+        hwio,
+        **int_attrs(call, "strides", "padding", "output_padding", "dilation"),
         data_layout="NHWC",
         kernel_layout="HWIO",
     )
@@ -139,17 +141,12 @@ def _conv2d_transpose(pass_: LayoutRewriter, call: Any, old: Any) -> Any:
 
 @_last
 def _adder_conv2d(pass_: LayoutRewriter, call: Any, old: Any) -> Any:
-    weight = constant(call.args[1])
-    if weight is None or call.attrs["data_layout"] != "NCHW":
+    hwio = _filters(call, (2, 3, 1, 0))
+    if hwio is None:
         return None
-    return ops.float_adder_conv2d(
-        pass_.to_last(call.args[0]),
-        relax.const(np.ascontiguousarray(weight.transpose(2, 3, 1, 0))),
-        call.args[2],
-        strides=ints(call.attrs["strides"]),
-        padding=ints(call.attrs["padding"]),
-        data_layout="NHWC",
-    )
+    window = int_attrs(call, "strides", "padding")
+    x, scale = pass_.to_last(call.args[0]), call.args[2]
+    return ops.float_adder_conv2d(x, hwio, scale, **window, data_layout="NHWC")
 
 
 @_last
@@ -158,10 +155,7 @@ def _pool(pass_: LayoutRewriter, call: Any, old: Any) -> Any:
         return None
     return POOLING[op_name(call)](
         pass_.to_last(call.args[0]),
-        pool_size=ints(call.attrs["pool_size"]),
-        strides=ints(call.attrs["strides"]),
-        padding=ints(call.attrs["padding"]),
-        dilation=ints(call.attrs["dilation"]),
+        **int_attrs(call, "pool_size", "strides", "padding", "dilation"),
         ceil_mode=bool(call.attrs["ceil_mode"]),
         count_include_pad=bool(call.attrs["count_include_pad"]),
         layout="NHWC",

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from relay_passes.expressions import (
     clip_bounds,
     constant,
+    int_attrs,
     ints,
     op_name,
     permutation,
@@ -81,9 +82,7 @@ def _conv2d(call: Any) -> Match | Refusal:
     if call.attrs["data_layout"] != "NHWC":
         return Refusal("its feature map is not two-dimensional")
     attrs = {
-        "strides": ints(call.attrs["strides"]),
-        "padding": ints(call.attrs["padding"]),
-        "dilation": ints(call.attrs["dilation"]),
+        **int_attrs(call, "strides", "padding", "dilation"),
         "groups": int(call.attrs["groups"]),
     }
     return Match("conv2d", (call.args[0],), attrs, weight)
@@ -95,7 +94,7 @@ def _conv2d_transpose(call: Any) -> Match | Refusal:
         return match
     if match.attrs["groups"] != 1:
         return Refusal("a grouped transposed convolution has no shift-add form yet")
-    attrs = {**match.attrs, "output_padding": ints(call.attrs["output_padding"])}
+    attrs = {**match.attrs, **int_attrs(call, "output_padding")}
     return Match("conv2d_transpose", match.inputs, attrs, match.weight)
 
 
@@ -116,7 +115,7 @@ def _adder(call: Any) -> Match | Refusal:
     if op_name(call).endswith("conv2d"):
         if call.attrs["data_layout"] != "NHWC":
             return Refusal("its feature map is not channels-last")
-        attrs = {key: ints(call.attrs[key]) for key in ("strides", "padding")}
+        attrs = int_attrs(call, "strides", "padding")
     op = op_name(call).removeprefix(FLOAT_NAMESPACE)
     own = None if np.all(factor == 1) else factor
     return Match(op, (call.args[0],), attrs, weight, own)
@@ -139,9 +138,7 @@ def _clip(call: Any) -> Match | Refusal:
 def _pool(call: Any) -> Match | Refusal:
     if call.attrs["layout"] != "NHWC":
         return Refusal("its feature map is not two-dimensional")
-    attrs: dict[str, Any] = {
-        key: ints(call.attrs[key]) for key in ("pool_size", "strides", "padding", "dilation")
-    }
+    attrs = int_attrs(call, "pool_size", "strides", "padding", "dilation")
     attrs["ceil_mode"] = bool(call.attrs["ceil_mode"])
     if op_name(call) == "relax.nn.max_pool2d":
         return Match("max_pool2d", (call.args[0],), attrs)

@@ -71,6 +71,11 @@ def ints(values: Any) -> tuple[int, ...]:
     return tuple(int(v) for v in values)
 
 
+def int_attrs(call: Any, *names: str) -> dict[str, Any]:
+    """Those attributes of a call, arrays of integers, as tuples by their names."""
+    return {name: ints(call.attrs[name]) for name in names}
+
+
 def permutation(call: relax.Call) -> tuple[int, ...]:
     """The axes of a permute_dims, which reverses the dimensions where it names none."""
     axes = call.attrs["axes"]

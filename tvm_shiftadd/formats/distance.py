@@ -17,6 +17,7 @@ from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
 
 from tvm_shiftadd.errors import InputError
+from tvm_shiftadd.formats.linear import check_rows
 from tvm_shiftadd.formats.parallel import in_parallel
 from tvm_shiftadd.formats.windows import Padding, Pair, conv_map_size
 
@@ -68,11 +69,7 @@ def dense(x: Array, weight: Array) -> Array:
 
     Raises InputError for shapes that do not fit.
     """
-    if weight.ndim != 2 or x.ndim < 1 or x.shape[-1] != weight.shape[0]:
-        raise InputError(
-            f"an adder layer needs an input [..., I] for its weight [I, O], not {list(x.shape)} "
-            f"for {list(weight.shape)}; flatten the input or transpose the weight"
-        )
+    check_rows("an adder layer", x, weight)
     flat = x.reshape(-1, x.shape[-1])
     out = np.empty((len(flat), weight.shape[1]), _result_type(x, weight))
     step = max(1, BLOCK_ELEMENTS // weight.shape[1])

@@ -64,6 +64,15 @@ def _check_maps(name: str, x: Array, weight: Array, channels: int, groups: int) 
         )
 
 
+def check_rows(name: str, x: Array, weight: Array) -> None:
+    """Raise InputError where the last axis of ``x`` is not the first of a weight [I, O]."""
+    if weight.ndim != 2 or x.ndim < 1 or x.shape[-1] != weight.shape[0]:
+        raise InputError(
+            f"{name} needs an input [..., I] for its weight [I, O], not {list(x.shape)} for "
+            f"{list(weight.shape)}; flatten the input or transpose the weight"
+        )
+
+
 def conv2d(
     x: Array,
     weight: Array,
@@ -262,11 +271,7 @@ def dense(
 
     Raises InputError for shapes that do not fit.
     """
-    if weight.ndim != 2 or x.ndim < 1 or x.shape[-1] != weight.shape[0]:
-        raise InputError(
-            f"dense needs an input [..., I] for its weight [I, O], not {list(x.shape)} for "
-            f"{list(weight.shape)}; flatten the input or transpose the weight"
-        )
+    check_rows("dense", x, weight)
     flat = x.reshape(-1, x.shape[-1])
     out = np.empty((len(flat), weight.shape[1]), dtype=out_dtype or weight.dtype)
 
