@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tvm_shiftadd.cli import options, output
-from tvm_shiftadd.errors import InputError, ModelError
+from tvm_shiftadd.errors import InputError
 
 if TYPE_CHECKING:
     from tvm_shiftadd.bench.networks import Comparison, Task
@@ -42,7 +42,7 @@ class Config:
 
 
 def command(
-    model: Annotated[Path, typer.Argument(help="An ONNX file, a checkpoint or an artifact.")],
+    model: options.ModelOrArtifact,
     onnx: Annotated[
         Path | None, typer.Option("--onnx", help="An artifact's float network, for the peers.")
     ] = None,
@@ -113,10 +113,7 @@ def _bench(config: Config) -> Comparison:
     from tvm_shiftadd.bench import networks, peers, results
     from tvm_shiftadd.target import AcceleratorTarget, host, link, parse, runtime
 
-    if not config.model.path.exists():
-        raise ModelError(
-            f"{config.model.path} does not exist; give an ONNX file, a checkpoint or an artifact"
-        )
+    config.model.check_exists()
     if config.rounds < 1:
         raise InputError(f"expected --rounds to be at least 1, got {config.rounds}")
     target = parse(config.target)

@@ -31,7 +31,7 @@ class Config:
 
 
 def command(
-    model: Annotated[Path, typer.Argument(help="An ONNX file, a checkpoint or an artifact.")],
+    model: options.ModelOrArtifact,
     data: Annotated[Path, typer.Option("--data", help="Labelled images to measure.")],
     preprocess: options.Spec = None,
     calib: options.Calib = None,
@@ -80,11 +80,9 @@ def command(
 
 def _evaluate(config: Config) -> dict[str, Any]:
     from tvm_shiftadd.data import Preprocess, open_dataset
-    from tvm_shiftadd.errors import ModelError
 
     path = config.model.path
-    if not path.exists():
-        raise ModelError(f"{path} does not exist; give an ONNX file, a checkpoint or an artifact")
+    config.model.check_exists()
     if path.is_dir():
         config.model.refuse_for_artifact()
     config.terms.check()

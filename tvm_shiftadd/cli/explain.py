@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated, Any
-
-import typer
+from typing import Any
 
 from tvm_shiftadd.cli import options, output
 
@@ -22,7 +19,7 @@ class Config:
 
 
 def command(
-    model: Annotated[Path, typer.Argument(help="An ONNX file, a checkpoint or an artifact.")],
+    model: options.ModelOrArtifact,
     target: options.Target = "cpu",
     shape: options.Shape = None,
     weights: options.Weights = None,

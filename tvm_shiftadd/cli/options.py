@@ -11,7 +11,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from tvm_shiftadd.errors import InputError
+from tvm_shiftadd.errors import InputError, ModelError
 
 #: The environment variable that may hold a server's key.
 KEY_VARIABLE: Final = "TVM_SHIFTADD_KEY"
@@ -76,6 +76,13 @@ class ModelChoice:
 
         return api.load(self.path, shape=shape_of(self.shapes), weights=self.weights)
 
+    def check_exists(self) -> None:
+        """Raise ModelError where there is neither a model nor an artifact."""
+        if not self.path.exists():
+            raise ModelError(
+                f"{self.path} does not exist; give an ONNX file, a checkpoint or an artifact"
+            )
+
     def refuse_for_artifact(self) -> None:
         """Raise InputError where what only a model has is said of an artifact."""
         if self.shapes or self.weights:
@@ -139,6 +146,8 @@ def terms_of(text: str) -> int | str:
     raise InputError(f"expected --terms 1, 2, 3 or auto, got {text!r}")
 
 
+ModelOrArtifact = Annotated[Path, typer.Argument(help="An ONNX file, a checkpoint or an artifact.")]
+ArtifactDirectory = Annotated[Path, typer.Argument(help="An artifact directory.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 Debug = Annotated[
     bool,

@@ -109,16 +109,10 @@ def print_lines(*lines: str) -> None:
 
 
 def cell(value: object) -> str:
-    """A value as a table shows it: thousands separated, a dash for nothing."""
-    if value is None:
-        return "-"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, int):
-        return f"{value:,}"
-    if isinstance(value, float):
-        return f"{value:,.2f}"
-    return str(value)
+    """A value as a table shows it: thousands separated, a dash for nothing, two decimals."""
+    from tvm_shiftadd.bench import results
+
+    return f"{value:,.2f}" if isinstance(value, float) else results.text(value)
 
 
 @contextmanager

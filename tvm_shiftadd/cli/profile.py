@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tvm_shiftadd.cli import cycles, options, output
+from tvm_shiftadd.cli import cycles, feeds, options, output
 from tvm_shiftadd.errors import InputError
 from tvm_shiftadd.target.gpu import CUDA
 
@@ -46,7 +46,7 @@ _ROUNDS = 11
 
 
 def command(
-    artifact: Annotated[Path, typer.Argument(help="An artifact directory.")],
+    artifact: options.ArtifactDirectory,
     inputs: Annotated[
         Path | None,
         typer.Option("--input", help=".npz with an array for each input; default: random."),
@@ -139,7 +139,6 @@ def _load(config: Config) -> Artifact:
 
 def _profile(config: Config, artifact: Artifact) -> Profile:
     from tvm_shiftadd.bench import inputs, layers, results
-    from tvm_shiftadd.data import read_arrays
     from tvm_shiftadd.target import runtime
 
     rounds = _ROUNDS if config.rounds is None else config.rounds
@@ -150,14 +149,9 @@ def _profile(config: Config, artifact: Artifact) -> Profile:
     if config.written is not None:
         results.check(config.written)
     if config.inputs is None:
-        feed: dict[str, Any] = inputs.random_inputs(
-            artifact, inputs.batch_size(artifact, config.batch)
-        )
+        feed = inputs.random_inputs(artifact, inputs.batch_size(artifact, config.batch))
     else:
-        feed = dict(read_arrays(config.inputs))
-        if len(feed) == 1 and len(artifact.inputs) == 1:
-            # A single array needs no name.
-            feed = {artifact.inputs[0].name: next(iter(feed.values()))}
+        feed = feeds.read(artifact, config.inputs)
     said = artifact.manifest.target.attributes.get("num_threads")
     threads = config.threads or (said if isinstance(said, int) else runtime.available_cores())
     with output.progress() as progress:

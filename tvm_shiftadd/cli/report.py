@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
-
-import typer
+from typing import Any
 
 from tvm_shiftadd.cli import allocation, options, output
 
@@ -23,7 +21,7 @@ class Config:
 
 
 def command(
-    artifact: Annotated[Path, typer.Argument(help="An artifact directory.")],
+    artifact: options.ArtifactDirectory,
     json: options.Json = False,
     debug: options.Debug = False,
 ) -> None:

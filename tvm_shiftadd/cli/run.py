@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tvm_shiftadd.cli import options, output
+from tvm_shiftadd.cli import feeds, options, output
 
 if TYPE_CHECKING:
     from tvm_shiftadd.artifact import Artifact
@@ -31,7 +32,7 @@ class Config:
 
 
 def command(
-    artifact: Annotated[Path, typer.Argument(help="An artifact directory.")],
+    artifact: options.ArtifactDirectory,
     inputs: Annotated[
         Path, typer.Option("--input", help=".npz with an array for each input, by its name.")
     ],
@@ -56,44 +57,40 @@ def command(
 
 
 def _run(config: Config) -> tuple[dict[str, list[int]], dict[str, int]]:
-
     from tvm_shiftadd.artifact import Artifact
-    from tvm_shiftadd.data import read_arrays
     from tvm_shiftadd.data.writers import write_arrays
 
     choice = config.device.choice()
     artifact = Artifact.load(config.artifact)
     if choice is not None:
         artifact.connect(choice)
-    feeds: Any = read_arrays(config.inputs)
-    if len(feeds) == 1 and len(artifact.inputs) == 1:
-        # A single array needs no name.
-        feeds = next(iter(feeds.values()))
+    given = feeds.read(artifact, config.inputs)
     with output.progress() as progress:
-        result = _in_parts(artifact, feeds, progress)
+        result = _in_parts(artifact, given, progress)
     write_arrays(config.outputs, result)
     shapes = {name: list(array.shape) for name, array in result.items()}
     return shapes, dict(artifact.counted)
 
 
-def _in_parts(artifact: Artifact, feeds: Any, progress: output.Progress) -> dict[str, Any]:
+def _in_parts(
+    artifact: Artifact, given: Mapping[str, Any], progress: output.Progress
+) -> dict[str, Any]:
     """Outputs by name; an accelerator gets a few images at a time, since simulators are slow."""
     import numpy as np
 
-    arrays = list(feeds.values()) if isinstance(feeds, dict) else [feeds]
     tensors = (*artifact.inputs, *artifact.outputs)
     batched = all(info.shape[:1] == (-1,) for info in tensors)
-    counts = {len(array) if np.ndim(array) else 0 for array in arrays}
+    counts = {len(array) if np.ndim(array) else 0 for array in given.values()}
     count = counts.pop() if len(counts) == 1 else 0
     # Both are powers of two, so no launch but the last one is padded.
     size = max(_PART, artifact.regions.config.batch) if artifact.regions is not None else 0
     if not size or not batched or count <= size:
-        return _named(artifact, artifact.run(feeds))
+        return _named(artifact, artifact.run(given))
     parts = []
     for start in range(0, count, size):
         progress("run", start, count)
         part = slice(start, start + size)
-        cut = {k: v[part] for k, v in feeds.items()} if isinstance(feeds, dict) else feeds[part]
+        cut = {name: array[part] for name, array in given.items()}
         parts.append(_named(artifact, artifact.run(cut)))
     progress("run", count, count)
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
