@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from tvm_shiftadd._compat import ir
-from tvm_shiftadd.errors import DependencyError, ModelError
+from tvm_shiftadd.errors import ModelError
 from tvm_shiftadd.importers._checkpoint_weights import BatchNorm, Layer, Network
+from tvm_shiftadd.importers._common import first_line, import_torch
 
 
 def fill_module(architecture: Any, network: Network, shape: Sequence[int] | None) -> ir.IRModule:
@@ -24,12 +25,7 @@ def fill_module(architecture: Any, network: Network, shape: Sequence[int] | None
         ModelError: not a module, no shape, or layers that are not those of the checkpoint.
         DependencyError: PyTorch is not installed.
     """
-    try:
-        import torch
-    except ImportError:
-        raise DependencyError(
-            "PyTorch is needed to import an architecture: pip install 'tvm-shiftadd[torch]'."
-        ) from None
+    torch = import_torch("import an architecture")
     from tvm_shiftadd.importers.torch import load_exported_program
 
     if not isinstance(architecture, torch.nn.Module):
@@ -49,10 +45,8 @@ def fill_module(architecture: Any, network: Network, shape: Sequence[int] | None
     try:
         program = torch.export.export(module, (example,), dynamic_shapes=dynamic)
     except Exception as error:
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         raise ModelError(
-            f"The architecture cannot be exported for an input of shape {dims}: "
-            f"{lines[0] if lines else type(error).__name__}"
+            f"The architecture cannot be exported for an input of shape {dims}: {first_line(error)}"
         ) from error
     return load_exported_program(program)
 

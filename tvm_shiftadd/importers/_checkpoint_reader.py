@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tvm_shiftadd.errors import DependencyError, ModelError
-from tvm_shiftadd.importers._common import one_line_errors
+from tvm_shiftadd.errors import ModelError
+from tvm_shiftadd.importers._common import import_torch, one_line_errors
 
 #: Endings of checkpoint files. ``.tar`` is the habit of naming one ``model.pth.tar``.
 SUFFIXES = (".pth", ".pt", ".th", ".tar", ".ckpt", ".bin", ".pkl", ".t7", ".safetensors")
@@ -108,12 +108,7 @@ def _check_archive(path: Path) -> None:
 
 
 def _read_torch(path: Path, label: str) -> dict[str, NDArray[np.float32]]:
-    try:
-        import torch
-    except ImportError:
-        raise DependencyError(
-            f"PyTorch is needed to read {label}: pip install 'tvm-shiftadd[torch]'."
-        ) from None
+    torch = import_torch(f"read {label}")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from tvm_shiftadd._compat import Analyzer, relax, tirx
-from tvm_shiftadd.errors import ModelError, ShiftAddError, UnsupportedOperatorError
+from tvm_shiftadd.errors import DependencyError, ModelError, ShiftAddError, UnsupportedOperatorError
 
 
 def unsupported(op_type: str, name: str, reason: str) -> UnsupportedOperatorError:
@@ -45,11 +45,27 @@ def float_constant(value: ArrayLike) -> relax.Expr:
     return relax.const(np.ascontiguousarray(value, dtype=np.float32), "float32")
 
 
+def import_torch(purpose: str) -> Any:
+    """The module ``torch``. Raises DependencyError, which says what it is needed for."""
+    try:
+        import torch
+    except ImportError:
+        raise DependencyError(
+            f"PyTorch is needed to {purpose}: pip install 'tvm-shiftadd[torch]'."
+        ) from None
+    return torch
+
+
+def first_line(error: Exception) -> str:
+    """The first line of what an exception says, or its name where it says nothing."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__
+
+
 def tvm_reason(error: Exception) -> str:
     """What an exception of TVM's importer says, in half a sentence."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    text = lines[0] if lines else type(error).__name__
-    return f"TVM's importer says '{textwrap.shorten(text, 200).rstrip('.')}'"
+    text = textwrap.shorten(first_line(error), 200)
+    return f"TVM's importer says '{text.rstrip('.')}'"
 
 
 @contextlib.contextmanager
@@ -76,8 +92,7 @@ def one_line_errors(subject: str) -> Iterator[None]:
         error.args = (_printable(str(error)),)
         raise
     except Exception as error:
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        reason = textwrap.shorten(lines[0], 200) if lines else type(error).__name__
+        reason = textwrap.shorten(first_line(error), 200)
         raise ModelError(
             f"{subject} is damaged and cannot be imported: {_printable(reason).rstrip('.')}."
         ) from error

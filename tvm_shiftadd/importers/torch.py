@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 from tvm.relax.frontend.torch.exported_program_translator import ExportedProgramImporter
 
 from tvm_shiftadd._compat import ir, relax
-from tvm_shiftadd.errors import DependencyError, ModelError, ShiftAddError
+from tvm_shiftadd.errors import ModelError, ShiftAddError
 from tvm_shiftadd.importers._common import (
     closed_on_error,
+    import_torch,
     one_line_errors,
     tvm_reason,
     unsupported,
@@ -39,12 +40,7 @@ def load_exported_program(program: Any) -> ir.IRModule:
         UnsupportedOperatorError: an operator that TVM cannot import either.
         DependencyError: PyTorch is not installed.
     """
-    try:
-        import torch
-    except ImportError:
-        raise DependencyError(
-            "PyTorch is needed to import an exported program: pip install 'tvm-shiftadd[torch]'."
-        ) from None
+    torch = import_torch("import an exported program")
     if not isinstance(program, torch.export.ExportedProgram):
         raise ModelError(
             f"Expected a torch.export.ExportedProgram, but got {type(program).__name__}: call "
