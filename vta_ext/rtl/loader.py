@@ -19,7 +19,7 @@ from vta_ext.rtl.decode import LOAD, Decoded
 from vta_ext.rtl.elements import INPUT_BITS, pick
 from vta_ext.rtl.port import BURST_BYTES, Beats, Requests, taken
 from vta_ext.rtl.requests import Splitter
-from vta_ext.rtl.transfer import PLACE_BITS, Shape, geometry, row_bits, shape
+from vta_ext.rtl.transfer import PLACE_BITS, RUNNER_PORTS, Shape, geometry, row_bits, shape
 from vta_ext.rtl.walk import Walk
 
 #: Bytes and requests that one loader may have in flight, and instructions.
@@ -29,9 +29,8 @@ _INSTRUCTIONS: Final = 8
 
 
 class Loader(wiring.Component):
-    """Loads of some ``memories``. ``start`` takes ``word``, allowed with ``ready``.
+    """Loads of some ``memories``, begun and ended through RUNNER_PORTS.
 
-    ``done`` is 1 when the instruction that was first is through; it stays until ``done_ready``.
     ``<buffer>_write``, ``_address``, ``_word``, ``_enables``: the write port of each buffer,
     which must be ``_ready``.
     """
@@ -51,13 +50,7 @@ class Loader(wiring.Component):
             }
         super().__init__(
             {
-                "word": In(128),
-                "start": In(1),
-                "ready": Out(1),
-                "idle": Out(1),
-                "done": Out(1),
-                "done_word": Out(128),
-                "done_ready": In(1),
+                **RUNNER_PORTS,
                 "requests": Out(Requests(beat_bytes)),
                 "beats": In(Beats(beat_bytes)),
                 **ports,

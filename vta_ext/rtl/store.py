@@ -19,7 +19,7 @@ from vta_ext.rtl.decode import STORE, Decoded
 from vta_ext.rtl.elements import pick
 from vta_ext.rtl.port import BURST_BYTES, Requests, WriteBeats, taken
 from vta_ext.rtl.requests import Splitter
-from vta_ext.rtl.transfer import PLACE_BITS, geometry, row_bits, shape
+from vta_ext.rtl.transfer import PLACE_BITS, RUNNER_PORTS, geometry, row_bits, shape
 
 #: Entries read ahead, requests whose beats are to come, instructions whose bytes are on the way.
 _AHEAD: Final = 4
@@ -32,7 +32,7 @@ def _times(power_of_two: int, value: Value) -> Value:
 
 
 class Storer(wiring.Component):
-    """``start`` takes ``word``, allowed with ``ready``; ``done`` as in a loader.
+    """Stores, begun and ended through RUNNER_PORTS.
 
     out_address and out_word: read port of the output buffer. acc_*: the accumulators', which may
     take its time to grant a read and gives ``acc_valid`` with the word.
@@ -47,13 +47,7 @@ class Storer(wiring.Component):
         )
         super().__init__(
             {
-                "word": In(128),
-                "start": In(1),
-                "ready": Out(1),
-                "idle": Out(1),
-                "done": Out(1),
-                "done_word": Out(128),
-                "done_ready": In(1),
+                **RUNNER_PORTS,
                 "out_address": Out(config.log_acc_depth),
                 "out_word": In(8 * config.out_bytes),
                 "acc_request": Out(1),

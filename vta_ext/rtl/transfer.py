@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 from amaranth.hdl import Const, Module, Signal, Value
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
 
 from vta_ext.config import Config
 from vta_ext.isa.schema import Memory
@@ -12,6 +15,17 @@ from vta_ext.rtl.decode import Decoded
 from vta_ext.rtl.port import ADDRESS_BITS
 from vta_ext.rtl.requests import COUNT_BITS
 
+#: Ports of what runs LOADs or STOREs. ``start`` takes ``word``, allowed with ``ready``. ``done`` is
+#: 1 when the instruction that was first is through; it stays until ``done_ready``.
+RUNNER_PORTS: Final[dict[str, wiring.Member]] = {
+    "word": In(128),
+    "start": In(1),
+    "ready": Out(1),
+    "idle": Out(1),
+    "done": Out(1),
+    "done_word": Out(128),
+    "done_ready": In(1),
+}
 #: Enough for the place of an element in a beat.
 PLACE_BITS = 4
 
