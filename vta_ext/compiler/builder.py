@@ -204,44 +204,26 @@ class Builder:
         return lanes.astype(np.int32)
 
     def _issue(self, one: Pass, rows: MicroOps, begin: int, weights: int) -> None:
-        uops = (begin, begin + len(rows))
+        loops: dict[str, Any] = {
+            "uops": (begin, begin + len(rows)),
+            "loops": one.grid,
+            "dst": one.dst_step,
+            "src": one.src_step,
+        }
         if one.operation == "gemm":
-            instruction = gemm(
-                one.mode,
-                uops=uops,
-                loops=one.grid,
-                dst=one.dst_step,
-                src=one.src_step,
-                accumulate=one.accumulate,
-            )
+            instruction = gemm(one.mode, **loops, accumulate=one.accumulate)
         else:
             immediate: dict[str, Any] = dict(one.immediate)
             if one.operation == "lsa":
                 immediate["row"] += weights * self.config.block
-            instruction = alu(
-                one.operation,
-                uops=uops,
-                loops=one.grid,
-                dst=one.dst_step,
-                src=one.src_step,
-                from_inp=one.source == "inp" and not _immediate_only(one),
-                **immediate,
-            )
+            from_inp = one.source == "inp" and not _immediate_only(one)
+            instruction = alu(one.operation, **loops, from_inp=from_inp, **immediate)
         self._add(instruction, rows)
 
     def _store(self, step: Step, base: int, after: int | None) -> None:
         """The stores that go after a pass."""
         self._add_all(
-            store(
-                out.memory,
-                sram_base=base + out.place,
-                dram_base=out.dram,
-                x_size=out.columns,
-                y_size=out.rows,
-                x_stride=out.stride,
-            )
-            for out in step.stores
-            if out.after == after
+            store(out.memory, **out.transfer(base)) for out in step.stores if out.after == after
         )
 
 
@@ -249,11 +231,7 @@ def _load(move: Move, begin: int) -> Instruction:
     """A move to the place of its fetch."""
     return load(
         move.memory,
-        sram_base=begin + move.place,
-        dram_base=move.dram,
-        x_size=move.columns,
-        y_size=move.rows,
-        x_stride=move.stride,
+        **move.transfer(begin),
         y_pad=move.y_pad,
         x_pad=move.x_pad,
         unsigned=move.unsigned,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,8 +24,8 @@ def one_lane(dst: int = 0, src: int = 0, wgt: int = 0) -> Lanes:
 
 
 @dataclass(frozen=True)
-class Move:
-    """One LOAD: rows from element ``dram`` on to entry ``place`` of its fetch."""
+class Rows:
+    """Rows of ``columns`` elements, from element ``dram`` and entry ``place`` of a buffer on."""
 
     memory: str
     place: int
@@ -32,6 +33,22 @@ class Move:
     columns: int
     rows: int = 1
     stride: int | None = None
+
+    def transfer(self, base: int) -> dict[str, Any]:
+        """What LOAD and STORE take alike; ``base``: the entry that places count from."""
+        return {
+            "sram_base": base + self.place,
+            "dram_base": self.dram,
+            "x_size": self.columns,
+            "y_size": self.rows,
+            "x_stride": self.stride,
+        }
+
+
+@dataclass(frozen=True)
+class Move(Rows):
+    """One LOAD: rows from element ``dram`` on to entry ``place`` of its fetch."""
+
     y_pad: Pair = (0, 0)
     x_pad: Pair = (0, 0)
     unsigned: bool = False
@@ -70,18 +87,12 @@ class Pass:
 
 
 @dataclass(frozen=True)
-class Out:
+class Out(Rows):
     """One STORE of ``memory`` (out or acc) from accumulator ``place`` of the tile.
 
     It goes after pass number ``after`` of the step, or after all of them.
     """
 
-    memory: str
-    place: int
-    dram: int
-    columns: int
-    rows: int = 1
-    stride: int | None = None
     after: int | None = None
 
 
