@@ -15,14 +15,14 @@ from typing import IO, Any, Final
 
 import numpy as np
 
-from tvm_shiftadd.errors import DependencyError, DeviceError, InputError, ProgramError
+from tvm_shiftadd.errors import DependencyError, DeviceError, InputError
 from vta_ext.boards.lock import hold
 from vta_ext.config import Config
 from vta_ext.presets import MEMORY_BITS
 from vta_ext.program import Program
 from vta_ext.rtl.map import ALIGNMENT, COUNTERS, FAILED_BIT, IDENTITY, Register
 from vta_ext.runtime.device import LoadedProgram
-from vta_ext.runtime.placed import PlacedProgram, Watch
+from vta_ext.runtime.placed import PlacedProgram, Watch, check_machine
 
 #: The machine's cell in the block design, by which the overlay knows it.
 CELL: Final = "vta"
@@ -102,11 +102,7 @@ class Machine:
     def require(self, config: Config) -> None:
         """Raise ProgramError unless the machine has that configuration."""
         found = self.read(Register.HASH_HIGH) << 32 | self.read(Register.HASH_LOW)
-        if found != int(config.hash, 16):
-            raise ProgramError(
-                f"the board's machine has configuration {found:016x}, the program is for "
-                f"{config.hash}; compile it for that machine, or load another bitstream"
-            )
+        check_machine(f"{found:016x}", config)
 
     def read(self, register: int) -> int:
         """Read a register."""

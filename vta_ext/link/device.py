@@ -6,7 +6,7 @@ import threading
 import weakref
 from typing import Final
 
-from tvm_shiftadd.errors import DeviceError, ProgramError
+from tvm_shiftadd.errors import DeviceError
 from vta_ext.config import Config
 from vta_ext.link.host import Link
 from vta_ext.link.memory import Places
@@ -15,7 +15,7 @@ from vta_ext.presets import MEMORY_BITS
 from vta_ext.program import Program
 from vta_ext.rtl.map import ALIGNMENT, COUNTERS, Register
 from vta_ext.runtime.device import LoadedProgram
-from vta_ext.runtime.placed import PlacedProgram, Watch
+from vta_ext.runtime.placed import PlacedProgram, Watch, check_machine
 
 #: Looks at a running machine whose cycles stand still, after which it has stopped.
 _STANDSTILL: Final = 100
@@ -132,12 +132,7 @@ class SerialDevice:
     """
 
     def __init__(self, session: Session, config: Config, limit: float | None = None) -> None:
-        if session.board.configuration != config.hash:
-            raise ProgramError(
-                f"the board's machine has configuration {session.board.configuration}, the "
-                f"program is for {config.hash}; compile it for that machine, or load another "
-                "bitstream"
-            )
+        check_machine(session.board.configuration, config)
         self._session, self._config, self._limit = session, config, limit
 
     @property

@@ -9,12 +9,22 @@ from functools import cached_property
 from typing import Final
 
 from tvm_shiftadd.errors import DeviceError, ProgramError
+from vta_ext.config import Config
 from vta_ext.isa.codec import codec
 from vta_ext.program import Program
 from vta_ext.runtime.device import patience
 
 #: Values of a counter register.
 _WRAP: Final = 1 << 32
+
+
+def check_machine(found: str, config: Config) -> None:
+    """Raise ProgramError unless the machine, whose configuration's hash is ``found``, fits."""
+    if found != config.hash:
+        raise ProgramError(
+            f"the board's machine has configuration {found}, the program is for {config.hash}; "
+            "compile it for that machine, or load another bitstream"
+        )
 
 
 class PlacedProgram(ABC):
