@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,9 +12,9 @@ from tvm_shiftadd.formats import codes as term_codes
 from vta_ext.builder import ProgramBuilder
 from vta_ext.config import Config
 from vta_ext.isa import instruction as isa
-from vta_ext.isa.instruction import Tokens
+from vta_ext.isa.instruction import Instruction, Tokens
 from vta_ext.isa.machine import pack_codes
-from vta_ext.program import Program
+from vta_ext.program import Program, Section
 from vta_ext.sim.functional import FunctionalSimulator
 
 
@@ -37,6 +38,36 @@ class Case:
             raw = np.frombuffer(simulator.read(section.offset, section.size), values.dtype)
             found[name] = raw.reshape(values.shape)
         return found
+
+
+def load(
+    b: ProgramBuilder,
+    memory: str,
+    section: Section,
+    count: int,
+    *,
+    first: int = 0,
+    at: int = 0,
+    **more: Any,
+) -> Instruction:
+    """LOAD of ``count`` elements of a section, from ``first`` on, to the entries from ``at`` on."""
+    place = b.element(section, memory, first)
+    return isa.load(memory, sram_base=at, dram_base=place, x_size=count, **more)
+
+
+def store(
+    b: ProgramBuilder,
+    section: Section,
+    count: int,
+    *,
+    memory: str = "out",
+    first: int = 0,
+    at: int = 0,
+    tokens: Tokens,
+) -> Instruction:
+    """STORE of ``count`` entries from ``at`` on to the elements of a section from ``first`` on."""
+    place = b.element(section, memory, first)
+    return isa.store(memory, sram_base=at, dram_base=place, x_size=count, tokens=tokens)
 
 
 def weights(mode: str, shape: tuple[int, ...], rng: np.random.Generator) -> NDArray[np.int8]:
@@ -102,28 +133,28 @@ def blocked_gemm(
     passes = [b.kernel([[n * rows, spare + 2 * n, 0]]) for n in range(blocks_out)]
     b.load_kernels()
     if fused:
-        b.append(
-            isa.load(
-                "acc", sram_base=spare, dram_base=b.element(table, "acc"), x_size=2 * blocks_out
-            )
-        )
+        b.append(load(b, "acc", table, 2 * blocks_out, at=spare))
     else:
         b.append(isa.gemm(mode, uops=kernels[0], loops=(1, rows), dst=(0, 1), accumulate="clear"))
     for step in range(blocks_in):
         half = step % 2
         b.append(
-            isa.load(
+            load(
+                b,
                 "inp",
-                sram_base=half * rows,
-                dram_base=b.element(source, "inp", step * rows),
-                x_size=rows,
+                source,
+                rows,
+                first=step * rows,
+                at=half * rows,
                 tokens=Tokens(pop_next=step >= 2),
             ),
-            isa.load(
+            load(
+                b,
                 memory,
-                sram_base=half * blocks_out,
-                dram_base=b.element(matrix, memory, step * blocks_out),
-                x_size=blocks_out,
+                matrix,
+                blocks_out,
+                first=step * blocks_out,
+                at=half * blocks_out,
                 tokens=Tokens(push_next=True),
             ),
             isa.gemm(
@@ -150,12 +181,7 @@ def blocked_gemm(
         b.append(isa.alu("max", uops=passes[n], loops=(1, rows), dst=(0, 1), imm=0))
         b.append(isa.alu("min", uops=passes[n], loops=(1, rows), dst=(0, 1), imm=127, tokens=last))
     b.append(
-        isa.store(
-            sram_base=0,
-            dram_base=b.element(target, "out"),
-            x_size=rows * blocks_out,
-            tokens=Tokens(pop_prev=True, push_prev=True),
-        ),
+        store(b, target, rows * blocks_out, tokens=Tokens(pop_prev=True, push_prev=True)),
         isa.finish(Tokens(pop_next=True)),
     )
     acc = combine(mode, x.astype(np.int64), w)
@@ -175,8 +201,7 @@ def vector_add(config: Config, count: int = 24, seed: int = 0) -> Case:
     kernel = b.kernel([[0, count, 0]])
     b.load_kernels()
     for number, section in enumerate(sections):
-        base = b.element(section, "acc")
-        b.append(isa.load("acc", sram_base=number * count, dram_base=base, x_size=count))
+        b.append(load(b, "acc", section, count, at=number * count))
     b.append(
         isa.alu(
             "add",
@@ -186,12 +211,7 @@ def vector_add(config: Config, count: int = 24, seed: int = 0) -> Case:
             src=(0, 1),
             tokens=Tokens(push_next=True),
         ),
-        isa.store(
-            sram_base=0,
-            dram_base=b.element(target, "out"),
-            x_size=count,
-            tokens=Tokens(pop_prev=True, push_prev=True),
-        ),
+        store(b, target, count, tokens=Tokens(pop_prev=True, push_prev=True)),
         isa.finish(Tokens(pop_next=True)),
     )
     return Case(b.build(), {"a": one, "b": other}, {"c": (one + other).astype(np.int8)})
@@ -226,29 +246,26 @@ def depthwise(
     for n in range(blocks):
         b.label(f"block{n}")
         b.append(
-            isa.load(
+            load(
+                b,
                 "inp",
-                sram_base=0,
-                dram_base=b.element(source, "inp", n * area),
+                source,
+                size,
+                first=n * area,
                 y_size=size,
-                x_size=size,
                 y_pad=(1, 1),
                 x_pad=(1, 1),
                 unsigned=True,
                 tokens=Tokens(pop_next=n > 0),
             ),
-            isa.load(
-                "code",
-                sram_base=0,
-                dram_base=b.element(matrix, "code", n * entries),
-                x_size=entries,
-                tokens=Tokens(push_next=True),
-            ),
-            isa.load(
+            load(b, "code", matrix, entries, first=n * entries, tokens=Tokens(push_next=True)),
+            load(
+                b,
                 "acc",
-                sram_base=area,
-                dram_base=b.element(table, "acc", 2 * n),
-                x_size=2,
+                table,
+                2,
+                first=2 * n,
+                at=area,
                 tokens=Tokens(pop_prev=True, pop_next=n > 0),
             ),
         )
@@ -275,12 +292,7 @@ def depthwise(
                 hi=255,
                 tokens=Tokens(push_prev=n < blocks - 1, push_next=True),
             ),
-            isa.store(
-                sram_base=0,
-                dram_base=b.element(target, "out", n * area),
-                x_size=area,
-                tokens=Tokens(pop_prev=True, push_prev=True),
-            ),
+            store(b, target, area, first=n * area, tokens=Tokens(pop_prev=True, push_prev=True)),
         )
     b.append(isa.finish(Tokens(pop_next=True)))
     assert padded <= config.inp_depth
@@ -304,18 +316,10 @@ def residual_pool(config: Config, seed: int = 0) -> Case:
     each = b.kernel([[16, 0, 0]])
     copy = b.kernel([[4, 0, 0]])
     b.load_kernels()
-    tokens = Tokens(push_next=True)
-    for number, section in enumerate((first, second)):
-        base = b.element(section, "inp")
-        b.append(
-            isa.load(
-                "inp",
-                sram_base=16 * number,
-                dram_base=base,
-                x_size=16,
-                tokens=tokens if number else isa.NO_TOKENS,
-            )
-        )
+    b.append(
+        load(b, "inp", first, 16),
+        load(b, "inp", second, 16, at=16, tokens=Tokens(push_next=True)),
+    )
     loop = {"loops": (1, 16), "dst": (0, 1), "src": (0, 1), "from_inp": True}
     second_map = b.kernel([[16, 16, 0]])
     b.append(
@@ -348,19 +352,8 @@ def residual_pool(config: Config, seed: int = 0) -> Case:
             hi=127,
             tokens=Tokens(push_next=True),
         ),
-        isa.store(
-            sram_base=4,
-            dram_base=b.element(target, "out"),
-            x_size=4,
-            tokens=Tokens(pop_prev=True),
-        ),
-        isa.store(
-            "acc",
-            sram_base=0,
-            dram_base=b.element(wide, "acc"),
-            x_size=4,
-            tokens=Tokens(push_prev=True),
-        ),
+        store(b, target, 4, at=4, tokens=Tokens(pop_prev=True)),
+        store(b, wide, 4, memory="acc", tokens=Tokens(push_prev=True)),
         isa.finish(Tokens(pop_next=True)),
     )
     total = a.astype(np.int32) + (c.astype(np.int32) << 2)

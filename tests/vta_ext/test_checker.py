@@ -62,21 +62,9 @@ def small(*instructions: Instruction, rows: object = ((0, 0, 0),)) -> Program:
     b.kernel(rows)
     b.load_kernels()
     b.append(
-        isa.load("inp", sram_base=0, dram_base=b.element(x, "inp"), x_size=8),
-        isa.load(
-            "code",
-            sram_base=0,
-            dram_base=b.element(codes, "code"),
-            x_size=1,
-            tokens=Tokens(push_next=True),
-        ),
-        isa.load(
-            "acc8",
-            sram_base=0,
-            dram_base=b.element(x, "acc8"),
-            x_size=64,
-            tokens=Tokens(pop_prev=True),
-        ),
+        kernels.load(b, "inp", x, 8),
+        kernels.load(b, "code", codes, 1, tokens=Tokens(push_next=True)),
+        kernels.load(b, "acc8", x, 64, tokens=Tokens(pop_prev=True)),
         *instructions,
         isa.finish(),
     )
@@ -272,29 +260,11 @@ def test_overflow_is_proved_from_weights_and_ranges() -> None:
         b.kernel([[0, 0, 0]])
         b.load_kernels()
         b.append(
-            isa.load("inp", sram_base=0, dram_base=b.element(x, "inp"), x_size=1),
-            isa.load(
-                "code",
-                sram_base=0,
-                dram_base=b.element(codes, "code"),
-                x_size=1,
-                tokens=Tokens(push_next=True),
-            ),
-            isa.load(
-                "acc",
-                sram_base=0,
-                dram_base=b.element(first, "acc"),
-                x_size=1,
-                tokens=Tokens(pop_prev=True),
-            ),
+            kernels.load(b, "inp", x, 1),
+            kernels.load(b, "code", codes, 1, tokens=Tokens(push_next=True)),
+            kernels.load(b, "acc", first, 1, tokens=Tokens(pop_prev=True)),
             isa.gemm("shift", uops=(0, 1), tokens=Tokens(push_next=True)),
-            isa.store(
-                "acc",
-                sram_base=0,
-                dram_base=b.element(y, "acc"),
-                x_size=1,
-                tokens=Tokens(pop_prev=True, push_prev=True),
-            ),
+            kernels.store(b, y, 1, memory="acc", tokens=Tokens(pop_prev=True, push_prev=True)),
             isa.finish(Tokens(pop_next=True)),
         )
         return b.build()
