@@ -7,6 +7,7 @@ are compiled together.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -72,12 +73,7 @@ def conv2d_case(draw: Draw) -> Any:
     codes = weight(rng, kh * kw * channels // groups, outputs, draw(st.integers(1, 3)))
     attrs["groups"] = groups
     x = stored(rng, draw(st.integers(1, 2)), h, w, channels)
-    return (
-        lambda x, c, b: ops.conv2d(x, c, b, **attrs),
-        (x,),
-        (codes, bias(rng, outputs)),
-        attrs,
-    )
+    return partial(ops.conv2d, **attrs), (x,), (codes, bias(rng, outputs)), attrs
 
 
 @st.composite
@@ -94,19 +90,19 @@ def conv2d_transpose_case(draw: Draw) -> Any:
     kh, kw = attrs["kernel_size"]
     codes = weight(rng, kh * kw * channels, outputs, draw(st.integers(1, 3)))
     x = stored(rng, draw(st.integers(1, 2)), h, w, channels)
-    return (
-        lambda x, c, b: ops.conv2d_transpose(x, c, b, **attrs),
-        (x,),
-        (codes, bias(rng, outputs)),
-        attrs,
-    )
+    return partial(ops.conv2d_transpose, **attrs), (x,), (codes, bias(rng, outputs)), attrs
+
+
+def draw_rows(draw: Draw) -> tuple[np.random.Generator, list[int], int, int]:
+    """A generator, leading dimensions, and the sizes of a matrix."""
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    leading = draw(st.lists(st.integers(1, 4), min_size=1, max_size=3))
+    return rng, leading, draw(st.integers(1, 33)), draw(st.integers(1, 9))
 
 
 @st.composite
 def dense_case(draw: Draw) -> Any:
-    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
-    leading = draw(st.lists(st.integers(1, 4), min_size=1, max_size=3))
-    inputs, outputs = draw(st.integers(1, 33)), draw(st.integers(1, 9))
+    rng, leading, inputs, outputs = draw_rows(draw)
     codes = weight(rng, inputs, outputs, draw(st.integers(1, 3)))
     return ops.dense, (stored(rng, *leading, inputs),), (codes, bias(rng, outputs)), {}
 
@@ -119,19 +115,12 @@ def adder_conv2d_case(draw: Draw) -> Any:
     (kh, kw), channels, outputs = attrs["kernel_size"], *draw(st.tuples(*[st.integers(1, 5)] * 2))
     x = int8(rng, draw(st.integers(1, 2)), h, w, channels)
     weights = int8(rng, kh * kw * channels, outputs)
-    return (
-        lambda x, w, b: ops.adder_conv2d(x, w, b, **attrs),
-        (x,),
-        (weights, bias(rng, outputs)),
-        attrs,
-    )
+    return partial(ops.adder_conv2d, **attrs), (x,), (weights, bias(rng, outputs)), attrs
 
 
 @st.composite
 def adder_dense_case(draw: Draw) -> Any:
-    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
-    leading = draw(st.lists(st.integers(1, 4), min_size=1, max_size=3))
-    inputs, outputs = draw(st.integers(1, 33)), draw(st.integers(1, 9))
+    rng, leading, inputs, outputs = draw_rows(draw)
     x, weights = int8(rng, *leading, inputs), int8(rng, inputs, outputs)
     return ops.adder_dense, (x,), (weights, bias(rng, outputs)), {}
 
@@ -169,7 +158,7 @@ def quantize_case(draw: Draw) -> Any:
     where = rng.random(x.shape) < 0.5
     x[where] = rng.choice(np.concatenate([odd, halves]), int(where.sum()))
     attrs = {"exponent": exponent, "dtype": draw(st.sampled_from(["int8", "uint8"]))}
-    return lambda x: ops.quantize(x, **attrs), (x,), (), attrs
+    return partial(ops.quantize, **attrs), (x,), (), attrs
 
 
 @st.composite
@@ -205,7 +194,7 @@ def requantize_case(draw: Draw) -> Any:
         x[small] = rng.integers(-600, 600, int(small.sum()))
         x = np.clip(x, -most, most).astype(np.int32)
     attrs = {"lo": lo, "hi": hi, "dtype": dtype}
-    return lambda x, s: ops.requantize(x, s, **attrs), (x,), (shift,), attrs
+    return partial(ops.requantize, **attrs), (x,), (shift,), attrs
 
 
 @st.composite
@@ -228,7 +217,7 @@ def clip_case(draw: Draw) -> Any:
     least, most = activation_range(x.dtype)
     lo = draw(st.integers(least, most))
     attrs = {"lo": lo, "hi": draw(st.integers(lo, most))}
-    return lambda x: ops.clip(x, **attrs), (x,), (), attrs
+    return partial(ops.clip, **attrs), (x,), (), attrs
 
 
 @st.composite
@@ -249,7 +238,7 @@ def _pool_case(draw: Draw, build: Callable[..., Any], more: Parameters) -> Any:
         # Global pooling.
         attrs |= {"pool_size": (h, w), "dilation": (1, 1), "padding": (0, 0, 0, 0)}
     x = stored(rng, draw(st.integers(1, 2)), h, w, draw(st.integers(1, 9)))
-    return lambda x: build(x, **attrs), (x,), (), attrs
+    return partial(build, **attrs), (x,), (), attrs
 
 
 @st.composite

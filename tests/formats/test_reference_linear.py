@@ -49,16 +49,19 @@ def conv_cases(draw: st.DrawFn) -> tuple[Any, Any, Any, dict[str, Any]]:
     return x, weight, bias, attributes
 
 
-@given(conv_cases(), st.sampled_from([1, 300, 1 << 20]))
-def test_conv2d_is_the_naive_convolution(case, block_bytes) -> None:
-    x, weight, bias, attributes = case
-    expected = naive.conv2d(x, weight, bias, **attributes)
+def assert_naive(name: str, x, weight, bias, attributes, block_bytes: int) -> None:
+    expected = getattr(naive, name)(x, weight, bias, **attributes)
     with pytest.MonkeyPatch.context() as patch:
         # Small blocks take the paths that split rows and images.
         patch.setattr(linear, "BLOCK_BYTES", block_bytes)
-        actual = reference.conv2d(x, weight, bias, **attributes)
+        actual = getattr(reference, name)(x, weight, bias, **attributes)
     assert actual.dtype == np.int32
     assert np.array_equal(actual, expected)
+
+
+@given(conv_cases(), st.sampled_from([1, 300, 1 << 20]))
+def test_conv2d_is_the_naive_convolution(case, block_bytes) -> None:
+    assert_naive("conv2d", *case, block_bytes)
 
 
 @given(st.data(), pair, pair, padding, pair, st.sampled_from([1, 200, 1 << 20]))
@@ -80,12 +83,7 @@ def test_transposed_conv2d_is_the_naive_scatter(
         "output_padding": extra,
         "dilation": dilation,
     }
-    expected = naive.conv2d_transpose(x, weight, bias, **attributes)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(linear, "BLOCK_BYTES", block_bytes)
-        actual = reference.conv2d_transpose(x, weight, bias, **attributes)
-    assert actual.dtype == np.int32
-    assert np.array_equal(actual, expected)
+    assert_naive("conv2d_transpose", x, weight, bias, attributes, block_bytes)
 
 
 @given(st.integers(0, 2**16), st.integers(1, 40), st.integers(1, 5))

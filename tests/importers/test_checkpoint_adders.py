@@ -26,10 +26,7 @@ def head(shift: Any) -> Any:
 def check(network: Any, state: dict[str, Any], path: Path, tolerance: float = 1e-5) -> Any:
     torch.save({"state_dict": state, "optimizer": {}}, path)
     mod = load(path, shape=(-1, 3, 8, 8))
-    x = np.random.default_rng(1).normal(size=(3, 3, 8, 8)).astype(np.float32)
-    with torch.no_grad():
-        want = network(torch.tensor(x)).numpy()
-    assert_same(run_tvm(mod, x), [want], tolerance)
+    networks.assert_follows(mod, network, 8, tolerance)
     return mod
 
 
@@ -43,11 +40,14 @@ def shiftaddnet(shift: Any) -> Any:
     return networks.settle(network, 8)
 
 
+def addernet() -> Any:
+    last = head(networks.plain)
+    network = networks.ResNet([1, 1, 1], WIDTHS, networks.Adder, head=last, head_norm=True)
+    return networks.settle(network, 8)
+
+
 def test_addernet(tmp_path: Path) -> None:
-    network = networks.ResNet(
-        [1, 1, 1], WIDTHS, networks.Adder, head=head(networks.plain), head_norm=True
-    )
-    networks.settle(network, 8)
+    network = addernet()
     mod = check(network, network.state_dict(), tmp_path / "n.pth")
     assert form(mod) == "AdderNet"
     assert operators(mod).count("shiftadd.float_adder_conv2d") == 8
@@ -55,10 +55,7 @@ def test_addernet(tmp_path: Path) -> None:
 
 
 def test_the_bias_of_an_adder_layer(tmp_path: Path) -> None:
-    network = networks.ResNet(
-        [1, 1, 1], WIDTHS, networks.Adder, head=head(networks.plain), head_norm=True
-    )
-    networks.settle(network, 8)
+    network = addernet()
     state = {key: value.clone() for key, value in network.state_dict().items()}
     state["layer1.0.conv1.b"] = torch.arange(4.0)
     with torch.no_grad():
@@ -122,9 +119,7 @@ def test_addernets_checkpoint_follows_its_definition(data_dir: Path) -> None:
     images = archive["images"][:48] / 255
     images = (images - [0.4914, 0.4822, 0.4465]) / [0.2023, 0.1994, 0.2010]
     x = images.transpose(0, 3, 1, 2).astype(np.float32)
-    with torch.no_grad():
-        want = network(torch.tensor(x).double()).numpy()
     got = run_tvm(load(path), x)
     # Sums of some thousands lose digits in float32 before a batch norm subtracts their mean.
-    assert_same(got, [want], 3e-4)
+    assert_same(got, [networks.forward(network, x.astype(np.float64))], 3e-4)
     assert np.mean(got[0].argmax(1) == archive["labels"][:48]) > 0.8

@@ -5,10 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
-from tests.importers.onnx_models import assert_same, names, run_tvm
+from tests.importers.onnx_models import names
 from tvm_shiftadd.errors import ModelError
 from tvm_shiftadd.importers import load
 
@@ -27,10 +26,7 @@ def lenet(conv: Any, norm: bool = True) -> Any:
 def compare(trained: Any, given: Any, path: Path, tolerance: float = 1e-5, **options: Any) -> Any:
     torch.save(trained.state_dict(), path)
     mod = load(path, architecture=given, shape=(-1, 3, 8, 8), **options)
-    x = np.random.default_rng(0).normal(size=(3, 3, 8, 8)).astype(np.float32)
-    with torch.no_grad():
-        want = trained(torch.tensor(x)).numpy()
-    assert_same(run_tvm(mod, x), [want], tolerance)
+    networks.assert_follows(mod, trained, 8, tolerance)
     return mod
 
 

@@ -27,20 +27,14 @@ def save(network: Any, path: Path, *, wrapped: bool = False, container: bool = F
     return path
 
 
-def forward(network: Any, x: Any) -> Any:
-    with torch.no_grad():
-        return network(torch.tensor(x)).numpy()
-
-
 #: DeepShift rounds activations down to 2^-16 in each layer, which the importer leaves out.
 DEEPSHIFT = 2e-4
 
 
 def check(network: Any, path: Path, size: int = 16, tolerance: float = 1e-5, **options: Any) -> Any:
     """Import the saved network and compare it with its own forward pass; the Relax module."""
-    x = np.random.default_rng(1).normal(size=(3, 3, size, size)).astype(np.float32)
     mod = load(path, shape=(-1, 3, size, size), **options)
-    assert_same(run_tvm(mod, x), [forward(network, x)], tolerance)
+    networks.assert_follows(mod, network, size, tolerance)
     return mod
 
 
@@ -148,7 +142,7 @@ def test_apot_as_the_imagenet_code_names_it(tmp_path: Path) -> None:
     torch.save(state, tmp_path / "n.pth")
     x = np.random.default_rng(1).normal(size=(2, 3, 16, 16)).astype(np.float32)
     mod = load(tmp_path / "n.pth", shape=(-1, 3, 16, 16), weights="apot-4")
-    assert_same(run_tvm(mod, x), [forward(network, x)], 1e-5)
+    assert_same(run_tvm(mod, x), [networks.forward(network, x)], 1e-5)
     assert not any("apot-N" in note for note in attributes(mod)[1])
 
 
@@ -234,4 +228,4 @@ def test_apots_checkpoint_follows_its_definition(data_dir: Path) -> None:
     images = (images - [0.491, 0.482, 0.447]) / [0.247, 0.243, 0.262]
     x = images.transpose(0, 3, 1, 2).astype(np.float32)
     got = run_tvm(load(path), x)
-    assert_same(got, [forward(network.eval(), x)], 1e-5)
+    assert_same(got, [networks.forward(network.eval(), x)], 1e-5)

@@ -9,9 +9,12 @@ from collections.abc import Callable, Sequence
 from itertools import product
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from tests.importers.onnx_models import assert_same, run_tvm
 
 #: in channels, out channels, kernel size, stride -> a layer
 Make = Callable[[int, int, int, int], nn.Module]
@@ -278,3 +281,15 @@ def settle(network: nn.Module, size: int = 16, seed: int = 0) -> Any:
     with torch.no_grad():
         network(torch.randn(8, 3, size, size))
     return network.eval()
+
+
+def forward(network: nn.Module, x: Any) -> Any:
+    """What the network computes of an array, as an array."""
+    with torch.no_grad():
+        return network(torch.tensor(x)).numpy()
+
+
+def assert_follows(mod: Any, network: nn.Module, size: int, tolerance: float) -> None:
+    """The imported module computes what the network's own forward pass does, on random images."""
+    x = np.random.default_rng(1).normal(size=(3, 3, size, size)).astype(np.float32)
+    assert_same(run_tvm(mod, x), [forward(network, x)], tolerance)
