@@ -83,18 +83,13 @@ def _infer_dense(call: Any) -> Any:
 def _legalize_conv2d(builder: Any, call: Any) -> Any:
     from tvm_shiftadd.topi import adder
 
-    return builder.call_te(
-        adder.adder_conv2d,
-        *call.args,
-        **vars(AdderConv2DAttrs.of(call)),
-        primfunc_name_hint="shiftadd_adder_conv2d",
-    )
+    return registry.call_te(builder, call, adder.adder_conv2d, AdderConv2DAttrs)
 
 
 def _legalize_dense(builder: Any, call: Any) -> Any:
     from tvm_shiftadd.topi import adder
 
-    return builder.call_te(adder.adder_dense, *call.args, primfunc_name_hint="shiftadd_adder_dense")
+    return registry.call_te(builder, call, adder.adder_dense)
 
 
 SPECS = (

@@ -57,16 +57,13 @@ def _infer_clip(call: Any) -> Any:
 def _legalize_add(builder: Any, call: Any) -> Any:
     from tvm_shiftadd.topi import elementwise
 
-    return builder.call_te(elementwise.add, *call.args, primfunc_name_hint="shiftadd_add")
+    return registry.call_te(builder, call, elementwise.add)
 
 
 def _legalize_clip(builder: Any, call: Any) -> Any:
     from tvm_shiftadd.topi import elementwise
 
-    attrs = vars(ClipAttrs.of(call))
-    return builder.call_te(
-        elementwise.clip, *call.args, **attrs, primfunc_name_hint="shiftadd_clip"
-    )
+    return registry.call_te(builder, call, elementwise.clip, ClipAttrs)
 
 
 SPECS = (

@@ -94,17 +94,13 @@ def _legalize_concat(builder: Any, call: Any) -> Any:
 def _legalize_pad(builder: Any, call: Any) -> Any:
     from tvm_shiftadd.topi import layout
 
-    attrs = vars(PadAttrs.of(call))
-    return builder.call_te(layout.pad, *call.args, **attrs, primfunc_name_hint="shiftadd_pad")
+    return registry.call_te(builder, call, layout.pad, PadAttrs)
 
 
 def _legalize_upsample2d(builder: Any, call: Any) -> Any:
     from tvm_shiftadd.topi import layout
 
-    attrs = vars(Upsample2DAttrs.of(call))
-    return builder.call_te(
-        layout.upsample2d, *call.args, **attrs, primfunc_name_hint="shiftadd_upsample2d"
-    )
+    return registry.call_te(builder, call, layout.upsample2d, Upsample2DAttrs)
 
 
 SPECS = (

@@ -137,25 +137,19 @@ def _infer_dense(call: Any) -> Any:
 def _legalize_conv2d(builder: Any, call: Any) -> Any:
     from tvm_shiftadd.topi import conv
 
-    attrs = vars(Conv2DAttrs.of(call))
-    return builder.call_te(conv.conv2d, *call.args, **attrs, primfunc_name_hint="shiftadd_conv2d")
+    return registry.call_te(builder, call, conv.conv2d, Conv2DAttrs)
 
 
 def _legalize_conv2d_transpose(builder: Any, call: Any) -> Any:
     from tvm_shiftadd.topi import conv
 
-    return builder.call_te(
-        conv.conv2d_transpose,
-        *call.args,
-        **vars(Conv2DTransposeAttrs.of(call)),
-        primfunc_name_hint="shiftadd_conv2d_transpose",
-    )
+    return registry.call_te(builder, call, conv.conv2d_transpose, Conv2DTransposeAttrs)
 
 
 def _legalize_dense(builder: Any, call: Any) -> Any:
     from tvm_shiftadd.topi import dense as topi_dense
 
-    return builder.call_te(topi_dense.dense, *call.args, primfunc_name_hint="shiftadd_dense")
+    return registry.call_te(builder, call, topi_dense.dense)
 
 
 SPECS = (

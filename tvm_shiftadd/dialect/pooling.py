@@ -118,10 +118,7 @@ def _legalize_avg_pool2d(builder: Any, call: Any) -> Any:
 def _legalize_max_pool2d(builder: Any, call: Any) -> Any:
     from tvm_shiftadd.topi import pool
 
-    attrs = vars(MaxPool2DAttrs.of(call))
-    return builder.call_te(
-        pool.max_pool2d, *call.args, **attrs, primfunc_name_hint="shiftadd_max_pool2d"
-    )
+    return registry.call_te(builder, call, pool.max_pool2d, MaxPool2DAttrs)
 
 
 _ARGUMENTS = (("x", "int8 or uint8 [N, H, W, C]"),)

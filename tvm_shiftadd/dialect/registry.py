@@ -9,10 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tvm_shiftadd._compat import Op, op_exists, register_error, register_op, register_op_attr, relax
 from tvm_shiftadd.errors import InputError, RangeError, VerificationError
+
+if TYPE_CHECKING:
+    from tvm_shiftadd.dialect.attrs import OpAttrs
 
 #: Prefix of every operator's name, and of those that are float on both sides: passes carry these
 #: until the converter's integers replace them, or the host runs them.
@@ -73,6 +76,15 @@ def register(spec: OpSpec) -> None:
             op.reset_attr(key)
         register_op_attr(name, key, value)
     _SPECS[spec.name] = spec
+
+
+def call_te(
+    builder: Any, call: Any, compute: Callable[..., Any], attrs: type[OpAttrs] | None = None
+) -> Any:
+    """Legalise a call: ``compute`` of its operands and attributes, under the operator's name."""
+    given = {} if attrs is None else vars(attrs.of(call))
+    hint = str(call.op.name).replace(".", "_")
+    return builder.call_te(compute, *call.args, **given, primfunc_name_hint=hint)
 
 
 def specs() -> dict[str, OpSpec]:

@@ -100,31 +100,25 @@ def _infer_requantize(call: Any) -> Any:
 def _legalize_quantize(builder: Any, call: Any) -> Any:
     from tvm_shiftadd.topi import scaling
 
-    attrs = vars(QuantizeAttrs.of(call))
-    return builder.call_te(
-        scaling.quantize, *call.args, **attrs, primfunc_name_hint="shiftadd_quantize"
-    )
+    return registry.call_te(builder, call, scaling.quantize, QuantizeAttrs)
 
 
 def _legalize_dequantize(builder: Any, call: Any) -> Any:
     from tvm_shiftadd.topi import scaling
 
-    return builder.call_te(scaling.dequantize, *call.args, primfunc_name_hint="shiftadd_dequantize")
+    return registry.call_te(builder, call, scaling.dequantize)
 
 
 def _legalize_requantize(builder: Any, call: Any) -> Any:
     from tvm_shiftadd.topi import scaling
 
-    attrs = vars(RequantizeAttrs.of(call))
-    return builder.call_te(
-        scaling.requantize, *call.args, **attrs, primfunc_name_hint="shiftadd_requantize"
-    )
+    return registry.call_te(builder, call, scaling.requantize, RequantizeAttrs)
 
 
 def _legalize_scale(builder: Any, call: Any) -> Any:
     from tvm_shiftadd.topi import scaling
 
-    return builder.call_te(scaling.scale, *call.args, primfunc_name_hint="shiftadd_scale")
+    return registry.call_te(builder, call, scaling.scale)
 
 
 SPECS = (
