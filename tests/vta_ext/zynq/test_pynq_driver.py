@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from benchmarks.rtl import equal, programs
 from tests.relay_passes.onnx_networks import converted
 from tests.vta_ext.kernels import Case, blocked_gemm, vector_add
 from tests.vta_ext.offloading import dialect_module
@@ -21,10 +22,9 @@ from vta_ext import presets
 from vta_ext.boards import pynq_driver
 from vta_ext.config import Config
 from vta_ext.offload import offload
-from vta_ext.program import Program
 from vta_ext.rtl.map import COUNTERS
 from vta_ext.runtime import placed
-from vta_ext.runtime.device import Device, LoadedProgram, SimulatorDevice
+from vta_ext.runtime.device import LoadedProgram
 from vta_ext.runtime.drivers import open_device
 
 
@@ -60,22 +60,6 @@ def run(loaded: LoadedProgram, case: Case) -> None:
         assert loaded.read(section.offset, section.size) == values.tobytes()
 
 
-def agree(device: Device, program: Program, seed: int) -> bool:
-    """Whether the device and the functional simulator make the same outputs of random inputs."""
-    rng = np.random.default_rng(seed)
-    machines = [device.load(program), SimulatorDevice(program.config).load(program)]
-    for section in program.sections:
-        if section.role == "input":
-            data = rng.integers(0, 256, section.size, np.uint8).tobytes()
-            for one in machines:
-                one.write(section.offset, data)
-    for one in machines:
-        one.launch()
-    outputs = [s for s in program.sections if s.role == "output"]
-    found = [[one.read(s.offset, s.size) for s in outputs] for one in machines]
-    return bool(outputs) and found[0] == found[1]
-
-
 def test_programs_run_beside_each_other(machine: FunctionalMachine, overlay: Path) -> None:
     device = open_device(f"pynq:{overlay}", TINY)
     assert device.config == TINY
@@ -95,7 +79,7 @@ def test_a_network(
     device = open_device(f"pynq:{overlay}", presets.SMALL)
     regions = offload(dialect_module(made.model, made.plan), presets.SMALL).regions
     assert regions
-    assert all(agree(device, region.compiled.program, 1) for region in regions)
+    assert all(equal(region.compiled.program, device, 1) for region in regions)
 
 
 @pytest.mark.parametrize("forgotten", ["flush", "invalidate"])
@@ -281,9 +265,7 @@ def test_real_networks_on_the_verilated_machine(
     overlay: Path,
 ) -> None:
     """The network of the board, through the driver: bits of the functional simulator."""
-    from benchmarks.rtl import programs
-
     verilated(monkeypatch, memory, presets.preset("pynq").config)
     for program in programs(data_dir / "models" / model, 1, "pynq"):
         device = open_device(f"pynq:{overlay}", program.config)
-        assert agree(device, program, 2)
+        assert equal(program, device, 1)
