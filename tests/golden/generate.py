@@ -199,13 +199,8 @@ def conv2d(rng: np.random.RandomState) -> Iterator[Case]:
         draw = unsigned_maps if name.startswith("uint8") else maps
         x = draw(rng, 2 if size[0] < 5 else 1, *size, channels)
         y = int32(naive.conv2d(x, decoded, bias, **attributes))
-        yield case(
-            name,
-            {"x": x, "codes": packed, "bias": bias},
-            {"y": y},
-            weight_shape=shape,
-            **attributes,
-        )
+        inputs = {"x": x, "codes": packed, "bias": bias}
+        yield case(name, inputs, {"y": y}, weight_shape=shape, **attributes)
 
 
 def conv2d_transpose(rng: np.random.RandomState) -> Iterator[Case]:
@@ -228,13 +223,8 @@ def conv2d_transpose(rng: np.random.RandomState) -> Iterator[Case]:
         packed, decoded, bias = layer(rng, 2, *shape)
         x = (unsigned_maps if name == "uint8" else maps)(rng, 1, *size, 3)
         y = int32(naive.conv2d_transpose(x, decoded, bias, **attributes))
-        yield case(
-            name,
-            {"x": x, "codes": packed, "bias": bias},
-            {"y": y},
-            weight_shape=shape,
-            **attributes,
-        )
+        inputs = {"x": x, "codes": packed, "bias": bias}
+        yield case(name, inputs, {"y": y}, weight_shape=shape, **attributes)
 
 
 def dense(rng: np.random.RandomState) -> Iterator[Case]:
