@@ -7,41 +7,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tvm
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tvm import relax
 
+from tests.topi.one_call import SHIFTS, TARGETS, compiled, run, shapes_of
 from tvm_shiftadd.dialect import ops
 from tvm_shiftadd.formats import codes, reference
-from tvm_shiftadd.target import cpu, parse
-
-#: Real shifts, on this machine's processor and on a lesser one; then the fastest kernels.
-SHIFTS = [
-    '{"kind": "llvm", "kernels": "shift"}',
-    '{"kind": "llvm", "mcpu": "generic", "kernels": "shift"}',
-]
-TARGETS = [*SHIFTS, "cpu:generic", "cpu"]
-
-
-def compiled(call: Any, target: str, **arrays: np.ndarray) -> Any:
-    """Executable of ``call(builder, *variables)``; the first axis of x and residual is a symbol."""
-    batch = tvm.tirx.Var("n", "int64")
-    params = []
-    for name, array in arrays.items():
-        shape = (batch, *array.shape[1:]) if name in ("x", "residual") else array.shape
-        params.append(relax.Var(name, relax.TensorType(shape, str(array.dtype))))
-    builder = relax.BlockBuilder()
-    with builder.function("main", params):
-        with builder.dataflow():
-            result = builder.emit_output(builder.emit(call(builder, *params)))
-        builder.emit_func_output(result)
-    return cpu.build(builder.get(), parse(target))
-
-
-def run(executable: Any, *arrays: np.ndarray) -> np.ndarray:
-    machine = relax.VirtualMachine(executable, tvm.cpu())
-    return machine["main"](*(tvm.runtime.tensor(np.ascontiguousarray(a)) for a in arrays)).numpy()
+from tvm_shiftadd.target import cpu
 
 
 def extremes(rng: np.random.Generator, *shape: int) -> np.ndarray:
@@ -81,8 +54,8 @@ def check(
     if fused:
         expected = reference.add(reference.scale(expected, copies), residual, zero, nine)
         expected = reference.requantize(expected, shift, 0, 100)
-    executable = compiled(call, target, x=x, weight=weight, bias=bias, residual=residual)
-    got = run(executable, x, weight, bias, residual)
+    shapes = shapes_of(x=x, weight=weight, bias=bias, residual=residual)
+    got = run(compiled(call, shapes, target), x, weight, bias, residual)
     assert got.dtype == expected.dtype
     np.testing.assert_array_equal(got, expected)
 
@@ -121,7 +94,8 @@ def test_sums_widen_before_sixteen_bits_overflow(channels: int, value: int) -> N
     def call(_builder: Any, x: Any, weight: Any, bias: Any) -> Any:
         return ops.adder_conv2d(x, weight, bias, kernel_size=(2, 2))
 
-    got = run(compiled(call, "cpu", x=x, weight=weight, bias=bias), x, weight, bias)
+    shapes = shapes_of(x=x, weight=weight, bias=bias)
+    got = run(compiled(call, shapes, "cpu"), x, weight, bias)
     np.testing.assert_array_equal(got[0, 0, 0], [0, -255 * 4 * channels, 0])
 
 
@@ -152,7 +126,8 @@ def test_adder_dense(shape: tuple[int, int, int]) -> None:
     def call(_builder: Any, *operands: Any) -> Any:
         return ops.adder_dense(*operands)
 
-    got = run(compiled(call, "cpu", x=x, weight=weight, bias=bias), x, weight, bias)
+    shapes = shapes_of(x=x, weight=weight, bias=bias)
+    got = run(compiled(call, shapes, "cpu"), x, weight, bias)
     np.testing.assert_array_equal(got, reference.adder_dense(x, weight, bias))
 
 
@@ -168,12 +143,9 @@ def test_assembly_has_no_vector_multiply(target: str) -> None:
         wide = builder.emit(ops.scale(layer, relax.const(copies)))
         return ops.requantize(wide, relax.const(np.arange(32, dtype=np.int32) % 9), lo=0)
 
-    arrays = {
-        "x": extremes(rng, 1, 8, 8, 16),
-        "weight": extremes(rng, 144, 32),
-        "bias": np.zeros(32, np.int32),
-    }
-    text = cpu.assembly(compiled(call, target, **arrays))
+    shapes = {"x": ((None, 8, 8, 16), "int8"), "weight": ((144, 32), "int8")}
+    shapes["bias"] = ((32,), "int32")
+    text = cpu.assembly(compiled(call, shapes, target))
     assert re.search(r"^\s+v?pminsw\b", text, re.M), "the kernel was not found"
     multiplies = r"^\s+(v?p(?:mul|madd|dp)\w*|v?f\w*m(?:add|sub|ul)\w*|v?mul[ps][sd])\b"
     assert not re.findall(multiplies, text, re.M)

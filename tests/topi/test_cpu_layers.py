@@ -7,21 +7,14 @@ from functools import lru_cache
 
 import numpy as np
 import pytest
-import tvm
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tvm import relax
 
+from tests.topi.one_call import SHIFTS, TARGETS, compiled, run, shapes_of
 from tvm_shiftadd.dialect import ops
 from tvm_shiftadd.formats import codes, packing, reference
-from tvm_shiftadd.target import cpu, parse
-
-#: Real shifts, on this machine's processor and on a lesser one; then the fastest kernels.
-SHIFTS = [
-    '{"kind": "llvm", "kernels": "shift"}',
-    '{"kind": "llvm", "mcpu": "generic", "kernels": "shift"}',
-]
-TARGETS = [*SHIFTS, "cpu:generic", "cpu"]
+from tvm_shiftadd.target import cpu
 
 
 def random_codes(rng, terms, reduction, outputs):
@@ -29,27 +22,6 @@ def random_codes(rng, terms, reduction, outputs):
     values = rng.choice(codes.representable(terms), (reduction, outputs))
     values[rng.random(values.shape) < 0.3] = 0
     return codes.encode(values, terms)
-
-
-def compile_layer(build_call, shapes, target):
-    """Executable of one dialect call; shapes maps names to (shape, dtype)."""
-    batch = tvm.tirx.Var("n", "int64")
-    params = []
-    for name, (shape, dtype) in shapes.items():
-        sizes = tuple(batch if size is None else size for size in shape)
-        params.append(relax.Var(name, relax.TensorType(sizes, dtype)))
-    builder = relax.BlockBuilder()
-    with builder.function("main", params):
-        with builder.dataflow():
-            result = builder.emit_output(builder.emit(build_call(builder, *params)))
-        builder.emit_func_output(result)
-    return cpu.build(builder.get(), parse(target))
-
-
-def run(executable, *arrays):
-    machine = relax.VirtualMachine(executable, tvm.cpu())
-    arguments = [tvm.runtime.tensor(np.ascontiguousarray(array)) for array in arrays]
-    return machine["main"](*arguments).numpy()
 
 
 def check_conv(rng, target, batch, hw, channels, outputs, terms, kernel, attrs, fused=False):
@@ -83,13 +55,8 @@ def check_conv(rng, target, batch, hw, channels, outputs, terms, kernel, attrs, 
     if fused:
         expected = reference.add(expected, residual, zero, six)
         expected = reference.requantize(expected, shift, 0, 100)
-    shapes = {
-        "x": ((None, *x.shape[1:]), "int8"),
-        "packed": (packed.shape, "uint8"),
-        "bias": (bias.shape, "int32"),
-        "residual": ((None, *residual.shape[1:]), "int8"),
-    }
-    got = run(compile_layer(call, shapes, target), x, packed, bias, residual)
+    shapes = shapes_of(x=x, packed=packed, bias=bias, residual=residual)
+    got = run(compiled(call, shapes, target), x, packed, bias, residual)
     assert got.dtype == expected.dtype
     np.testing.assert_array_equal(got, expected)
 
@@ -143,7 +110,7 @@ def test_conv2d_sums_beyond_sixteen_bits():
         "packed": (packed.shape, "uint8"),
         "bias": (bias.shape, "int32"),
     }
-    got = run(compile_layer(call, shapes, "cpu"), x, packed, bias)
+    got = run(compiled(call, shapes, "cpu"), x, packed, bias)
     np.testing.assert_array_equal(got[0, 0, 0], -128 * values.sum(0))
 
 
@@ -164,7 +131,7 @@ def test_conv2d_widens_before_sixteen_bits_overflow(channels, exponents):
         "packed": (packed.shape, "uint8"),
         "bias": (bias.shape, "int32"),
     }
-    executable = compile_layer(
+    executable = compiled(
         lambda _b, x, packed, bias: ops.conv2d(x, packed, bias, kernel_size=(1, 1)), shapes, "cpu"
     )
     got = run(executable, x, packed, bias)
@@ -198,12 +165,8 @@ def test_dense(shape, outputs, terms, target):
     packed = packing.pack(weight_codes)
     bias = rng.integers(-99, 99, outputs).astype(np.int32)
     x = rng.integers(-128, 128, shape).astype(np.int8)
-    shapes = {
-        "x": ((None, *shape[1:]), "int8"),
-        "packed": (packed.shape, "uint8"),
-        "bias": (bias.shape, "int32"),
-    }
-    executable = compile_layer(lambda _b, *args: ops.dense(*args), shapes, target)
+    shapes = shapes_of(x=x, packed=packed, bias=bias)
+    executable = compiled(lambda _b, *args: ops.dense(*args), shapes, target)
     expected = reference.dense(x, codes.decode(weight_codes), bias)
     np.testing.assert_array_equal(run(executable, x, packed, bias), expected)
 
@@ -212,7 +175,7 @@ def test_dense(shape, outputs, terms, target):
     def fused(builder, *args):
         return ops.requantize(builder.emit(ops.dense(*args)), relax.const(shift), lo=-100, hi=100)
 
-    got = run(compile_layer(fused, shapes, target), x, packed, bias)
+    got = run(compiled(fused, shapes, target), x, packed, bias)
     np.testing.assert_array_equal(got, reference.requantize(expected, shift, -100, 100))
 
 
@@ -266,7 +229,7 @@ def layer_assembly(name, target):
         return ops.requantize(builder.emit(layer), shift, lo=0, hi=127)
 
     shapes = {"x": (data, "int8"), "packed": (weights, "uint8"), "bias": ((32,), "int32")}
-    return cpu.assembly(compile_layer(call, shapes, target))
+    return cpu.assembly(compiled(call, shapes, target))
 
 
 def vector_multiplies(text):
@@ -324,6 +287,6 @@ WEIGHTLESS = {
 @pytest.mark.parametrize("name", WEIGHTLESS)
 def test_assembly_of_operators_without_weights_has_no_vector_multiply(name, target):
     shapes, call = WEIGHTLESS[name]
-    text = cpu.assembly(compile_layer(call, shapes, target))
+    text = cpu.assembly(compiled(call, shapes, target))
     assert re.search(r"^\s+(?:v?ps[lr]\w*\b|[su]shl\s+v)", text, re.M), "no shift was found"
     assert not vector_multiplies(text)

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tvm
 from tvm import relax
 from tvm.target import codegen
 
+from tests.topi.one_call import module, run, shapes_of
 from tvm_shiftadd.dialect import ops
 from tvm_shiftadd.dialect.reference_module import run_reference
 from tvm_shiftadd.formats import codes, packing
@@ -33,23 +33,9 @@ TARGETS = [
 
 def compare(build: Callable[..., Any], target: str, **arrays: np.ndarray) -> None:
     """Compile an expression of its operands; the result must be that of the reference."""
-    batch = tvm.tirx.Var("n", "int64")
-    params = [
-        relax.Var(
-            name,
-            relax.TensorType((batch, *a.shape[1:]) if name == "x" else a.shape, str(a.dtype)),
-        )
-        for name, a in arrays.items()
-    ]
-    builder = relax.BlockBuilder()
-    with builder.function("main", params):
-        with builder.dataflow():
-            result = builder.emit_output(builder.emit(build(builder, *params), "y"))
-        builder.emit_func_output(result)
-    module = builder.get()
-    machine = relax.VirtualMachine(cpu.build(module, parse(target)), tvm.cpu())
-    got = machine["main"](*(tvm.runtime.tensor(a) for a in arrays.values())).numpy()
-    (expected,) = run_reference(module, arrays).values()
+    made = module(build, shapes_of(**arrays))
+    got = run(cpu.build(made, parse(target)), *arrays.values())
+    (expected,) = run_reference(made, arrays).values()
     assert got.dtype == expected.dtype
     np.testing.assert_array_equal(got, expected)
 
