@@ -11,6 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from tvm_shiftadd import api
 from tvm_shiftadd.artifact import Artifact
+from tvm_shiftadd.bench import timing
 
 
 @pytest.fixture(scope="session")
@@ -44,6 +45,13 @@ def model_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
         helper.make_model(graph, opset_imports=[helper.make_opsetid("", 11)], ir_version=6), path
     )
     return path
+
+
+@pytest.fixture
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Measure without the pauses and repetitions that make times reliable."""
+    monkeypatch.setattr(timing, "PAUSE", 0.0)
+    monkeypatch.setattr(timing, "BLOCK", 0.0)
 
 
 @pytest.fixture(scope="session")

@@ -11,17 +11,13 @@ import numpy as np
 import pytest
 
 from tvm_shiftadd import _json
-from tvm_shiftadd.bench import inputs, networks, peers, timing
+from tvm_shiftadd.bench import inputs, networks, peers
 from tvm_shiftadd.bench.networks import OURS
 from tvm_shiftadd.bench.work import Prepared
 from tvm_shiftadd.data import Dataset
 from tvm_shiftadd.errors import DataError, InputError, ModelError, VerificationError
 
-
-@pytest.fixture(autouse=True)
-def short(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(timing, "PAUSE", 0.0)
-    monkeypatch.setattr(timing, "BLOCK", 0.0)
+pytestmark = pytest.mark.usefixtures("short")
 
 
 @pytest.fixture

@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 
-from tvm_shiftadd.bench import timing
 from tvm_shiftadd.errors import ModelError
 
 FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
@@ -43,12 +42,11 @@ def test_what_a_benchmark_imports_is_there(path: Path, monkeypatch: pytest.Monke
     assert path.name in (FOLDER / "README.md").read_text(encoding="utf-8")
 
 
+@pytest.mark.usefixtures("short")
 def test_the_page_of_whole_networks(
     model_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Times, compile time and constants of one and two terms, for a network without its peers."""
-    monkeypatch.setattr(timing, "PAUSE", 0.0)
-    monkeypatch.setattr(timing, "BLOCK", 0.0)
     module = loaded(FOLDER / "networks.py", monkeypatch)
     arguments = ["--peers", "none", "--rounds", "1", "--threads", "1", "--results", str(tmp_path)]
     monkeypatch.setattr(sys, "argv", ["networks.py", str(model_file), *arguments])
@@ -92,11 +90,10 @@ def test_wrong_arguments_of_whole_networks_are_told_before_the_work(
     assert said in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("short")
 def test_what_was_measured_outlives_a_later_failure(
     model_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(timing, "PAUSE", 0.0)
-    monkeypatch.setattr(timing, "BLOCK", 0.0)
     module = loaded(FOLDER / "networks.py", monkeypatch)
     done: list[str] = []
     measure = module.measure

@@ -9,7 +9,6 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ import numpy as np
 import pytest
 
 import tvm_shiftadd as tsa
+from tests.end_to_end import digits
 from tvm_shiftadd.cli import main
 from tvm_shiftadd.errors import DeviceError, ProgramError
 from tvm_shiftadd.target import DeviceChoice
@@ -30,14 +30,10 @@ COMMAND = [sys.executable, "-m", "tvm_shiftadd.cli"]
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with images, inputs, and artifacts of both targets: vta and cpu."""
-    digits = pytest.importorskip("sklearn.datasets").load_digits()
     folder = tmp_path_factory.mktemp("digits")
-    pixels = digits.images[:, None].astype(np.float32)
-    np.savez(folder / "images.npz", features=pixels[:120], labels=digits.target[:120])
-    x = pixels[:5]
-    np.savez(folder / "x.npz", x)
-    with resources.as_file(resources.files("tvm_shiftadd.demo") / "digits.onnx") as model:
-        (folder / "digits.onnx").write_bytes(model.read_bytes())
+    pixels, labels = digits.load(folder)
+    np.savez(folder / "images.npz", features=pixels[:120], labels=labels[:120])
+    np.savez(folder / "x.npz", pixels[:5])
     for target in ("vta", "cpu"):
         arguments = ["compile", folder / "digits.onnx", "-o", folder / target, "--target", target]
         arguments += ["--calib", folder / "images.npz", "--json"]

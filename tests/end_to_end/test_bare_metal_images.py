@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from importlib import resources
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,6 +12,7 @@ import numpy as np
 import pytest
 
 import tvm_shiftadd as tsa
+from tests.end_to_end import digits
 from tests.vta_ext.bare.runtime import Board, Runtime
 from tvm_shiftadd.cli import main
 from tvm_shiftadd.manifest import TargetInfo
@@ -22,14 +22,12 @@ from vta_ext.presets import SMALL
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with images and the artifact of the built-in network, for the small machine."""
-    digits = pytest.importorskip("sklearn.datasets").load_digits()
     folder = tmp_path_factory.mktemp("bare")
-    pixels = digits.images[:, None].astype(np.float32)
-    np.savez(folder / "images.npz", features=pixels[:60], labels=digits.target[:60])
-    with resources.as_file(resources.files("tvm_shiftadd.demo") / "digits.onnx") as model:
-        arguments: list[object] = ["compile", model, "-o", folder / "digits.vta"]
-        arguments += ["--target", "vta:ecp5-small", "--calib", folder / "images.npz", "--json"]
-        assert main([str(argument) for argument in arguments]) == 0
+    pixels, labels = digits.load(folder)
+    np.savez(folder / "images.npz", features=pixels[:60], labels=labels[:60])
+    arguments = ["compile", folder / "digits.onnx", "-o", folder / "digits.vta"]
+    arguments += ["--target", "vta:ecp5-small", "--calib", folder / "images.npz", "--json"]
+    assert main([str(argument) for argument in arguments]) == 0
     return folder
 
 

@@ -9,7 +9,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ import pytest
 from onnx import numpy_helper
 
 import tvm_shiftadd as tsa
+from tests.end_to_end import digits
 from tvm_shiftadd.cli import main
 
 COMMAND = [sys.executable, "-m", "tvm_shiftadd.cli"]
@@ -38,13 +38,10 @@ def contents(folder: Path) -> dict[str, bytes]:
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the model, the images of both classes of use, and a compiled artifact."""
-    digits = pytest.importorskip("sklearn.datasets").load_digits()
     folder = tmp_path_factory.mktemp("digits")
-    model = resources.files("tvm_shiftadd.demo") / "digits.onnx"
-    (folder / "digits.onnx").write_bytes(model.read_bytes())
-    pixels = digits.images[:, None].astype(np.float32)
+    pixels, labels = digits.load(folder)
     np.savez(folder / "calib.npz", features=pixels[:1437])
-    np.savez(folder / "test.npz", features=pixels[1437:], labels=digits.target[1437:])
+    np.savez(folder / "test.npz", features=pixels[1437:], labels=labels[1437:])
     np.savez(folder / "input.npz", image=pixels[1437:1447])
     done = call(
         *("compile", folder / "digits.onnx", "-o", folder / "out"),
