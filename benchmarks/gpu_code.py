@@ -19,11 +19,11 @@ from pathlib import Path
 
 import tvm
 
-from tvm_shiftadd.topi.schedules.cpu.geometry import conv_shape
 from tvm_shiftadd.topi.schedules.cuda.epilogue import Epilogue, Tensor
 from tvm_shiftadd.topi.schedules.cuda.layers import layer_kernel
 from tvm_shiftadd.topi.schedules.cuda.problem import Problem
 from tvm_shiftadd.topi.schedules.cuda.space import by_rule
+from tvm_shiftadd.topi.schedules.shapes import conv_shape
 
 _INSTRUCTION = re.compile(r"\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9_.]*)")
 _LABEL = re.compile(r"\s*(\.L_x_\d+):")

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from tests.cuda.emulation import emulated, run_function
-from tvm_shiftadd.topi.schedules.cpu.geometry import conv_shape
 from tvm_shiftadd.topi.schedules.cuda.epilogue import Epilogue, Tensor
 from tvm_shiftadd.topi.schedules.cuda.layers import layer_kernel
 from tvm_shiftadd.topi.schedules.cuda.problem import Problem
 from tvm_shiftadd.topi.schedules.cuda.space import by_rule
+from tvm_shiftadd.topi.schedules.shapes import conv_shape
 
 
 def run_kernel(

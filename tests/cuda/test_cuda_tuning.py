@@ -16,8 +16,8 @@ from tvm_shiftadd.cli import main
 from tvm_shiftadd.convert import Conversion
 from tvm_shiftadd.errors import InputError
 from tvm_shiftadd.target import CUDATarget, cuda_runtime
-from tvm_shiftadd.topi.schedules.cpu.geometry import conv_shape
 from tvm_shiftadd.topi.schedules.cuda.workload import Workload, parameters_of
+from tvm_shiftadd.topi.schedules.shapes import conv_shape
 from tvm_shiftadd.tune import cuda as tuning
 from tvm_shiftadd.tune import cuda_space, cuda_worker, run, search
 from tvm_shiftadd.tune import database as databases

@@ -16,7 +16,7 @@ from tvm_shiftadd.topi.schedules.cpu.dot.arm import DOTPROD, I8MM
 from tvm_shiftadd.topi.schedules.cpu.dot.function import kernel
 from tvm_shiftadd.topi.schedules.cpu.dot.instructions import InstructionSet
 from tvm_shiftadd.topi.schedules.cpu.dot.workload import Workload
-from tvm_shiftadd.topi.schedules.cpu.geometry import conv_shape, round_up
+from tvm_shiftadd.topi.schedules.shapes import conv_shape, round_up
 
 Arrays = Sequence[NDArray[Any]]
 

@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 from tvm import tirx
 
-from tvm_shiftadd.topi.schedules.cpu.geometry import conv_shape
 from tvm_shiftadd.topi.schedules.cuda.parameters import (
     DenseParameters,
     DepthwiseParameters,
@@ -17,6 +16,7 @@ from tvm_shiftadd.topi.schedules.cuda.parameters import (
 )
 from tvm_shiftadd.topi.schedules.cuda.problem import Problem
 from tvm_shiftadd.topi.schedules.cuda.space import by_rule, candidates
+from tvm_shiftadd.topi.schedules.shapes import conv_shape
 
 ANY = tirx.Var("n", "int64")
 

@@ -15,7 +15,7 @@ from tvm_shiftadd.target import cpu, parse
 from tvm_shiftadd.topi.schedules.cpu.dot.parameters import ConvParameters, Parameters
 from tvm_shiftadd.topi.schedules.cpu.dot.space import candidates, problem_of
 from tvm_shiftadd.topi.schedules.cpu.dot.workload import Choices, Workload
-from tvm_shiftadd.topi.schedules.cpu.geometry import conv_shape
+from tvm_shiftadd.topi.schedules.shapes import conv_shape
 from tvm_shiftadd.tune import check, cpu_space
 
 ISA: Any = cpu.instruction_set(parse("cpu"))  # type: ignore[arg-type]

@@ -19,7 +19,7 @@ from tvm.rpc import base
 from tvm_shiftadd.errors import DependencyError, DeviceError, InputError
 from tvm_shiftadd.target import CPUTarget
 from tvm_shiftadd.topi.schedules.cpu.dot.workload import Workload
-from tvm_shiftadd.topi.schedules.cpu.geometry import conv_shape
+from tvm_shiftadd.topi.schedules.shapes import conv_shape
 from tvm_shiftadd.tune import cpu_worker, remote
 
 

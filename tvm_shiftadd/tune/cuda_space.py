@@ -7,7 +7,6 @@ from dataclasses import asdict, astuple
 from math import log2
 from typing import Any
 
-from tvm_shiftadd.topi.schedules.cpu.geometry import round_up
 from tvm_shiftadd.topi.schedules.cuda.parameters import (
     DenseParameters,
     DepthwiseParameters,
@@ -17,6 +16,7 @@ from tvm_shiftadd.topi.schedules.cuda.parameters import (
     VectorParameters,
 )
 from tvm_shiftadd.topi.schedules.cuda.workload import Workload, parameters_of
+from tvm_shiftadd.topi.schedules.shapes import round_up
 
 #: The kinds of kernels; each has features of its own.
 _KINDS: tuple[type, ...] = (

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from tvm_shiftadd._compat import te
 from tvm_shiftadd.formats import codes, packing, reference
-from tvm_shiftadd.topi.schedules.cpu.geometry import ConvShape
+from tvm_shiftadd.topi.schedules.shapes import ConvShape
 
 Array = NDArray[Any]
 Build = Callable[[Any], Any]

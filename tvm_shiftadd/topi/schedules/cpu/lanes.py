@@ -18,8 +18,9 @@ from __future__ import annotations
 from tvm.script import tirx as T
 
 from tvm_shiftadd._compat import tirx
+from tvm_shiftadd.topi.schedules.shapes import ConvShape
 
-from .geometry import ConvShape, Tile
+from .geometry import Tile
 from .spatial import useful_lanes
 from .tiled import TILE_BLOCK, int64
 

@@ -11,8 +11,9 @@ from typing import Any
 
 from tvm_shiftadd._compat import TensorType, relax, tirx
 from tvm_shiftadd.topi.dense import dense as definition
+from tvm_shiftadd.topi.schedules.shapes import ConvShape, conv_shape, transposed_shape
 
-from .geometry import ConvShape, choose_tile, conv_shape, depthwise_tile, transposed_shape
+from .geometry import choose_tile, depthwise_tile
 from .lanes import depthwise_conv, lane_count, matrix_product
 from .planar import planar_conv
 from .planar_adder import folded_bias, planar_adder, rows_of_weights

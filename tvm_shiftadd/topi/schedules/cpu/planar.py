@@ -22,8 +22,9 @@ from typing import Any
 from tvm.script import tirx as T
 
 from tvm_shiftadd._compat import tirx
+from tvm_shiftadd.topi.schedules.shapes import round_up
 
-from .geometry import BLOCK, CHUNK, EXPONENTS, Tile, round_up
+from .geometry import BLOCK, CHUNK, EXPONENTS, Tile
 from .planes import to_channels, to_planes
 from .spatial import useful_lanes
 from .term_lists import STARTS, WIDEN

@@ -15,8 +15,9 @@ from typing import Any
 from tvm.script import tirx as T
 
 from tvm_shiftadd._compat import te, tirx
+from tvm_shiftadd.topi.schedules.shapes import round_up
 
-from .geometry import BLOCK, Tile, round_up
+from .geometry import BLOCK, Tile
 from .planes import to_channels, to_planes
 from .spatial import useful_lanes
 from .tiled import TILE_BLOCK, int64

@@ -14,7 +14,7 @@ from typing import Any
 from tvm.script import tirx as T
 
 from tvm_shiftadd._compat import tirx
-from tvm_shiftadd.topi.schedules.cpu.geometry import round_up
+from tvm_shiftadd.topi.schedules.shapes import round_up
 
 from .intrinsics import QUAD, pack
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
 
-from tvm_shiftadd.topi.schedules.cpu.geometry import ConvShape, round_up
+from tvm_shiftadd.topi.schedules.shapes import ConvShape, round_up
 
 from .intrinsics import QUAD
 

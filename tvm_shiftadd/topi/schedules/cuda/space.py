@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from itertools import product
 from typing import Any
 
-from tvm_shiftadd.topi.schedules.cpu.geometry import round_up
+from tvm_shiftadd.topi.schedules.shapes import round_up
 
 from .intrinsics import QUAD, WARP
 from .parameters import (

@@ -15,7 +15,7 @@ import msgspec
 from tvm_shiftadd._compat import tirx
 from tvm_shiftadd.errors import InputError
 from tvm_shiftadd.formats.codes import MAX_TERMS
-from tvm_shiftadd.topi.schedules.cpu.geometry import ConvShape
+from tvm_shiftadd.topi.schedules.shapes import ConvShape
 
 from .epilogue import Epilogue, Tensor
 from .layers import layer_kernel

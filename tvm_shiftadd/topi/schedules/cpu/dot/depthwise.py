@@ -17,7 +17,7 @@ from tvm.script.ir_builder import tirx as build
 
 from tvm_shiftadd._compat import te, tirx
 from tvm_shiftadd.topi.scaling import int32
-from tvm_shiftadd.topi.schedules.cpu.geometry import ConvShape
+from tvm_shiftadd.topi.schedules.shapes import ConvShape
 
 from .convert import fill_border
 from .epilogue import Epilogue

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from tvm_shiftadd._compat import tirx
 from tvm_shiftadd.dialect.attrs import AdderConv2DAttrs, Conv2DAttrs
-from tvm_shiftadd.topi.schedules.cpu.geometry import ConvShape, conv_shape
+from tvm_shiftadd.topi.schedules.shapes import ConvShape, conv_shape
 
 from . import weights
 from .chains import Chain, map_sizes, name_of

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from tvm_shiftadd._compat import tirx
-from tvm_shiftadd.topi.schedules.cpu.geometry import ConvShape, round_up
+from tvm_shiftadd.topi.schedules.shapes import ConvShape, round_up
 
 from .instructions import ANY, ONE_TERM, QUAD, InstructionSet
 from .parameters import ConvParameters

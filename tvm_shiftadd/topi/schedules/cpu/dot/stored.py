@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tvm_shiftadd._compat import tirx
-from tvm_shiftadd.topi.schedules.cpu.geometry import round_up
+from tvm_shiftadd.topi.schedules.shapes import round_up
 
 #: Bytes behind an image: a kernel may read or write a vector that begins inside.
 SLACK = 64

@@ -17,7 +17,7 @@ from tvm.script.ir_builder import tirx as build
 
 from tvm_shiftadd._compat import tirx
 from tvm_shiftadd.dialect.attrs import Conv2DTransposeAttrs
-from tvm_shiftadd.topi.schedules.cpu.geometry import ConvShape
+from tvm_shiftadd.topi.schedules.shapes import ConvShape
 
 from . import weights
 from .chains import map_sizes

@@ -17,7 +17,7 @@ import msgspec
 from tvm_shiftadd._compat import tirx
 from tvm_shiftadd.errors import InputError
 from tvm_shiftadd.formats.codes import MAX_TERMS
-from tvm_shiftadd.topi.schedules.cpu.geometry import ConvShape, round_up
+from tvm_shiftadd.topi.schedules.shapes import ConvShape, round_up
 
 from .conv import conv
 from .dense import TOGETHER, dense, dense_plan

@@ -1,0 +1,124 @@
+"""Sizes of convolutions, as the kernels of every target see them.
+
+All are plain integers; the batch is not among them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tvm_shiftadd.formats.windows import conv_size, transpose_size
+
+
+def round_up(value: int, step: int) -> int:
+    """The least multiple of ``step`` that is not below ``value``."""
+    return -(-value // step) * step
+
+
+@dataclass(frozen=True)
+class ConvShape:
+    """One convolution over ``height x width x channels`` maps with ``outputs`` channels.
+
+    ``spread`` puts that many minus one zeros between input pixels and ``flip`` turns the kernel
+    round: with both, and ``origin`` the padding before the map, a transposed convolution is a
+    plain one.
+    """
+
+    height: int
+    width: int
+    channels: int
+    outputs: int
+    out_height: int
+    out_width: int
+    kernel: tuple[int, int]
+    strides: tuple[int, int]
+    dilation: tuple[int, int]
+    origin: tuple[int, int]
+    terms: int
+    groups: int = 1
+    spread: tuple[int, int] = (1, 1)
+    flip: bool = False
+
+    @property
+    def group_channels(self) -> int:
+        """Input channels that one output channel reads."""
+        return self.channels // self.groups
+
+    @property
+    def reduction(self) -> int:
+        """R, the weights of one output channel."""
+        return self.kernel[0] * self.kernel[1] * self.group_channels
+
+
+def conv_shape(
+    map_shape: tuple[int, int, int],
+    outputs: int,
+    terms: int,
+    kernel: tuple[int, int],
+    strides: tuple[int, int],
+    padding: tuple[int, int, int, int],
+    dilation: tuple[int, int],
+    groups: int,
+) -> ConvShape:
+    """The convolution of ``map_shape`` (H, W, C); padding is (top, left, bottom, right)."""
+    height, width, channels = map_shape
+    top, left, bottom, right = padding
+    return ConvShape(
+        height,
+        width,
+        channels,
+        outputs,
+        conv_size(height, kernel[0], strides[0], top, bottom, dilation[0]),
+        conv_size(width, kernel[1], strides[1], left, right, dilation[1]),
+        kernel,
+        strides,
+        dilation,
+        (top, left),
+        terms,
+        groups,
+    )
+
+
+def transposed_shape(
+    map_shape: tuple[int, int, int],
+    outputs: int,
+    terms: int,
+    kernel: tuple[int, int],
+    strides: tuple[int, int],
+    padding: tuple[int, int, int, int],
+    output_padding: tuple[int, int],
+    dilation: tuple[int, int],
+) -> ConvShape:
+    """A transposed convolution as a convolution with stride 1 over the spread input."""
+    extents, origin = [], []
+    for axis in range(2):
+        before, after = padding[axis], padding[axis + 2]
+        extents.append(
+            transpose_size(
+                map_shape[axis],
+                kernel[axis],
+                strides[axis],
+                before,
+                after,
+                dilation[axis],
+                output_padding[axis],
+            )
+        )
+        origin.append((kernel[axis] - 1) * dilation[axis] - before)
+    height, width, channels = map_shape
+    return ConvShape(
+        height,
+        width,
+        channels,
+        outputs,
+        extents[0],
+        extents[1],
+        kernel,
+        (1, 1),
+        dilation,
+        (origin[0], origin[1]),
+        terms,
+        1,
+        strides,
+        True,
+    )
