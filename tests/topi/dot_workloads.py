@@ -13,9 +13,9 @@ from tvm.script import tirx as T
 
 from tvm_shiftadd.formats.codes import DECODE_TABLE
 from tvm_shiftadd.topi.schedules.cpu.dot.arm import DOTPROD, I8MM
-from tvm_shiftadd.topi.schedules.cpu.dot.function import kernel
 from tvm_shiftadd.topi.schedules.cpu.dot.instructions import InstructionSet
 from tvm_shiftadd.topi.schedules.cpu.dot.workload import Workload
+from tvm_shiftadd.topi.schedules.fusion.function import kernel
 from tvm_shiftadd.topi.schedules.shapes import conv_shape, round_up
 
 Arrays = Sequence[NDArray[Any]]

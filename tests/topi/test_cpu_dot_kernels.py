@@ -18,10 +18,10 @@ from tvm_shiftadd.errors import InputError, VerificationError
 from tvm_shiftadd.formats import codes
 from tvm_shiftadd.target import cpu, parse
 from tvm_shiftadd.target.lowering import RefuseMultiplications
-from tvm_shiftadd.topi.schedules.cpu.dot.function import COMPUTED_BY, kernel
 from tvm_shiftadd.topi.schedules.cpu.dot.parameters import ConvParameters
 from tvm_shiftadd.topi.schedules.cpu.dot.workload import Choices
 from tvm_shiftadd.topi.schedules.cpu.dot.x86 import AVX512_VBMI
+from tvm_shiftadd.topi.schedules.fusion.function import COMPUTED_BY, kernel
 
 pytestmark = pytest.mark.skipif(
     cpu.instruction_set(parse("cpu")) is None, reason="needs a processor with fused kernels"

@@ -12,9 +12,9 @@ from tvm import relax, tirx
 
 from tvm_shiftadd.dialect import ops
 from tvm_shiftadd.formats import codes, packing
-from tvm_shiftadd.topi.schedules.cpu.dot.chains import name_of
-from tvm_shiftadd.topi.schedules.cpu.dot.function import COMPUTED_BY
 from tvm_shiftadd.topi.schedules.cuda.graph import FuseLayers
+from tvm_shiftadd.topi.schedules.fusion.chains import name_of
+from tvm_shiftadd.topi.schedules.fusion.function import COMPUTED_BY
 
 BATCH = tirx.Var("n", "int64")
 WINDOW = {"kernel_size": (3, 3), "strides": (1, 1), "padding": (1, 1, 1, 1)}

@@ -16,7 +16,7 @@ import tvm
 
 from tvm_shiftadd._compat import relax
 from tvm_shiftadd.dialect.registry import is_dialect_call, op_name
-from tvm_shiftadd.topi.schedules.cpu.dot.function import COMPUTED_BY
+from tvm_shiftadd.topi.schedules.fusion.function import COMPUTED_BY
 
 #: What identifies a value while TVM's fusion is followed; None for one that was lost.
 _Token = Any

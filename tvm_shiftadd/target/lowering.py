@@ -16,7 +16,7 @@ from tvm_shiftadd.dialect.purity import multiplications
 from tvm_shiftadd.errors import VerificationError
 from tvm_shiftadd.target.batch import AddSingle
 from tvm_shiftadd.target.calls import CallRecord
-from tvm_shiftadd.topi.schedules.cpu.dot.function import COMPUTED_BY
+from tvm_shiftadd.topi.schedules.fusion.function import COMPUTED_BY
 
 #: Gives a PrimFunc its schedule.
 Schedule = Callable[[tirx.PrimFunc], tirx.PrimFunc]

@@ -35,3 +35,18 @@ def shift_term(x: Expr, code: Expr) -> Expr:
     positive = tirx.Select(magnitude == 0, tirx.const(0, "int32"), shifted)
     # Unary minus would be a product with -1 in TensorIR.
     return tirx.Select((code & 8) != 0, tirx.const(0, "int32") - positive, positive)
+
+
+def code_or_sum(codes: te.Tensor, row: Expr, output: Expr) -> Expr:
+    """The code of a weight of one term, or the value of a weight of several; int32.
+
+    ``codes`` is packed as for ``unpack_code``.
+    """
+    terms = int(codes.shape[0])
+    if terms == 1:
+        return unpack_code(codes, 0, row, output)
+    one = tirx.const(1, "int32")
+    total = tirx.const(0, "int32")
+    for term in range(terms):
+        total = total + shift_term(one, unpack_code(codes, term, row, output))
+    return total

@@ -13,6 +13,7 @@ from tvm_shiftadd.topi.schedules.cpu.dot.layers import LayerKernel, layer_kernel
 from tvm_shiftadd.topi.schedules.cpu.dot.parameters import Parameters
 from tvm_shiftadd.topi.schedules.cpu.dot.stored import Stored, Wide
 from tvm_shiftadd.topi.schedules.cpu.dot.workload import Workload
+from tvm_shiftadd.topi.schedules.fusion.epilogue import constants
 from tvm_shiftadd.tune.random_layer import Array, Build, Layer, difference, evaluate
 
 _TYPES = {"": "", "bytes": "uint8", "wide": "int32"}
@@ -68,8 +69,8 @@ def arguments(
     """
     layer, kernel = layer_of(work), layer_kernel(work, work.plan(isa, parameters))
     epilogue = work.epilogue(isa)
-    packed, constants = _prepared(work, layer, kernel, epilogue, build)
-    found = [stored(work.source, layer.x), packed, constants]
+    packed, matrix = _prepared(work, layer, kernel, epilogue, build)
+    found = [stored(work.source, layer.x), packed, matrix]
     if epilogue.residual is not None:
         found.append(stored(epilogue.residual, layer.addend))
     kind = np.int32 if work.result == "wide" else np.uint8
@@ -93,7 +94,7 @@ def _prepared(
             bias = kernel.bias(weight, bias)
         sums = weights.sum_of_weights(weight, work.shape.reduction) if kernel.zero else None
         named = dict(zip(operands, rest, strict=True))
-        matrix = weights.constants(epilogue, bias, kernel.zero, sums, named)
+        matrix = constants(epilogue, bias, named, kernel.zero, sums)
         return [kernel.pack(weight), kernel.order(matrix)]
 
     return evaluate(define, [layer.weight, layer.bias, *operands.values()], build)

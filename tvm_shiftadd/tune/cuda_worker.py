@@ -14,10 +14,10 @@ import tvm
 from tvm_shiftadd._compat import tirx
 from tvm_shiftadd.errors import InputError
 from tvm_shiftadd.target import CUDATarget, cuda, cuda_runtime, parse
-from tvm_shiftadd.topi.schedules.cpu.dot.weights import constants
 from tvm_shiftadd.topi.schedules.cuda.layers import layer_kernel
 from tvm_shiftadd.topi.schedules.cuda.parameters import Parameters
 from tvm_shiftadd.topi.schedules.cuda.workload import Workload, parameters_of
+from tvm_shiftadd.topi.schedules.fusion.epilogue import constants
 from tvm_shiftadd.tune.random_layer import Array, Layer, compile_here, difference, evaluate
 
 #: Milliseconds of one sample, and samples of a measurement.
@@ -92,7 +92,7 @@ def arguments(work: Workload, parameters: Parameters, images: int) -> list[Array
 
     def define(weight: Any, bias: Any, *rest: Any) -> list[Any]:
         named = dict(zip(operands, rest, strict=True))
-        return [kernel.pack(weight), constants(work.epilogue, bias, 0, None, named)]
+        return [kernel.pack(weight), constants(work.epilogue, bias, named)]
 
     packed, matrix = evaluate(define, [layer.weight, layer.bias, *operands.values()], compile_here)
     added = [layer.addend] if work.residual else []

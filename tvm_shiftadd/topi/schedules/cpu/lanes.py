@@ -18,6 +18,7 @@ from __future__ import annotations
 from tvm.script import tirx as T
 
 from tvm_shiftadd._compat import tirx
+from tvm_shiftadd.topi.schedules.fusion.function import batch_size
 from tvm_shiftadd.topi.schedules.shapes import ConvShape
 
 from .geometry import Tile
@@ -111,7 +112,7 @@ def depthwise_conv(
     IN_COLS = (OW - 1) * stride_x + (kw - 1) * shape.dilation[1] + 1
     COPY = useful_lanes(C)
     ZERO = tirx.const(0, source)
-    N = tirx.IntImm("int64", batch) if isinstance(batch, int) else batch
+    N = batch_size(batch)
 
     def taps(window, codes, sums, row, column, start):
         decoder = _Decoder(codes, K, V, dtype)
@@ -186,7 +187,7 @@ def matrix_product(
     """
     I, O, K = inputs, outputs, terms  # noqa: E741
     V = lane_count(O, lanes)
-    N = tirx.IntImm("int64", batch) if isinstance(batch, int) else batch
+    N = batch_size(batch)
     TILES = (N + (SHARED - 1)) // SHARED
 
     def step(x, codes, sums, first, rows, pair, start, steps):

@@ -7,11 +7,16 @@ other operator keeps its definition.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
-from tvm_shiftadd._compat import TensorType, relax, tirx
+from tvm_shiftadd._compat import TensorType, relax
+from tvm_shiftadd.dialect.attrs import Conv2DTransposeAttrs
 from tvm_shiftadd.topi.dense import dense as definition
-from tvm_shiftadd.topi.schedules.shapes import ConvShape, conv_shape, transposed_shape
+from tvm_shiftadd.topi.schedules.fusion.chains import map_sizes
+from tvm_shiftadd.topi.schedules.fusion.function import batch_of
+from tvm_shiftadd.topi.schedules.fusion.layers import layer_shape
+from tvm_shiftadd.topi.schedules.shapes import ConvShape, transposed_shape
 
 from .geometry import choose_tile, depthwise_tile
 from .lanes import depthwise_conv, lane_count, matrix_product
@@ -30,7 +35,7 @@ def legalize_map(lanes: int) -> dict[str, Legalize]:
     shift_lanes, dtype = _shift_lanes(lanes)
 
     def conv2d(builder: Any, call: Any) -> Any:
-        shape = _conv2d_shape(call)
+        shape = layer_shape(call)
         if _is_depthwise(shape) and lane_count(shape.channels, shift_lanes):
             return _emit_depthwise(builder, call, shape, shift_lanes, dtype)
         if _is_dense(shape) and lane_count(shape.outputs, shift_lanes):
@@ -80,7 +85,7 @@ def _is_dense(shape: ConvShape) -> bool:
 def _emit_dense(builder: Any, x: Any, codes: Any, bias: Any, lanes: int, dtype: str) -> Any:
     terms, _, outputs = _sizes(codes)
     inputs = int(x.ty.shape[1])
-    func = matrix_product(_batch(x), inputs, outputs, terms, lanes, dtype, str(x.ty.dtype))
+    func = matrix_product(batch_of(x), inputs, outputs, terms, lanes, dtype, str(x.ty.dtype))
     kernel = builder.add_func(func, "shiftadd_dense")
     return relax.call_tir(kernel, [x, codes, bias], TensorType((x.ty.shape[0], outputs), "int32"))
 
@@ -88,7 +93,7 @@ def _emit_dense(builder: Any, x: Any, codes: Any, bias: Any, lanes: int, dtype: 
 def _emit_depthwise(builder: Any, call: Any, shape: ConvShape, lanes: int, dtype: str) -> Any:
     x = call.args[0]
     tile = depthwise_tile(shape, lanes)
-    func = depthwise_conv(tile, _batch(x), lanes, dtype, str(x.ty.dtype))
+    func = depthwise_conv(tile, batch_of(x), lanes, dtype, str(x.ty.dtype))
     kernel = builder.add_func(func, "shiftadd_depthwise")
     return relax.call_tir(kernel, list(call.args), call.ty)
 
@@ -97,7 +102,7 @@ def _emit(builder: Any, call: Any, shape: ConvShape, lanes: int) -> Any:
     """Sort the codes, then convolve: two calls, so that the first can be done ahead of time."""
     x, codes, bias = call.args
     tile = choose_tile(shape, lanes)
-    batch, dtype = _batch(x), str(x.ty.dtype)
+    batch, dtype = batch_of(x), str(x.ty.dtype)
     sort = builder.add_func(term_lists(tile, dtype), "shiftadd_term_lists")
     kernel = builder.add_func(planar_conv(tile, batch, dtype), "shiftadd_conv2d")
     outputs = shape.outputs
@@ -110,68 +115,27 @@ def _emit(builder: Any, call: Any, shape: ConvShape, lanes: int) -> Any:
 def _emit_adder(builder: Any, call: Any, lanes: int) -> Any:
     """Bring the weights into the kernel's order, then measure; the first is done ahead of time."""
     x, weight, bias = call.args
-    tile = choose_tile(_adder_shape(call), lanes)
-    kernel = builder.add_func(planar_adder(tile, _batch(x)), "shiftadd_adder_conv2d")
+    tile = choose_tile(replace(layer_shape(call), terms=_ADDER_COST), lanes)
+    kernel = builder.add_func(planar_adder(tile, batch_of(x)), "shiftadd_adder_conv2d")
     rows = builder.emit(builder.call_te(rows_of_weights, weight))
     folded = builder.emit(builder.call_te(folded_bias, weight, bias))
     return relax.call_tir(kernel, [x, rows, folded], call.ty)
-
-
-def _batch(x: Any) -> Any:
-    """The batch size: an int, or a fresh variable so that equal layers give equal functions."""
-    size = x.ty.shape[0]
-    return int(size) if isinstance(size, tirx.IntImm) else tirx.Var("n", "int64")
 
 
 def _sizes(expr: Any) -> tuple[int, ...]:
     return tuple(int(size) for size in expr.ty.shape)
 
 
-def _map(x: Any) -> tuple[int, int, int]:
-    _, height, width, channels = x.ty.shape
-    return int(height), int(width), int(channels)
-
-
-def _attr(call: Any, name: str) -> tuple[int, ...]:
-    return tuple(int(value) for value in call.attrs[name])
-
-
-def _conv2d_shape(call: Any) -> ConvShape:
-    terms, _, outputs = _sizes(call.args[1])
-    return conv_shape(
-        _map(call.args[0]),
-        outputs,
-        terms,
-        _attr(call, "kernel_size"),  # type: ignore[arg-type]
-        _attr(call, "strides"),  # type: ignore[arg-type]
-        _attr(call, "padding"),  # type: ignore[arg-type]
-        _attr(call, "dilation"),  # type: ignore[arg-type]
-        int(call.attrs["groups"]),
-    )
-
-
-def _adder_shape(call: Any) -> ConvShape:
-    return conv_shape(
-        _map(call.args[0]),
-        _sizes(call.args[1])[1],
-        _ADDER_COST,
-        _attr(call, "kernel_size"),  # type: ignore[arg-type]
-        _attr(call, "strides"),  # type: ignore[arg-type]
-        _attr(call, "padding"),  # type: ignore[arg-type]
-        (1, 1),
-        1,
-    )
-
-
 def _transposed_shape(call: Any) -> ConvShape:
+    attrs = Conv2DTransposeAttrs.of(call)
     terms, _, outputs = _sizes(call.args[1])
     return transposed_shape(
-        _map(call.args[0]),
+        map_sizes(call.args[0]),
         outputs,
         terms,
-        _attr(call, "kernel_size"),  # type: ignore[arg-type]
-        _attr(call, "strides"),  # type: ignore[arg-type]
-        _attr(call, "padding"),  # type: ignore[arg-type]
-        _attr(call, "output_padding"),  # type: ignore[arg-type]
-        _attr(call, "dilation"),  # type: ignore[arg-type]
+        attrs.kernel_size,  # type: ignore[arg-type]
+        attrs.strides,  # type: ignore[arg-type]
+        attrs.padding,  # type: ignore[arg-type]
+        attrs.output_padding,  # type: ignore[arg-type]
+        attrs.dilation,  # type: ignore[arg-type]
     )

@@ -22,6 +22,7 @@ from typing import Any
 from tvm.script import tirx as T
 
 from tvm_shiftadd._compat import tirx
+from tvm_shiftadd.topi.schedules.fusion.function import batch_size
 from tvm_shiftadd.topi.schedules.shapes import round_up
 
 from .geometry import BLOCK, CHUNK, EXPONENTS, Tile
@@ -53,7 +54,7 @@ def planar_conv(tile: Tile, batch: Any, dtype: str = "int8") -> tirx.PrimFunc:
     SPAN = P * V
     COPY = useful_lanes(C)
     ZERO = tirx.const(0, dtype)
-    N = tirx.IntImm("int64", batch) if isinstance(batch, int) else batch
+    N = batch_size(batch)
 
     @T.prim_func(s_tir=True)
     def shiftadd_conv2d(

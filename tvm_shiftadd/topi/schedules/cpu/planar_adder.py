@@ -15,6 +15,7 @@ from typing import Any
 from tvm.script import tirx as T
 
 from tvm_shiftadd._compat import te, tirx
+from tvm_shiftadd.topi.schedules.fusion.function import batch_size
 from tvm_shiftadd.topi.schedules.shapes import round_up
 
 from .geometry import BLOCK, Tile
@@ -73,7 +74,7 @@ def planar_adder(tile: Tile, batch: Any) -> tirx.PrimFunc:
     TOGETHER = max(1, CHUNK // C)
     PART = min(C, CHUNK)
     CHANNEL = tile.phases * tile.plane
-    N = tirx.IntImm("int64", batch) if isinstance(batch, int) else batch
+    N = batch_size(batch)
 
     @T.prim_func(s_tir=True)
     def shiftadd_adder_conv2d(

@@ -13,7 +13,7 @@ from tvm.script import tirx as T
 from tvm.script.ir_builder import tirx as build
 
 from tvm_shiftadd._compat import tirx
-from tvm_shiftadd.topi.schedules.cpu.dot.function import Kernel, batch_size, kernel
+from tvm_shiftadd.topi.schedules.fusion.function import Kernel, batch_size, kernel
 
 from .epilogue import Epilogue, Writer
 from .intrinsics import QUAD, dot, permute
@@ -32,7 +32,7 @@ def depthwise(
 ) -> tirx.PrimFunc:
     """PrimFunc (x, weights, constants[, residual], out); ``shapes`` are those of x and out.
 
-    Weights are as ``pack_taps`` makes them; the constants as ``cpu.dot.weights.constants``.
+    Weights are as ``pack_taps`` makes them; the constants as ``epilogue.constants``.
     """
     tensors = {
         "x": (shapes[0], problem.dtype),

@@ -1,9 +1,4 @@
-"""What a CUDA kernel does with its sums before they leave the registers.
-
-As on a processor: the optional factor, the optional addition of another tensor, then the
-requantisation; everything that differs by channel stands in one int32 matrix of constants, made
-once when a network is loaded (``cpu.dot.weights.constants``).
-"""
+"""What a CUDA kernel does with its sums before they leave the registers."""
 
 from __future__ import annotations
 
@@ -14,12 +9,9 @@ from typing import Any
 from tvm.script import tirx as T
 
 from tvm_shiftadd._compat import tirx
-from tvm_shiftadd.topi.schedules.shapes import round_up
+from tvm_shiftadd.topi.schedules.fusion.epilogue import Epilogue as Base
 
 from .intrinsics import QUAD, pack
-
-#: Output channels are padded to a whole multiple of this in the constants.
-CHANNELS = 16
 
 
 @dataclass(frozen=True)
@@ -31,34 +23,11 @@ class Tensor:
 
 
 @dataclass(frozen=True)
-class Epilogue:
-    """From sums to ``out``; ``lo`` and ``hi`` are the bounds of a requantised result."""
+class Epilogue(Base):
+    """What follows the sums of a CUDA kernel."""
 
     out: Tensor
-    lo: int = -128
-    hi: int = 127
-    scaled: bool = False
     residual: Tensor | None = None
-
-    @property
-    def rows(self) -> tuple[str, ...]:
-        """The rows of the matrix of constants, in the order in which they are used."""
-        names = ["bias"]
-        if self.scaled:
-            names.append("factor")
-        if self.residual is not None:
-            names += ["lhs_shift", "rhs_shift"]
-        if self.scaled or self.residual is not None:
-            names.append("offset")
-        if self.out.dtype != "int32":
-            # Behind an addition the left shift is part of its own.
-            names += ["right"] if self.residual is not None else ["left", "right"]
-        return tuple(names)
-
-    @property
-    def outputs(self) -> int:
-        """Columns of the matrix of constants."""
-        return round_up(self.out.channels, CHANNELS)
 
     def tensors(self, shape: Sequence[Any]) -> dict[str, tuple[tuple[Any, ...], str]]:
         """The kernel's parameters for what is done here; ``shape`` is that of its result."""

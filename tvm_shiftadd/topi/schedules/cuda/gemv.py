@@ -14,7 +14,7 @@ from tvm.script import tirx as T
 from tvm.script.ir_builder import tirx as build
 
 from tvm_shiftadd._compat import tirx
-from tvm_shiftadd.topi.schedules.cpu.dot.function import Kernel, batch_size, kernel
+from tvm_shiftadd.topi.schedules.fusion.function import Kernel, batch_size, kernel
 
 from .epilogue import Epilogue, Writer
 from .intrinsics import (
@@ -52,7 +52,7 @@ def gemv(
 ) -> tirx.PrimFunc:
     """PrimFunc (x, weights, constants[, residual], out) for one to eight ``images``.
 
-    Weights are as ``pack_fragments`` makes them; the constants as ``cpu.dot.weights.constants``.
+    Weights are as ``pack_fragments`` makes them; the constants as ``epilogue.constants``.
     """
     by = "mma.m16n8k32" if parameters.matrix else "dp4a"
     tensors = fragment_tensors(problem, epilogue, shapes)

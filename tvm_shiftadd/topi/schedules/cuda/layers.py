@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from tvm_shiftadd._compat import tirx
-from tvm_shiftadd.topi.schedules.cpu.dot.chains import Chain
-from tvm_shiftadd.topi.schedules.cpu.dot.layers import is_adder, layer_shape
+from tvm_shiftadd.topi.schedules.fusion.chains import Chain
+from tvm_shiftadd.topi.schedules.fusion.layers import is_adder, layer_shape
 
 from .depthwise import depthwise
 from .epilogue import Epilogue

@@ -14,7 +14,7 @@ from tvm.script import tirx as T
 from tvm.script.ir_builder import tirx as build
 
 from tvm_shiftadd._compat import tirx
-from tvm_shiftadd.topi.schedules.cpu.dot.function import Kernel, batch_size, kernel
+from tvm_shiftadd.topi.schedules.fusion.function import Kernel, batch_size, kernel
 
 from .epilogue import Epilogue, Writer
 from .gemv import emit_gemv
@@ -48,7 +48,7 @@ def matrix(
 ) -> tirx.PrimFunc:
     """PrimFunc (x, weights, constants[, residual], out); ``shapes`` are those of x and out.
 
-    Weights are as ``pack_fragments`` makes them; the constants as ``cpu.dot.weights.constants``.
+    Weights are as ``pack_fragments`` makes them; the constants as ``epilogue.constants``.
     """
     tensors = fragment_tensors(problem, epilogue, shapes)
     with kernel("shiftadd_cuda_matrix", tensors, "mma.m16n8k32") as made:

@@ -7,9 +7,8 @@ from typing import Any
 
 from tvm_shiftadd._compat import te, tirx
 from tvm_shiftadd.topi.scaling import int32
-from tvm_shiftadd.topi.schedules.cpu.dot.weights import code_or_sum
 from tvm_shiftadd.topi.schedules.shapes import round_up
-from tvm_shiftadd.topi.terms import shift_term
+from tvm_shiftadd.topi.terms import code_or_sum, shift_term
 
 from .epilogue import Epilogue
 from .intrinsics import QUAD, WARP

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from tvm_shiftadd.dialect.attrs import MaxPool2DAttrs, QuantizeAttrs
+from tvm_shiftadd.topi.schedules.fusion.chains import map_sizes, name_of, parts_of
+from tvm_shiftadd.topi.schedules.fusion.function import batch_of
 
-from .chains import map_sizes, name_of, parts_of
 from .entry import can_enter, quantize_pixels, quantize_store
 from .forms import Forms
 from .moves import Piece, move
@@ -35,7 +36,7 @@ def _emit_entry(network: Network, forms: Forms, var: Any, value: Any) -> bool:
     layout = network.layout(entry)
     if kernel is quantize_store and not can_enter(layout):
         return False
-    function = kernel(layout, exponent, dtype, forms.batch(entry))
+    function = kernel(layout, exponent, dtype, batch_of(entry))
     args, shape = [forms.substitute(value.args[0])], (entry.ty.shape[0], layout.size)
     forms.stored[entry] = forms.call(function, args, shape, "uint8", entry.name)
     if entry is not var:
@@ -45,7 +46,7 @@ def _emit_entry(network: Network, forms: Forms, var: Any, value: Any) -> bool:
 
 def _emit_pool(network: Network, forms: Forms, var: Any, value: Any) -> None:
     source, out = network.layout(value.args[0]), network.layout(var)
-    function = max_pool(PoolPlan(MaxPool2DAttrs.of(value), source, out), forms.batch(var))
+    function = max_pool(PoolPlan(MaxPool2DAttrs.of(value), source, out), batch_of(var))
     _emit(forms, function, [value.args[0]], var, out.size)
 
 
@@ -65,7 +66,7 @@ def _emit_move(network: Network, forms: Forms, var: Any, value: Any) -> None:
     else:
         down, across = map(int, value.attrs["scale"])
         pieces = [Piece(layouts[0], scale=(down, across))]
-    function = move(f"shiftadd_{name}", pieces, out, forms.batch(var))
+    function = move(f"shiftadd_{name}", pieces, out, batch_of(var))
     _emit(forms, function, sources, var, out.size)
 
 

@@ -18,10 +18,10 @@ from tvm.script import tirx as T
 from tvm.script.ir_builder import tirx as build
 
 from tvm_shiftadd._compat import tirx
+from tvm_shiftadd.topi.schedules.fusion.function import Kernel, batch_size, kernel
 
 from .convert import fill_border
 from .epilogue import Epilogue
-from .function import Kernel, batch_size, kernel
 from .instructions import QUAD, fetch
 from .plan import ConvPlan, reach_of
 

@@ -8,8 +8,8 @@ from tvm.script import tirx as T
 from tvm.script.ir_builder import tirx as build
 
 from tvm_shiftadd._compat import tirx
+from tvm_shiftadd.topi.schedules.fusion.function import batch_size, kernel
 
-from .function import batch_size, kernel
 from .stored import Stored, Wide
 
 _WIDEST = 64

@@ -13,11 +13,11 @@ from tvm.script import tirx as T
 from tvm.script.ir_builder import tirx as build
 
 from tvm_shiftadd._compat import tirx
+from tvm_shiftadd.topi.schedules.fusion.function import Kernel, batch_size, kernel
 from tvm_shiftadd.topi.schedules.shapes import ConvShape
 
 from .convert import fill_border
 from .epilogue import Epilogue
-from .function import Kernel, batch_size, kernel
 from .instructions import QUAD, InstructionSet
 from .parameters import ConvParameters
 from .plan import ConvPlan

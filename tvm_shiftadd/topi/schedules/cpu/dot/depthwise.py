@@ -17,15 +17,15 @@ from tvm.script.ir_builder import tirx as build
 
 from tvm_shiftadd._compat import te, tirx
 from tvm_shiftadd.topi.scaling import int32
+from tvm_shiftadd.topi.schedules.fusion.function import Kernel, batch_size, kernel
 from tvm_shiftadd.topi.schedules.shapes import ConvShape
+from tvm_shiftadd.topi.terms import code_or_sum
 
 from .convert import fill_border
 from .epilogue import Epilogue
-from .function import Kernel, batch_size, kernel
 from .instructions import ANY, ONE_TERM, PART, QUAD, InstructionSet, shuffled
 from .parameters import DepthwiseParameters
 from .stored import Stored
-from .weights import code_or_sum
 
 #: Groups of pixels computed together at most: four vectors of sums each.
 _GROUPS = 4

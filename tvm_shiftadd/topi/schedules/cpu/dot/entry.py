@@ -9,9 +9,9 @@ from tvm.script.ir_builder import tirx as build
 
 from tvm_shiftadd._compat import tirx
 from tvm_shiftadd.topi.scaling import quantized
+from tvm_shiftadd.topi.schedules.fusion.function import batch_size, kernel
 
 from .convert import fill_border
-from .function import batch_size, kernel
 from .instructions import QUAD
 from .moves import runs
 from .stored import Stored

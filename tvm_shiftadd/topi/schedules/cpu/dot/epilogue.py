@@ -1,83 +1,40 @@
-"""What a fused kernel does with its sums before they leave the registers.
-
-In the order of the dialect's operators: the optional factor of ``shiftadd.scale``, the optional
-``shiftadd.add`` of a stored or a wide map, then ``shiftadd.requantize``. Everything that differs
-by channel stands in one int32 matrix of constants, a row a quantity, made from the layer's
-parameters once (see ``constants``).
-"""
+"""What a fused kernel of a processor does with its sums before they leave the registers."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Protocol
+from dataclasses import dataclass, field
+from typing import Any
 
 from tvm.script import tirx as T
 
 from tvm_shiftadd._compat import tirx
-from tvm_shiftadd.topi.schedules.shapes import round_up
+from tvm_shiftadd.topi.schedules.fusion.epilogue import Epilogue as Base
+from tvm_shiftadd.topi.schedules.fusion.function import Kernel
 
-from .function import Kernel
 from .instructions import InstructionSet, shuffled
-from .stored import CHANNELS, Stored, View, Wide
-
-
-class Constants(Protocol):
-    """What decides the matrix of constants of a kernel, for a processor or another target."""
-
-    @property
-    def rows(self) -> tuple[str, ...]:
-        """What each row of the matrix holds."""
-
-    @property
-    def outputs(self) -> int:
-        """Its columns."""
-
-    @property
-    def out(self) -> Any:
-        """The kernel's result, with ``channels``."""
-
-    @property
-    def residual(self) -> Any:
-        """What is added, None for nothing."""
+from .stored import Stored, View, Wide
 
 
 @dataclass(frozen=True)
-class Epilogue:
-    """From sums to ``out``: ``lo`` and ``hi`` are the bounds of a stored result."""
+class Epilogue(Base):
+    """What follows the sums of a kernel, by the instructions of ``isa``."""
 
-    isa: InstructionSet
     out: Stored | Wide
-    lo: int = -128
-    hi: int = 127
-    scaled: bool = False
     residual: Stored | Wide | None = None
+    isa: InstructionSet = field(kw_only=True)
 
     @property
-    def rows(self) -> tuple[str, ...]:
-        """The rows of the matrix of constants.
-
-        ``bias`` is where the sums begin; then factor, the two shifts of an addition, what is
-        added behind either of them, and the two shifts of the requantisation. The mask is -1 for
-        the channels that the other operand has.
-        """
-        names = ["bias"]
-        if self.scaled:
-            names.append("factor")
-        if self.residual is not None:
-            names += ["lhs_shift", "rhs_shift"]
-        if isinstance(self.residual, View):
-            names.append("mask")
-        if self.scaled or self.residual is not None:
-            names.append("offset")
-        if isinstance(self.out, Stored):
-            # Behind an addition the left shift is part of its own.
-            names += ["right"] if self.residual is not None else ["left", "right"]
-        return tuple(names)
+    def residual_zero(self) -> int:
+        """The byte of a stored operand of an addition that stands for zero."""
+        return self.residual.zero if isinstance(self.residual, Stored) else 0
 
     @property
-    def outputs(self) -> int:
-        """Output channels, rounded up to those that a map has room for."""
-        return round_up(self.out.channels, CHANNELS)
+    def residual_channels(self) -> range | None:
+        """The channels of the result that a view of a map has."""
+        view = self.residual
+        if not isinstance(view, View):
+            return None
+        return range(view.before, view.before + view.channels)
 
     def constant(self, constants: Any, name: str, channel: Any) -> Any:
         """One row's values of a vector of channels."""
@@ -133,7 +90,7 @@ class Epilogue:
         """Values of an addition's other operand at an output pixel; None without one."""
         if self.residual is None:
             return None
-        kind = f"{_element(self.residual)}x{self.isa.lanes}"
+        kind = f"{self.residual.dtype}x{self.isa.lanes}"
         at = self.residual.at(y, x) + channel
         return made["residual"].vload([image, at], dtype=kind)
 
@@ -160,12 +117,8 @@ class Epilogue:
         """The kernel's parameters for what is done here, behind those of its sums."""
         found = {"constants": ((len(self.rows), self.outputs), "int32")}
         if self.residual is not None:
-            found["residual"] = ((batch, self.residual.size), _element(self.residual))
-        return {**found, "out": ((batch, self.out.size), _element(self.out))}
-
-
-def _element(layout: Stored | Wide) -> str:
-    return "uint8" if isinstance(layout, Stored) else "int32"
+            found["residual"] = ((batch, self.residual.size), self.residual.dtype)
+        return {**found, "out": ((batch, self.out.size), self.out.dtype)}
 
 
 def _pieces(places: list[int], lanes: int) -> list[tuple[int, int]]:

@@ -7,16 +7,18 @@ from typing import Any
 import numpy as np
 import tvm
 
-from tvm_shiftadd._compat import ir, relax
+from tvm_shiftadd._compat import relax
 from tvm_shiftadd.dialect.attrs import AvgPool2DAttrs
+from tvm_shiftadd.topi.schedules.fusion.chains import Chain, is_map, map_sizes, name_of
+from tvm_shiftadd.topi.schedules.fusion.function import batch_of
+from tvm_shiftadd.topi.schedules.fusion.layers import layer_shape
 
 from . import weights
 from .between import emit_between
-from .chains import Chain, bindings, is_map, map_sizes, name_of
 from .epilogue import Epilogue
 from .forms import Forms
 from .instructions import InstructionSet
-from .layers import layer_kernel, layer_shape, workload
+from .layers import layer_kernel, workload
 from .network import ALONE, AVERAGE, TRANSPOSED, Network
 from .pool import average, elementwise, reciprocals
 from .stored import Stored, Wide
@@ -38,33 +40,20 @@ class FuseLayers:
 
     def transform_module(self, mod: tvm.IRModule, _context: Any) -> tvm.IRModule:
         """Rewrite ``main``; every other function stays."""
-        return _Rewriter(mod, self.isa, self.choices).run() if mod.get_global_var("main") else mod
+        return _Rewriter(mod, self.isa, self.choices).run()
 
 
 class _Rewriter:
     """Rebuilds ``main`` binding by binding."""
 
     def __init__(self, mod: Any, isa: InstructionSet, choices: Choices) -> None:
-        self.mod, self.function, self.isa, self.choices = mod, mod["main"], isa, choices
-        self.network = Network(self.function)
+        self.isa, self.choices = isa, choices
+        self.network = Network(mod["main"])
         self.forms = Forms(mod, self.network)
 
     def run(self) -> Any:
         """The module with its main function rewritten."""
-        func, forms, builder = self.function, self.forms, self.forms.builder
-        attrs = {k: v for k, v in dict(func.attrs or {}).items() if k != "global_symbol"}
-        with builder.function("fused_main", list(func.params), attrs=attrs):
-            with builder.dataflow():
-                for binding in bindings(func):
-                    self._rewrite(binding)
-                output = builder.emit_output(forms.substitute(func.body.body))
-            builder.emit_func_output(output)
-        made = builder.get()
-        fused = made.get_global_var("fused_main")
-        functions = {var: body for var, body in made.functions.items() if var != fused}
-        result = ir.IRModule(functions, attrs=self.mod.attrs)
-        result.update_func(self.mod.get_global_var("main"), made[fused])
-        return result
+        return self.forms.run(self._rewrite)
 
     def _rewrite(self, binding: Any) -> None:
         var, value, network, forms = binding.var, binding.value, self.network, self.forms
@@ -73,8 +62,7 @@ class _Rewriter:
         elif var in network.inner or not network.root(var).same_as(var):
             return
         elif not emit_between(network, forms, var, value):
-            new = forms.substitute(value)
-            forms.plain[var] = new if isinstance(new, relax.Var) else forms.emit(new, var.name)
+            forms.keep(binding)
 
     def _emit_chain(self, chain: Chain) -> None:
         result, epilogue = chain.result, self._epilogue(chain)
@@ -87,10 +75,10 @@ class _Rewriter:
         args = [self.forms.stored_of(source), *operands]
         if chain.add is not None:
             args.append(self._other(chain, epilogue))
-        dtype = "int32" if isinstance(epilogue.out, Wide) else "uint8"
-        shape = (result.ty.shape[0], epilogue.out.size)
-        form = self.forms.wide if dtype == "int32" else self.forms.stored
-        form[result] = self.forms.call(function, args, shape, dtype, result.name)
+        out = epilogue.out
+        shape = (result.ty.shape[0], out.size)
+        form = self.forms.wide if isinstance(out, Wide) else self.forms.stored
+        form[result] = self.forms.call(function, args, shape, out.dtype, result.name)
 
     def _layer(self, chain: Chain, epilogue: Epilogue) -> tuple[Any, list[Any]]:
         """The kernel of a layer, its weights and its constants."""
@@ -110,8 +98,10 @@ class _Rewriter:
             sums = forms.prepare(
                 lambda codes: weights.sum_of_weights(codes, reduction), [weight], f"{name}.sums"
             )
-        made = self._constants(chain, epilogue, bias, kernel.zero, sums, kernel.order)
-        return kernel.build(epilogue, forms.batch(chain.result)), [packed, made]
+        constants = forms.constants(
+            chain, epilogue, bias, zero=kernel.zero, sums=sums, order=kernel.order
+        )
+        return kernel.build(epilogue, batch_of(chain.result)), [packed, constants]
 
     def _transposed(self, chain: Chain, epilogue: Epilogue) -> tuple[Any, list[Any]]:
         """The kernel of a transposed convolution, weights and constants of each phase."""
@@ -129,20 +119,20 @@ class _Rewriter:
             zero = 0 if empty else part.plan.zero
             if zero:
                 sums = forms.prepare(part.sums, [weight], f"{name}.sums")
-            operands.append(self._constants(chain, epilogue, bias, zero, sums))
-        return transposed(parts, epilogue, forms.batch(chain.result)), operands
+            operands.append(forms.constants(chain, epilogue, bias, zero=zero, sums=sums))
+        return transposed(parts, epilogue, batch_of(chain.result)), operands
 
     def _average(self, chain: Chain, epilogue: Epilogue) -> tuple[Any, list[Any]]:
         """The kernel of an average, its reciprocals and its constants."""
         attrs = AvgPool2DAttrs.of(chain.layer)
         source = self.network.layout(chain.source)
-        function = average(attrs, source, epilogue, self.forms.batch(chain.result))
+        function = average(attrs, source, epilogue, batch_of(chain.result))
         constants = self._constants_of_bytes(chain, epilogue)
         return function, [relax.const(reciprocals(attrs, source)), constants]
 
     def _alone(self, chain: Chain, epilogue: Epilogue) -> tuple[Any, list[Any]]:
         """The kernel of what follows no layer, and its constants."""
-        source, batch = self.network.layout(chain.source), self.forms.batch(chain.result)
+        source, batch = self.network.layout(chain.source), batch_of(chain.result)
         name = name_of(chain.layer).replace(".", "_")
         return elementwise(name, source, epilogue, batch), [
             self._constants_of_bytes(chain, epilogue)
@@ -151,7 +141,7 @@ class _Rewriter:
     def _constants_of_bytes(self, chain: Chain, epilogue: Epilogue) -> Any:
         """The constants where sums begin with nothing."""
         bias = relax.const(np.zeros(epilogue.out.channels, np.int32))
-        return self._constants(chain, epilogue, bias, 0, None)
+        return self.forms.constants(chain, epilogue, bias)
 
     def _epilogue(self, chain: Chain) -> Epilogue:
         residual: Stored | Wide | None = None
@@ -161,11 +151,10 @@ class _Rewriter:
             residual = view[1] if view else residual
         scaled = chain.scale is not None
         if chain.requantize is None:
-            return Epilogue(
-                self.isa, Wide(*map_sizes(chain.result)), scaled=scaled, residual=residual
-            )
-        out = self.network.layout(chain.result)
-        return Epilogue(self.isa, out, *chain.bounds, scaled, residual)
+            out = Wide(*map_sizes(chain.result))
+            return Epilogue(out, scaled=scaled, residual=residual, isa=self.isa)
+        stored = self.network.layout(chain.result)
+        return Epilogue(stored, *chain.bounds, scaled, residual, isa=self.isa)
 
     def _other(self, chain: Chain, epilogue: Epilogue) -> Any:
         """The other operand of a chain's addition."""
@@ -173,31 +162,3 @@ class _Rewriter:
             return self.forms.wide_of(chain.other)
         view = self.network.view(chain)
         return self.forms.stored_of(view[0] if view else chain.other)
-
-    def _constants(
-        self,
-        chain: Chain,
-        epilogue: Epilogue,
-        bias: Any,
-        zero: int,
-        sums: Any,
-        order: Any = None,
-    ) -> Any:
-        """The matrix of constants of a kernel; the arguments as those of ``weights.constants``."""
-        operands: dict[str, Any] = {}
-        if chain.scale is not None:
-            operands["factor"] = chain.scale.args[1]
-        if chain.add is not None:
-            operands["lhs_shift"], operands["rhs_shift"] = chain.shifts
-        if chain.requantize is not None:
-            operands["shift"] = chain.shift
-        inputs = [bias, *(self.forms.substitute(value) for value in operands.values())]
-
-        def made(bias: Any, *values: Any) -> Any:
-            named = dict(zip(operands, values, strict=False))
-            own = values[-1] if zero else None
-            constants = weights.constants(epilogue, bias, zero, own, named)
-            return constants if order is None else order(constants)
-
-        name = f"{chain.result.name}.constants"
-        return self.forms.prepare(made, [*inputs, *([sums] if zero else [])], name)

@@ -7,11 +7,10 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from tvm_shiftadd._compat import tirx
-from tvm_shiftadd.dialect.attrs import AdderConv2DAttrs, Conv2DAttrs
-from tvm_shiftadd.topi.schedules.shapes import ConvShape, conv_shape
+from tvm_shiftadd.topi.schedules.fusion.chains import Chain, name_of
+from tvm_shiftadd.topi.schedules.fusion.layers import is_adder, layer_shape
 
 from . import weights
-from .chains import Chain, map_sizes, name_of
 from .dense import TOGETHER
 from .depthwise import DepthwisePlan, order_constants, pack_depthwise
 from .epilogue import Epilogue
@@ -97,30 +96,4 @@ def layer_kernel(
         lambda constants: constants,
         build,
         zero=plan.zero,
-    )
-
-
-def is_adder(layer: Any) -> bool:
-    """Whether a layer takes distances."""
-    return name_of(layer).startswith("shiftadd.adder_")
-
-
-def layer_shape(call: Any) -> ConvShape:
-    """The sizes of a layer; a dense one is a convolution of one pixel."""
-    sizes, adder = map_sizes(call.args[0]), is_adder(call)
-    *planes, outputs = (int(size) for size in call.args[1].ty.shape)
-    # An adder layer's weights have no terms; they are bytes.
-    terms = 2 if adder else planes[0]
-    if call.attrs is None or "kernel_size" not in call.attrs:
-        return conv_shape(sizes, outputs, terms, (1, 1), (1, 1), (0, 0, 0, 0), (1, 1), 1)
-    attrs = (AdderConv2DAttrs if adder else Conv2DAttrs).of(call)
-    return conv_shape(
-        sizes,
-        outputs,
-        terms,
-        attrs.kernel_size,  # type: ignore[arg-type]
-        attrs.strides,  # type: ignore[arg-type]
-        attrs.padding,  # type: ignore[arg-type]
-        getattr(attrs, "dilation", (1, 1)),
-        getattr(attrs, "groups", 1),
     )

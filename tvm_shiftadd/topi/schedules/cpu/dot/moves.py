@@ -10,9 +10,9 @@ from tvm.script import tirx as T
 from tvm.script.ir_builder import tirx as build
 
 from tvm_shiftadd._compat import tirx
+from tvm_shiftadd.topi.schedules.fusion.function import batch_size, kernel
 
 from .convert import fill_border, fill_map
-from .function import batch_size, kernel
 from .stored import Stored
 
 #: Bytes of a map below which starting threads costs more than they bring.

@@ -8,20 +8,30 @@ from typing import Any
 
 from tvm_shiftadd._compat import relax
 from tvm_shiftadd.dialect.attrs import MaxPool2DAttrs
+from tvm_shiftadd.topi.schedules.fusion.chains import (
+    Chain,
+    Readers,
+    bindings,
+    is_map,
+    map_sizes,
+    name_of,
+    parts_of,
+    reach,
+)
+from tvm_shiftadd.topi.schedules.fusion.epilogue import CHANNELS
+from tvm_shiftadd.topi.schedules.fusion.layers import MAP_LAYERS, is_layer
 
 from . import transposed
-from .chains import Chain, Readers, bindings, is_map, map_sizes, name_of, parts_of, reach
 from .layers import is_depthwise
 from .pool import has_taps
 from .stored import Flat, Lattice, Stored, View, pitch_of
 
 #: The axes of a map whose channels are moved last, and of one whose channels are moved first.
 _LAST, _FIRST = [0, 2, 3, 1], [0, 3, 1, 2]
-_MAP_LAYERS = ("shiftadd.conv2d", "shiftadd.adder_conv2d", "shiftadd.conv2d_transpose")
-_MATRIX_LAYERS = ("shiftadd.dense", "shiftadd.adder_dense")
 _POOLS = ("shiftadd.max_pool2d", "shiftadd.avg_pool2d")
 _MOVES = ("shiftadd.concat", "shiftadd.upsample2d", "shiftadd.pad")
 AVERAGE, TRANSPOSED = "shiftadd.avg_pool2d", "shiftadd.conv2d_transpose"
+_MAP_LAYERS = (*MAP_LAYERS, TRANSPOSED)
 #: What has a kernel of its own where it follows no layer.
 ALONE = ("shiftadd.add", "shiftadd.requantize", "shiftadd.clip")
 
@@ -34,7 +44,7 @@ class Network:
     """
 
     def __init__(self, function: Any) -> None:
-        self.readers = Readers(function)
+        self.readers = Readers(function, whole=CHANNELS)
         self.chains: dict[Any, Chain] = {}
         self.inner: set[Any] = set()
         self.moved: set[Any] = set()
@@ -66,8 +76,8 @@ class Network:
 
     def _is_layer(self, value: Any) -> bool:
         name = name_of(value)
-        matrix = name in _MATRIX_LAYERS and len(value.args[0].ty.shape) == 2
-        return matrix or name in _MAP_LAYERS or (name == AVERAGE and self.is_stored(value.args[0]))
+        average = name == AVERAGE and self.is_stored(value.args[0])
+        return average or name == TRANSPOSED or is_layer(value)
 
     def _is_moved(self, var: Any, value: Any) -> bool:
         """Whether a maximum or a move is computed from stored maps."""

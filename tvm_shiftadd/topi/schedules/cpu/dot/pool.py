@@ -21,10 +21,10 @@ from tvm_shiftadd._compat import tirx
 from tvm_shiftadd.dialect.attrs import AvgPool2DAttrs, MaxPool2DAttrs
 from tvm_shiftadd.formats.reference import avg_pool_reciprocal
 from tvm_shiftadd.formats.windows import pool_counts
+from tvm_shiftadd.topi.schedules.fusion.function import Kernel, batch_size, kernel
 
 from .convert import fill_border
 from .epilogue import Epilogue
-from .function import Kernel, batch_size, kernel
 from .stored import Stored
 
 #: Bytes of a map below which starting threads costs more than they bring.

@@ -12,12 +12,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from tvm_shiftadd._compat import tirx
+from tvm_shiftadd.topi.schedules.fusion.epilogue import CHANNELS
 from tvm_shiftadd.topi.schedules.shapes import round_up
 
 #: Bytes behind an image: a kernel may read or write a vector that begins inside.
 SLACK = 64
-#: Channels that maps are padded to whole multiples of; vectors of sums have as many, or divide it.
-CHANNELS = 16
 
 
 @dataclass(frozen=True)
@@ -52,6 +51,11 @@ class Stored:
     border: tuple[int, int, int, int] = (0, 0, 0, 0)
     zero: int = 0
     lattice: Lattice = Lattice()
+
+    @property
+    def dtype(self) -> str:
+        """The type of its elements."""
+        return "uint8"
 
     @property
     def row(self) -> int:
@@ -143,6 +147,11 @@ class Wide:
     width: int
     channels: int
     lattice: Lattice = Lattice()
+
+    @property
+    def dtype(self) -> str:
+        """The type of its elements."""
+        return "int32"
 
     @property
     def pitch(self) -> int:

@@ -17,14 +17,14 @@ from tvm.script.ir_builder import tirx as build
 
 from tvm_shiftadd._compat import tirx
 from tvm_shiftadd.dialect.attrs import Conv2DTransposeAttrs
+from tvm_shiftadd.topi.schedules.fusion.chains import map_sizes
+from tvm_shiftadd.topi.schedules.fusion.function import Kernel, batch_size, kernel
 from tvm_shiftadd.topi.schedules.shapes import ConvShape
 
 from . import weights
-from .chains import map_sizes
 from .conv import convolve
 from .convert import fill_border
 from .epilogue import Epilogue
-from .function import Kernel, batch_size, kernel
 from .instructions import InstructionSet
 from .plan import ConvPlan, choose_plan, reach_of
 from .stored import Lattice, Stored

@@ -10,17 +10,14 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from tvm_shiftadd._compat import te, tirx
-from tvm_shiftadd.topi.scaling import clamp, int32, of_channel
-from tvm_shiftadd.topi.terms import shift_term, unpack_code
+from tvm_shiftadd.topi.scaling import int32
+from tvm_shiftadd.topi.terms import code_or_sum, shift_term, unpack_code
 
-from .epilogue import Constants
 from .instructions import QUAD
-from .stored import Stored, View
 
 if TYPE_CHECKING:
     from .plan import ConvPlan
 
-_MAX_SHIFT = 31
 #: From a row of a kernel's weights to that of a layer's, or to -1: then the weights are zero.
 Rows = Callable[[Any], Any]
 
@@ -108,17 +105,6 @@ def _source_of(plan: ConvPlan, block: Any, quad: Any, vector: Any, byte: Any) ->
     return inside, row, group * group_out + output
 
 
-def code_or_sum(codes: Any, row: Any, output: Any) -> Any:
-    """The code of a weight of one term, or the value of a weight of several; int32."""
-    terms = int(codes.shape[0])
-    if terms == 1:
-        return unpack_code(codes, 0, row, output)
-    total = int32(0)
-    for term in range(terms):
-        total = total + shift_term(int32(1), unpack_code(codes, term, row, output))
-    return total
-
-
 def sum_of_weights(codes: Any, reduction: int, rows: Rows | None = None) -> Any:
     """int32 ``[O]``: the sum of each output channel's weights.
 
@@ -133,88 +119,3 @@ def sum_of_weights(codes: Any, reduction: int, rows: Rows | None = None) -> Any:
         return te.sum(shift_term(one, unpack_code(codes, k, row, o)), axis=[r, k])
 
     return te.compute((outputs,), body, name="sum_of_weights")
-
-
-def constants(
-    epilogue: Constants, bias: Any, zero: int, weight_sums: Any, operands: dict[str, Any]
-) -> Any:
-    """The matrix of constants of an epilogue, int32 ``[len(epilogue.rows), outputs]``.
-
-    ``zero`` is what the sums take an input of zero as: 0, 128 or -128. ``weight_sums``, int32
-    ``[O]``, is what it is multiplied with where it is not 0. ``operands`` holds "factor"
-    (uint8 codes ``[K, C]`` or ``[K, 1]``), "lhs_shift", "rhs_shift" and "shift" (int32 ``[C]`` or
-    ``[1]``) as far as the epilogue has them.
-    """
-    outputs = epilogue.out.channels
-    shift = operands.get("shift")
-
-    def rounding(o: Any) -> Any:
-        if shift is None:
-            return int32(0)
-        n = of_channel(shift, (o,))
-        half = int32(1) << (clamp(n, 1, _MAX_SHIFT) - int32(1))
-        return tirx.Select(n >= int32(1), half, int32(0))
-
-    def value(name: str, o: Any) -> Any:
-        if name == "bias":
-            start = bias[o]
-            if zero:
-                of_zero = weight_sums[o] << int32(7)
-                start = start - of_zero if zero > 0 else start + of_zero
-            return start if "offset" in epilogue.rows else start + rounding(o)
-        if name == "factor":
-            return _factor(operands["factor"], o)
-        if name == "mask":
-            return _mask(epilogue, o)
-        if name == "offset":
-            zero_part = _zero_of_residual(epilogue, operand_shift("rhs_shift", o))
-            return rounding(o) - (zero_part & _mask(epilogue, o))
-        if name in ("lhs_shift", "rhs_shift"):
-            return operand_shift(name, o)
-        n = of_channel(shift, (o,))
-        return clamp(n, 0, _MAX_SHIFT) if name == "right" else left(o)
-
-    def left(o: Any) -> Any:
-        if shift is None:
-            return int32(0)
-        return clamp(int32(0) - of_channel(shift, (o,)), 0, _MAX_SHIFT)
-
-    def operand_shift(name: str, o: Any) -> Any:
-        if name not in operands:
-            return int32(0)
-        # Two left shifts that together leave 32 bits leave nothing, as one by 31 of proved sums.
-        return tirx.min(of_channel(operands[name], (o,)) + left(o), int32(_MAX_SHIFT))
-
-    def body(row: Any, o: Any) -> Any:
-        result = int32(0)
-        for index, name in enumerate(epilogue.rows):
-            result = tirx.if_then_else(row == index, value(name, o), result)
-        return tirx.if_then_else(o < outputs, result, int32(0))
-
-    return te.compute((len(epilogue.rows), epilogue.outputs), body, name="constants")
-
-
-def _factor(codes: Any, o: Any) -> Any:
-    """The sum of a factor's terms: one, shifted."""
-    single = isinstance(codes.shape[1], tirx.IntImm) and int(codes.shape[1]) == 1
-    total = int32(0)
-    for term in range(int(codes.shape[0])):
-        total = total + shift_term(int32(1), codes[term, 0 if single else o].astype("int32"))
-    return total
-
-
-def _mask(epilogue: Constants, o: Any) -> Any:
-    """-1 for the channels that an addition's other operand has, else 0."""
-    residual = epilogue.residual
-    if not isinstance(residual, View):
-        return int32(-1)
-    own = tirx.all(o >= residual.before, o < residual.before + residual.channels)
-    return tirx.Select(own, int32(-1), int32(0))
-
-
-def _zero_of_residual(epilogue: Constants, shift: Any) -> Any:
-    """What the flipped top bit of a stored operand adds to the sum."""
-    residual = epilogue.residual
-    if not isinstance(residual, Stored) or not residual.zero:
-        return int32(0)
-    return int32(residual.zero) << shift

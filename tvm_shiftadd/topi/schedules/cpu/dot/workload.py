@@ -17,6 +17,7 @@ import msgspec
 from tvm_shiftadd._compat import tirx
 from tvm_shiftadd.errors import InputError
 from tvm_shiftadd.formats.codes import MAX_TERMS
+from tvm_shiftadd.topi.schedules.fusion.epilogue import CHANNELS
 from tvm_shiftadd.topi.schedules.shapes import ConvShape, round_up
 
 from .conv import conv
@@ -28,7 +29,7 @@ from .instructions import InstructionSet
 from .parameters import ConvParameters, DepthwiseParameters, Parameters
 from .plan import ConvPlan, choose_plan, reach_of, shared_by_rule
 from .space import problem_of
-from .stored import CHANNELS, Stored, Wide
+from .stored import Stored, Wide
 
 #: The kernel of each kind of layer, and the record it takes.
 KINDS: dict[str, type[ConvParameters] | type[DepthwiseParameters]] = {
@@ -72,7 +73,7 @@ class Workload:
 
     def epilogue(self, isa: InstructionSet) -> Epilogue:
         """What follows the sums; stored results hold no negative values."""
-        return Epilogue(isa, self.out, 0, 255, self.scaled, self._map(self.residual))
+        return Epilogue(self.out, 0, 255, self.scaled, self._map(self.residual), isa=isa)
 
     @property
     def out(self) -> Stored | Wide:

@@ -17,8 +17,6 @@ from tvm_shiftadd._compat import TensorType, relax
 from tvm_shiftadd.dialect.attrs import ClipAttrs, RequantizeAttrs
 from tvm_shiftadd.dialect.registry import is_dialect_call, op_name
 
-from .stored import CHANNELS
-
 #: Operators that hand on values of their only operand, or zeros.
 _MOVING = frozenset(f"shiftadd.{name}" for name in ("max_pool2d", "pad", "upsample2d")) | frozenset(
     f"relax.{name}" for name in ("reshape", "permute_dims", "strided_slice")
@@ -52,6 +50,18 @@ class Chain:
         return _other(self.add, self.other) if alone else self.layer.args[0]
 
     @property
+    def operands(self) -> dict[str, Any]:
+        """What the constants of what follows the sums are made of, by name (see ``epilogue``)."""
+        found: dict[str, Any] = {}
+        if self.scale is not None:
+            found["factor"] = self.scale.args[1]
+        if self.add is not None:
+            found["lhs_shift"], found["rhs_shift"] = self.shifts
+        if self.requantize is not None:
+            found["shift"] = self.shift
+        return found
+
+    @property
     def bounds(self) -> tuple[int, int]:
         """The bounds of the requantisation."""
         kind = ClipAttrs if name_of(self.requantize) == "shiftadd.clip" else RequantizeAttrs
@@ -72,7 +82,7 @@ class Readers:
     Kernels take an int32 operand of an addition whose channels are a multiple of ``whole``.
     """
 
-    def __init__(self, function: Any, whole: int = CHANNELS) -> None:
+    def __init__(self, function: Any, whole: int = 1) -> None:
         self._whole = whole
         self.definitions = {b.var: b.value for b in bindings(function)}
         self.of: dict[Any, list[Any]] = defaultdict(list)

@@ -65,5 +65,11 @@ def batch_size(batch: Any) -> Any:
     return _size(batch)
 
 
+def batch_of(expr: Any) -> Any:
+    """The batch of a tensor: an int, or a fresh variable so that equal layers are one function."""
+    size = expr.ty.shape[0]
+    return int(size) if isinstance(size, tirx.IntImm) else tirx.Var("n", "int64")
+
+
 def _size(size: Any) -> Any:
     return tirx.IntImm("int64", size) if isinstance(size, int) else size
