@@ -7,15 +7,14 @@ Which parameters there are follows from the compute capability too, which a data
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import msgspec
 
 from tvm_shiftadd._compat import tirx
 from tvm_shiftadd.errors import InputError
-from tvm_shiftadd.formats.codes import MAX_TERMS
-from tvm_shiftadd.topi.schedules.shapes import ConvShape
+from tvm_shiftadd.topi.schedules.fusion.workload import LayerChoices, LayerWork
 
 from .epilogue import Epilogue, Tensor
 from .layers import layer_kernel
@@ -29,17 +28,15 @@ _FEW, _MANY = 8, 64
 
 
 @dataclass(frozen=True)
-class Workload:
+class Workload(LayerWork):
     """One kernel's work.
 
     ``dtype`` is the type of its input; ``result`` that of its result, "int32" where sums are not
     requantised. ``residual``: the type of what is added, "" for nothing. ``scaled``: a factor for
-    each channel comes before that. ``shape.terms`` is 2 for all layers whose weights have more
-    than one. ``images`` are computed in a call; 0 stands for any number.
+    each channel comes before that. ``images`` are computed in a call; 0 stands for any number.
     """
 
     kind: Literal["dot", "adder"]
-    shape: ConvShape
     dtype: Literal["int8", "uint8"]
     result: Literal["int8", "uint8", "int32"] = "int8"
     residual: Literal["", "int8", "uint8", "int32"] = ""
@@ -99,50 +96,20 @@ class Workload:
         return self.images or tirx.Var("n", "int64")
 
     @property
-    def work(self) -> int:
-        """Multiply-accumulates of an image."""
-        shape = self.shape
-        return shape.out_height * shape.out_width * shape.outputs * shape.reduction
-
-    @property
     def text(self) -> str:
         """For people: ``dot 3x3/1 14x14x256 -> 256, K=1``; K=2 stands for more, too."""
         s = self.shape
-        window = f"{s.kernel[0]}x{s.kernel[1]}/{s.strides[0]}"
-        groups = f", {s.groups} groups" if s.groups > 1 else ""
-        terms = "" if self.kind == "adder" else f", K={s.terms}"
-        added = f", + {self.residual}" if self.residual else ""
-        images = f", {self.images} image{'s' * (self.images > 1)}" if self.images else ""
-        size = f"{s.height}x{s.width}x{s.channels} -> {s.outputs}"
-        return f"{self.kind} {window} {size}{groups}{terms}{added}{images}"
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON, which ``from_dict`` reads back."""
-        return dict(msgspec.json.decode(msgspec.json.encode(self)))
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Workload:
-        """The workload of a record. Raises InputError where that is none."""
-        try:
-            found = msgspec.convert(values, cls)
-        except msgspec.ValidationError as error:
-            raise InputError(
-                f"expected a layer's workload, got one that is none: {error}"
-            ) from None
-        if found.to_dict() != values or not found._can_be:
-            raise InputError(f"expected a layer's workload, got {dict(values)}")
-        return found
+        return self.described(
+            f"{s.groups} groups" if s.groups > 1 else "",
+            "" if self.kind == "adder" else f"K={s.terms}",
+            f"+ {self.residual}" if self.residual else "",
+            f"{self.images} image{'s' * (self.images > 1)}" if self.images else "",
+        )
 
     @property
-    def _can_be(self) -> bool:
-        """Whether there may be such a layer."""
-        s = self.shape
-        extents = (s.height, s.width, s.channels, s.out_height, s.out_width, s.outputs)
-        windows = (*s.kernel, *s.strides, *s.dilation, *s.spread)
-        if min(*extents, *windows, s.groups) < 1 or not 1 <= s.terms <= MAX_TERMS:
-            return False
-        fits = s.channels % s.groups == 0 and s.outputs % s.groups == 0
-        return fits and self.images >= 0 and (self.kind == "dot" or self.dtype == "int8")
+    def can_be(self) -> bool:
+        """Whether there may be such a layer: its sizes fit each other, and its type its kind."""
+        return super().can_be and self.images >= 0 and (self.kind == "dot" or self.dtype == "int8")
 
 
 def parameters_of(work: Workload, values: Mapping[str, Any], arch: int) -> Parameters:
@@ -161,16 +128,8 @@ def parameters_of(work: Workload, values: Mapping[str, Any], arch: int) -> Param
     return found
 
 
-@dataclass
-class Choices:
-    """Where kernels take their parameters from: ``tuned`` by workload, else from the rules.
-
-    ``made`` is what was chosen for each layer of a build, in order: the name of the kernel's
-    result, the workload, the parameters, and whether they were tuned ones.
-    """
-
-    tuned: Mapping[Workload, Parameters] = field(default_factory=dict)
-    made: list[tuple[str, Workload, Parameters, bool]] = field(default_factory=list)
+class Choices(LayerChoices[Workload, Parameters]):
+    """The parameters of a GPU's kernels."""
 
     def parameters(self, name: str, work: Workload, arch: int) -> Parameters:
         """The parameters of a layer's kernel."""

@@ -8,16 +8,13 @@ kernels compute image by image; but the dense kernel has images share its weight
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
-
-import msgspec
 
 from tvm_shiftadd._compat import tirx
 from tvm_shiftadd.errors import InputError
-from tvm_shiftadd.formats.codes import MAX_TERMS
 from tvm_shiftadd.topi.schedules.fusion.epilogue import CHANNELS
+from tvm_shiftadd.topi.schedules.fusion.workload import LayerChoices, LayerWork
 from tvm_shiftadd.topi.schedules.shapes import ConvShape, round_up
 
 from .conv import conv
@@ -41,18 +38,17 @@ KINDS: dict[str, type[ConvParameters] | type[DepthwiseParameters]] = {
 
 
 @dataclass(frozen=True)
-class Workload:
+class Workload(LayerWork):
     """One kernel's work.
 
     ``pitch`` is the bytes of a pixel of its input, which holds negative values if ``signed``.
     ``result``: "bytes" where sums are requantised, "wide" where they stay int32. ``residual``:
     what is added, "" for nothing. ``scaled``: a factor for each channel comes before that.
-    ``shape.terms`` is 2 for all layers whose weights have more than one. ``images`` are computed in
-    a call: of a dense layer as many as its weights can be used for at once, of others one.
+    ``images`` are computed in a call: of a dense layer as many as its weights can be used for at
+    once, of others one.
     """
 
     kind: Literal["conv", "adder", "dense", "depthwise"]
-    shape: ConvShape
     pitch: int
     signed: bool = False
     result: Literal["bytes", "wide"] = "bytes"
@@ -106,48 +102,19 @@ class Workload:
         return kernel_of(self.kind, self.plan(isa, parameters), self.epilogue(isa), self.images)
 
     @property
-    def work(self) -> int:
-        """Multiply-accumulates of an image."""
-        shape = self.shape
-        return shape.out_height * shape.out_width * shape.outputs * shape.reduction
-
-    @property
     def text(self) -> str:
         """For people: ``conv 3x3/1 14x14x256 -> 256, K=1``; K=2 stands for more, too."""
-        s = self.shape
-        window = f"{s.kernel[0]}x{s.kernel[1]}/{s.strides[0]}"
-        terms = "" if self.kind == "adder" else f", K={s.terms}"
-        added = f", + {self.residual}" if self.residual else ""
-        size = f"{s.height}x{s.width}x{s.channels} -> {s.outputs}"
-        images = f", {self.images} images" if self.images > 1 else ""
-        return f"{self.kind} {window} {size}{terms}{added}{images}"
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON, which ``from_dict`` reads back."""
-        return dict(msgspec.json.decode(msgspec.json.encode(self)))
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Workload:
-        """The workload of a record. Raises InputError where that is none."""
-        try:
-            found = msgspec.convert(values, cls)
-        except msgspec.ValidationError as error:
-            raise InputError(
-                f"expected a layer's workload, got one that is none: {error}"
-            ) from None
-        if found.to_dict() != values or not found._can_be:
-            raise InputError(f"expected a layer's workload, got {dict(values)}")
-        return found
+        return self.described(
+            "" if self.kind == "adder" else f"K={self.shape.terms}",
+            f"+ {self.residual}" if self.residual else "",
+            f"{self.images} images" if self.images > 1 else "",
+        )
 
     @property
-    def _can_be(self) -> bool:
+    def can_be(self) -> bool:
         """Whether there may be such a layer: its sizes fit each other and its kind."""
         s = self.shape
-        extents = (s.height, s.width, s.channels, s.out_height, s.out_width, s.outputs)
-        windows = (*s.kernel, *s.strides, *s.dilation, *s.spread)
-        if min(*extents, *windows, s.groups) < 1 or not 1 <= s.terms <= MAX_TERMS:
-            return False
-        if s.channels % s.groups or s.outputs % s.groups or self.pitch < s.channels:
+        if not super().can_be or self.pitch < s.channels:
             return False
         if not 1 <= self.images <= (TOGETHER if self.kind == "dense" else 1):
             return False
@@ -186,16 +153,8 @@ def kernel_of(
     return (dense if kind == "dense" else conv)(plan, epilogue, batch)
 
 
-@dataclass
-class Choices:
-    """Where kernels take their parameters from: ``tuned`` by workload, else from the rules.
-
-    ``made`` is what was chosen for each layer of a build, in order: the name of the kernel's
-    result, the workload, the parameters, and whether they were tuned ones.
-    """
-
-    tuned: Mapping[Workload, Parameters] = field(default_factory=dict)
-    made: list[tuple[str, Workload, Parameters, bool]] = field(default_factory=list)
+class Choices(LayerChoices[Workload, Parameters]):
+    """The parameters of a processor's kernels."""
 
     def plan(
         self, name: str, layer: Workload, source: Stored, isa: InstructionSet
