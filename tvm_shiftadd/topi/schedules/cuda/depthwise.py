@@ -13,13 +13,13 @@ from tvm.script import tirx as T
 from tvm.script.ir_builder import tirx as build
 
 from tvm_shiftadd._compat import tirx
-from tvm_shiftadd.topi.schedules.fusion.function import Kernel, batch_size, kernel
+from tvm_shiftadd.topi.schedules.fusion.function import Kernel, batch_size
 
 from .epilogue import Epilogue, Writer
 from .intrinsics import QUAD, dot, permute
+from .launch import layer_function, matrix_views, split
 from .parameters import DepthwiseParameters
 from .problem import Problem, Shapes
-from .tile import matrix_views, split
 from .weights import taps_shape
 
 
@@ -34,12 +34,8 @@ def depthwise(
 
     Weights are as ``pack_taps`` makes them; the constants as ``epilogue.constants``.
     """
-    tensors = {
-        "x": (shapes[0], problem.dtype),
-        "weights": (taps_shape(problem), "int32"),
-        **epilogue.tensors(shapes[1]),
-    }
-    with kernel("shiftadd_cuda_depthwise", tensors, "dp4a") as made:
+    name, taps = "shiftadd_cuda_depthwise", taps_shape(problem)
+    with layer_function(name, "dp4a", problem, epilogue, shapes, taps) as made:
         _Depthwise(problem, epilogue, made, batch_size(batch), parameters).emit()
     return made.function
 

@@ -14,7 +14,7 @@ from tvm.script import tirx as T
 from tvm.script.ir_builder import tirx as build
 
 from tvm_shiftadd._compat import tirx
-from tvm_shiftadd.topi.schedules.fusion.function import Kernel, batch_size, kernel
+from tvm_shiftadd.topi.schedules.fusion.function import Kernel, batch_size
 
 from .epilogue import Epilogue, Writer
 from .intrinsics import (
@@ -30,10 +30,10 @@ from .intrinsics import (
     matrix_product,
     wait,
 )
+from .launch import layer_function, matrix_views
 from .parameters import VectorParameters
 from .problem import CHUNK, IMAGES, SLAB, Problem, Shapes
-from .tile import matrix_views
-from .weights import fragment_tensors, fragments_shape
+from .weights import fragments_shape
 
 #: Outputs of a block, in two tiles of eight.
 _OUTPUTS, _TILES = 16, 2
@@ -55,8 +55,8 @@ def gemv(
     Weights are as ``pack_fragments`` makes them; the constants as ``epilogue.constants``.
     """
     by = "mma.m16n8k32" if parameters.matrix else "dp4a"
-    tensors = fragment_tensors(problem, epilogue, shapes)
-    with kernel("shiftadd_cuda_gemv", tensors, by) as made:
+    name, fragments = "shiftadd_cuda_gemv", fragments_shape(problem)
+    with layer_function(name, by, problem, epilogue, shapes, fragments) as made:
         emit_gemv(problem, epilogue, made, images, parameters)
     return made.function
 

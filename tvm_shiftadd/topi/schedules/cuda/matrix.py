@@ -14,7 +14,7 @@ from tvm.script import tirx as T
 from tvm.script.ir_builder import tirx as build
 
 from tvm_shiftadd._compat import tirx
-from tvm_shiftadd.topi.schedules.fusion.function import Kernel, batch_size, kernel
+from tvm_shiftadd.topi.schedules.fusion.function import Kernel, batch_size
 
 from .epilogue import Epilogue, Writer
 from .gemv import emit_gemv
@@ -28,11 +28,13 @@ from .intrinsics import (
     matrix_product,
     wait,
 )
+from .launch import grid, guarded, layer_function, matrix_views, split
 from .parameters import DenseParameters, MatrixParameters
 from .problem import CHUNK, IMAGES, SLAB, Problem, Shapes
-from .tile import grid, guarded, matrix_views, split
-from .weights import fragment_tensors, fragments_shape
+from .weights import fragments_shape
 
+#: The instruction of tensor cores.
+_PRODUCT = "mma.m16n8k32"
 #: Rows of a tile of pixels, columns of one of outputs, and the sums of both in a thread.
 _ROWS, _COLUMNS, _SUMS = 16, 8, 4
 #: Pieces of a row in a slab, and products that a slab takes.
@@ -50,8 +52,8 @@ def matrix(
 
     Weights are as ``pack_fragments`` makes them; the constants as ``epilogue.constants``.
     """
-    tensors = fragment_tensors(problem, epilogue, shapes)
-    with kernel("shiftadd_cuda_matrix", tensors, "mma.m16n8k32") as made:
+    name, fragments = "shiftadd_cuda_matrix", fragments_shape(problem)
+    with layer_function(name, _PRODUCT, problem, epilogue, shapes, fragments) as made:
         _Matrix(problem, epilogue, made, batch_size(batch), parameters).emit()
     return made.function
 
@@ -64,8 +66,8 @@ def dense(
     parameters: DenseParameters,
 ) -> tirx.PrimFunc:
     """A dense layer of any number of images: ``gemv`` of a few of them, else as ``matrix``."""
-    tensors = fragment_tensors(problem, epilogue, shapes)
-    with kernel("shiftadd_cuda_dense", tensors, "mma.m16n8k32") as made:
+    name, fragments = "shiftadd_cuda_dense", fragments_shape(problem)
+    with layer_function(name, _PRODUCT, problem, epilogue, shapes, fragments) as made:
         # Loops of one turn or none: TVM puts no barriers into a launch under a condition.
         with build.serial(T.Select(batch <= IMAGES, T.int64(1), T.int64(0))):
             emit_gemv(problem, epilogue, made, batch, parameters.few)

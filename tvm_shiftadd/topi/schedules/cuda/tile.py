@@ -6,19 +6,17 @@ compute capability 6.1 on; adder layers add absolute differences of bytes in the
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 from tvm.script import tirx as T
-from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as build
 
 from tvm_shiftadd._compat import tirx
-from tvm_shiftadd.topi.schedules.fusion.function import Kernel, batch_size, kernel
+from tvm_shiftadd.topi.schedules.fusion.function import Kernel, batch_size
 
 from .epilogue import Epilogue, Writer
 from .intrinsics import QUAD, TOP_BITS, decode, distance, dot
+from .launch import grid, guarded, layer_function, matrix_views, split
 from .parameters import TileParameters
 from .problem import CHUNK, Problem, Shapes
 from .weights import packed_shape
@@ -39,13 +37,9 @@ def tile(
 
     Weights are as ``pack_words`` makes them; the constants as ``epilogue.constants``.
     """
-    tensors = {
-        "x": (shapes[0], problem.dtype),
-        "weights": (packed_shape(problem), "int32"),
-        **epilogue.tensors(shapes[1]),
-    }
+    name = f"shiftadd_cuda_tile_{problem.kind}"
     by = "vabsdiff4" if problem.kind == "adder" else "dp4a"
-    with kernel(f"shiftadd_cuda_tile_{problem.kind}", tensors, by) as made:
+    with layer_function(name, by, problem, epilogue, shapes, packed_shape(problem)) as made:
         _Tile(problem, epilogue, made, batch_size(batch), parameters).emit()
     return made.function
 
@@ -203,57 +197,6 @@ class _Tile:
                     if problem.kind == "adder":
                         sums = [T.int32(0) - value for value in sums]
                     writer.store(tirx.Cast("int64", pixel), channel, sums, constant, limit)
-
-
-@contextmanager
-def grid(
-    blocks: Any, panels: int, groups: int, threads: int
-) -> Iterator[tuple[Any, Any, Any, Any]]:
-    """The loops of a launch; gives the int32 indices of block, panel, group and thread."""
-    tags = ("blockIdx.x", "blockIdx.y", "blockIdx.z", "threadIdx.x")
-    with (
-        build.thread_binding(0, blocks, tags[0]) as block,
-        build.thread_binding(0, panels, tags[1]) as panel,
-        build.thread_binding(0, groups, tags[2]) as group,
-        build.thread_binding(0, threads, tags[3]) as thread,
-    ):
-        yield T.bind(tirx.Cast("int32", block)), panel, group, thread
-
-
-@contextmanager
-def guarded(condition: Any, needed: bool) -> Iterator[None]:
-    """Code that runs where a condition holds; without the question where it always does."""
-    if not needed:
-        yield
-        return
-    with T.If(condition), T.Then():
-        yield
-
-
-def split(pixel: Any, height: int, width: int) -> tuple[Any, Any, Any]:
-    """Image, row and column of a pixel in a batch of maps."""
-    return (
-        T.bind(pixel // (height * width)),
-        T.bind(pixel % (height * width) // width),
-        T.bind(pixel % width),
-    )
-
-
-def matrix_views(made: Kernel, problem: Problem, epilogue: Epilogue, batch: Any) -> dict[str, Any]:
-    """The input, the result and what is added to it as matrices: a row a pixel."""
-    shape = problem.shape
-    sizes = {
-        "x": (batch * (shape.height * shape.width), shape.channels),
-        "out": (batch * problem.pixels, shape.outputs),
-    }
-    types = {"x": problem.dtype, "out": epilogue.out.dtype}
-    if epilogue.residual is not None:
-        sizes["residual"], types["residual"] = sizes["out"], epilogue.residual.dtype
-    views = {}
-    for name, size in sizes.items():
-        views[name] = T.decl_buffer(size, types[name], data=made[name].data)
-        IRBuilder.name(name, views[name])
-    return views
 
 
 def load_word(view: Any, row: Any, group: Any, quad: Any, inside: Any, problem: Problem) -> Any:

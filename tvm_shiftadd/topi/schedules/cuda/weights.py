@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from tvm_shiftadd._compat import te, tirx
@@ -10,9 +9,8 @@ from tvm_shiftadd.topi.scaling import int32
 from tvm_shiftadd.topi.schedules.shapes import round_up
 from tvm_shiftadd.topi.terms import code_or_sum, shift_term
 
-from .epilogue import Epilogue
 from .intrinsics import QUAD, WARP
-from .problem import CHUNK, SLAB, Problem, Shapes
+from .problem import CHUNK, SLAB, Problem
 
 
 def pack_words(weights: Any, problem: Problem) -> Any:
@@ -126,17 +124,6 @@ def fragments_shape(problem: Problem) -> tuple[int, int, int, int, int]:
     tiles = -(-problem.outputs // problem.panel) * problem.panel_tiles
     units = tiles // problem.unit_tiles
     return (problem.shape.groups, problem.slabs, units, WARP, SLAB // CHUNK)
-
-
-def fragment_tensors(
-    problem: Problem, epilogue: Epilogue, shapes: Shapes
-) -> dict[str, tuple[Sequence[Any], str]]:
-    """The parameters of a kernel that takes fragments; ``shapes`` are those of x and out."""
-    return {
-        "x": (shapes[0], problem.dtype),
-        "weights": (fragments_shape(problem), "int32"),
-        **epilogue.tensors(shapes[1]),
-    }
 
 
 def pack_taps(codes: Any, problem: Problem) -> Any:
