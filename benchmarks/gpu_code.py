@@ -17,8 +17,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-import tvm
-
+from tvm_shiftadd.target import CUDATarget, cuda
 from tvm_shiftadd.topi.schedules.cuda.epilogue import Epilogue, Tensor
 from tvm_shiftadd.topi.schedules.cuda.layers import layer_kernel
 from tvm_shiftadd.topi.schedules.cuda.problem import Problem
@@ -94,7 +93,7 @@ class Code:
         return work / max(1, sum(self.loop.values()))
 
 
-def source(work: Work, arch: str) -> str:
+def source(work: Work, target: CUDATarget) -> str:
     """The CUDA C++ of a layer's kernel without tuning."""
     problem = work.problem()
     shape = problem.shape
@@ -103,17 +102,9 @@ def source(work: Work, arch: str) -> str:
         (work.images, *size, channels)
         for size, channels in zip(maps, (work.channels, work.outputs), strict=True)
     )
-    capability = int(arch.removeprefix("sm_"))
-    kernel = layer_kernel(problem, by_rule(problem, work.images, capability))
+    kernel = layer_kernel(problem, by_rule(problem, work.images, target.level))
     function = kernel.build(Epilogue(Tensor(work.outputs, "uint8"), 0, 255), work.images, shapes)
-    target = tvm.target.Target({"kind": "cuda", "arch": arch}, host={"kind": "llvm"})
-    modules = [tvm.compile(tvm.IRModule({"kernel": function}), target=target).mod]
-    while modules:
-        module = modules.pop()
-        modules.extend(module.imports)
-        if module.kind == "cuda":
-            return str(module.inspect_source("cuda"))
-    raise AssertionError("expected a CUDA module")
+    return cuda.source(function, target)
 
 
 def parse(messages: str, assembly: str) -> Code:
@@ -164,7 +155,7 @@ def main() -> int:
     )
     print("|---|---:|---:|---|---:|")
     for work in WORKS:
-        code = assemble(source(work, arch), arch)
+        code = assemble(source(work, CUDATarget(arch=arch)), arch)
         most = ", ".join(f"{count} {name}" for name, count in code.loop.most_common(4))
         text = f"{sum(code.loop.values())}: {most}"
         print(

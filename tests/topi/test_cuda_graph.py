@@ -12,6 +12,7 @@ from tvm import relax, tirx
 
 from tvm_shiftadd.dialect import ops
 from tvm_shiftadd.formats import codes, packing
+from tvm_shiftadd.target import CUDATarget, cuda
 from tvm_shiftadd.topi.schedules.cuda.graph import FuseLayers
 from tvm_shiftadd.topi.schedules.fusion.chains import name_of
 from tvm_shiftadd.topi.schedules.fusion.function import COMPUTED_BY
@@ -60,14 +61,7 @@ def operators(mod: Any) -> list[str]:
 
 
 def source(func: Any, arch: int = 80) -> str:
-    target = tvm.target.Target({"kind": "cuda", "arch": f"sm_{arch}"}, host={"kind": "llvm"})
-    modules = [tvm.compile(tvm.IRModule({"kernel": func}), target=target).mod]
-    while modules:
-        module = modules.pop()
-        modules.extend(module.imports)
-        if module.kind == "cuda":
-            return str(module.inspect_source("cuda"))
-    raise AssertionError("expected a CUDA module")
+    return cuda.source(func, CUDATarget(arch=f"sm_{arch}"))
 
 
 def residual_block(emit: Callable[[Any], Any], x: Any, y: Any) -> Any:

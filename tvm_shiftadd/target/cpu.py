@@ -13,6 +13,7 @@ from tvm_shiftadd._processor import vector_features, vector_names
 from tvm_shiftadd.errors import CompileError
 from tvm_shiftadd.target import CPUTarget
 from tvm_shiftadd.target.calls import CallRecord
+from tvm_shiftadd.target.code import code_of
 from tvm_shiftadd.target.lowering import lowering
 from tvm_shiftadd.target.processor import AARCH64, gnu_triple
 from tvm_shiftadd.topi.schedules.cpu import schedule_function
@@ -161,14 +162,7 @@ def build(
 
 def assembly(executable: Any) -> str:
     """The generated assembly of an executable that ``build`` returned."""
-    modules = [executable.mod]
-    text = []
-    while modules:
-        module = modules.pop()
-        modules.extend(module.imports)
-        if module.kind == "llvm":
-            text.append(str(module.inspect_source("asm")))
-    return "\n".join(text)
+    return code_of(executable.mod, "llvm", "asm")
 
 
 def vector_lanes(target: tvm.target.Target) -> int:

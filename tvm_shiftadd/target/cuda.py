@@ -18,6 +18,7 @@ from tvm_shiftadd._compat import register_error, relax
 from tvm_shiftadd.errors import CompileError, DependencyError
 from tvm_shiftadd.target import cpu, nvrtc
 from tvm_shiftadd.target.calls import CallRecord
+from tvm_shiftadd.target.code import code_of
 from tvm_shiftadd.target.gpu import CUDATarget
 from tvm_shiftadd.target.lowering import lowering
 from tvm_shiftadd.topi.schedules.cuda.generic import schedule_function
@@ -102,20 +103,23 @@ def build_function(func: Any, target: CUDATarget) -> Any:
 
     Raises what ``build`` does.
     """
-    module = tvm.IRModule({"main": func.with_attr("global_symbol", "main")})
-    with _compiled_by(nvrtc.compile_source, target.arch):
-        return tvm.tirx.build(module, target=tvm_target(target))
+    return _build_function(func, target, nvrtc.compile_source)
 
 
 def code(executable: Any) -> str:
     """The PTX of the kernels of an executable that ``build`` returned."""
-    modules, found = [executable.mod], []
-    while modules:
-        module = modules.pop()
-        modules.extend(module.imports)
-        if module.kind == "cuda":
-            found.append(str(module.inspect_source()))
-    return "\n".join(found)
+    return code_of(executable.mod, "cuda")
+
+
+def source(func: Any, target: CUDATarget) -> str:
+    """The CUDA C++ of a scheduled PrimFunc; NVRTC is not needed for it."""
+    return code_of(_build_function(func, target, lambda text, _arch: text), "cuda")
+
+
+def _build_function(func: Any, target: CUDATarget, compiler: Compile) -> Any:
+    module = tvm.IRModule({"main": func.with_attr("global_symbol", "main")})
+    with _compiled_by(compiler, target.arch):
+        return tvm.tirx.build(module, target=tvm_target(target))
 
 
 @contextmanager
