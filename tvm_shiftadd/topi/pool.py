@@ -17,30 +17,13 @@ from tvm_shiftadd.topi.layout import pad
 from tvm_shiftadd.topi.scaling import int32
 
 
-def average_shifts(
-    size: tuple[int, int],
-    *,
-    pool_size: Sequence[int],
-    strides: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int],
-    ceil_mode: bool,
-    count_include_pad: bool,
-) -> NDArray[np.int32]:
+def average_shifts(size: tuple[int, int], **window: Any) -> NDArray[np.int32]:
     """The left shifts of all terms of a map's reciprocals, one count after the other, int32 [T].
 
     They are an operand because code generators turn sums of shifts by amounts that they know back
-    into products.
+    into products. ``window``: the keyword arguments of :func:`avg_pool2d`, as tuples.
     """
-    where: dict[str, Any] = {
-        "pool_size": tuple(pool_size),
-        "strides": tuple(strides),
-        "padding": tuple(padding),
-        "dilation": tuple(dilation),
-        "ceil_mode": ceil_mode,
-        "count_include_pad": count_include_pad,
-    }
-    terms = avg_pool_reciprocal(size, **where).terms
+    terms = avg_pool_reciprocal(size, **window).terms
     return np.array([left for count in terms for _, left in terms[count]], np.int32)
 
 
