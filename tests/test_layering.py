@@ -43,6 +43,21 @@ LAYERS = (
     ("tvm_shiftadd.demo",),
     ("tvm_shiftadd.cli",),
 )
+_CPU, _CUDA = (f"tvm_shiftadd.topi.schedules.{kind}" for kind in ("cpu", "cuda"))
+#: Within a layer: what a part may not import. Kernels of two kinds of target share ``fusion``.
+APART = {
+    _CPU: (_CUDA,),
+    _CUDA: (_CPU,),
+    "tvm_shiftadd.topi.schedules.fusion": (_CPU, _CUDA),
+    "tvm_shiftadd.topi.schedules.shapes": (_CPU, _CUDA),
+    "tvm_shiftadd.target.calls": (_CPU, _CUDA),
+    "tvm_shiftadd.target.lowering": (_CPU, _CUDA),
+    "tvm_shiftadd.target.cuda": (_CPU,),
+    "tvm_shiftadd.tune.cuda": (_CPU,),
+    "tvm_shiftadd.tune.cuda_space": (_CPU,),
+    "tvm_shiftadd.tune.cuda_worker": (_CPU,),
+    "tvm_shiftadd.tune.random_layer": (_CPU, _CUDA),
+}
 #: Packages that may be used without TVM, and must not load it.
 WITHOUT_TVM = (
     "tvm_shiftadd.errors",
@@ -131,6 +146,9 @@ def complaints(module: str, imported: set[str]) -> list[str]:
             wrong.append(f"{module} imports {name}, which is not installed")
         if name.split(".")[0] not in PACKAGES:
             continue
+        for part, others in APART.items():
+            if within(module, part) and any(within(name, other) for other in others):
+                wrong.append(f"{module} imports {name}; {part} is to know nothing of it")
         if within(module, "vta_ext"):
             allowed = ("errors", "formats", "dialect", "topi", "_compat")
             if name != "tvm_shiftadd" and not any(
@@ -176,6 +194,9 @@ def test_imports_point_one_way(path: Path) -> None:
         ("vta_ext.isa", "import relay_passes.base", "formats, dialect, topi"),
         ("vta_ext.isa", "from tvm_shiftadd import convert", "formats, dialect, topi"),
         ("tvm_shiftadd.errors", "import tests.conftest", "not installed"),
+        (f"{_CUDA}.graph", "from ..cpu.dot import weights", "know nothing of it"),
+        (f"{_CPU}.legalize", f"from {_CUDA} import graph", "know nothing of it"),
+        ("tvm_shiftadd.target.calls", f"import {_CPU}.geometry", "know nothing of it"),
         ("tvm_shiftadd.surprise", "import tvm_shiftadd.errors", "list both in LAYERS"),
     ],
 )
@@ -193,6 +214,8 @@ def test_wrong_imports_are_found(module: str, source: str, complaint: str) -> No
         ("tvm_shiftadd.cli", "from tvm_shiftadd import __version__, api"),
         ("vta_ext.isa", "from tvm_shiftadd.formats import codes\nfrom vta_ext import config"),
         ("tvm_shiftadd.cli.isa", "from vta_ext import config"),
+        (f"{_CUDA}.graph", "from ..fusion import chains\nfrom ..shapes import ConvShape"),
+        ("tvm_shiftadd.target.cuda", f"from tvm_shiftadd.target import cpu\nimport {_CUDA}.graph"),
     ],
 )
 def test_right_imports_pass(module: str, source: str) -> None:
@@ -235,6 +258,17 @@ def test_the_package_itself_is_light() -> None:
     loaded = run_python(
         "import sys, tvm_shiftadd\n"
         "print([name for name in ('tvm', 'numpy', 'onnx', 'rich') if name in sys.modules])"
+    )
+    assert loaded == "[]"
+
+
+def test_doctor_diagnoses_without_tvm() -> None:
+    # It is asked where TVM crashes, and looks at it in a process of its own.
+    loaded = run_python(
+        "import sys, tvm_shiftadd.target.link, tvm_shiftadd.doctor as doctor\n"
+        "doctor._tvm = lambda: ()\n"
+        "doctor.diagnose()\n"
+        "print([name for name in ('tvm', 'tvm_ffi', 'onnx', 'torch') if name in sys.modules])"
     )
     assert loaded == "[]"
 
