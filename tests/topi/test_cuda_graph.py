@@ -79,6 +79,11 @@ def test_a_layer_and_all_behind_it_is_one_kernel() -> None:
     assert operators(mod) == []
 
 
+def test_constant_weights_are_brought_into_order_at_build() -> None:
+    mod = fused(residual_block, ((8, 8, 16), "uint8"), ((8, 8, 24), "int8"))
+    assert {var.name_hint for var in mod.functions} == {"main", "shiftadd_cuda_matrix"}
+
+
 @pytest.mark.parametrize("channels", [1, 2, 3, 16])
 def test_an_adder_layer_adds_differences(channels: int) -> None:
     def make(emit: Callable[[Any], Any], x: Any) -> Any:

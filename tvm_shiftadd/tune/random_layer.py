@@ -87,7 +87,7 @@ class Layer:
 
     @cached_property
     def operands(self) -> dict[str, Array]:
-        """The constants of what follows the sums, as ``epilogue.constants`` wants them."""
+        """The constants of what follows the sums, as ``fusion.epilogue.constants`` wants them."""
         outputs, found = self.shape.outputs, {}
         if self.scaled:
             found["factor"] = codes.encode(self._random("factor").choice([1, 3, -5, 7], outputs), 3)

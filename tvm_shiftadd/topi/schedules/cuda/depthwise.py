@@ -32,7 +32,7 @@ def depthwise(
 ) -> tirx.PrimFunc:
     """PrimFunc (x, weights, constants[, residual], out); ``shapes`` are those of x and out.
 
-    Weights are as ``pack_taps`` makes them; the constants as ``epilogue.constants``.
+    Weights are as ``pack_taps`` makes them; the constants as ``fusion.epilogue.constants``.
     """
     name, taps = "shiftadd_cuda_depthwise", taps_shape(problem)
     with layer_function(name, "dp4a", problem, epilogue, shapes, taps) as made:

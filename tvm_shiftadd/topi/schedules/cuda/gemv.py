@@ -52,7 +52,7 @@ def gemv(
 ) -> tirx.PrimFunc:
     """PrimFunc (x, weights, constants[, residual], out) for one to eight ``images``.
 
-    Weights are as ``pack_fragments`` makes them; the constants as ``epilogue.constants``.
+    Weights are as ``pack_fragments`` makes them; the constants as ``fusion.epilogue.constants``.
     """
     by = "mma.m16n8k32" if parameters.matrix else "dp4a"
     name, fragments = "shiftadd_cuda_gemv", fragments_shape(problem)

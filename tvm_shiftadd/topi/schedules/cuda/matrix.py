@@ -50,7 +50,7 @@ def matrix(
 ) -> tirx.PrimFunc:
     """PrimFunc (x, weights, constants[, residual], out); ``shapes`` are those of x and out.
 
-    Weights are as ``pack_fragments`` makes them; the constants as ``epilogue.constants``.
+    Weights are as ``pack_fragments`` makes them; the constants as ``fusion.epilogue.constants``.
     """
     name, fragments = "shiftadd_cuda_matrix", fragments_shape(problem)
     with layer_function(name, _PRODUCT, problem, epilogue, shapes, fragments) as made:

@@ -35,7 +35,7 @@ def tile(
 ) -> tirx.PrimFunc:
     """PrimFunc (x, weights, constants[, residual], out); ``shapes`` are those of x and out.
 
-    Weights are as ``pack_words`` makes them; the constants as ``epilogue.constants``.
+    Weights are as ``pack_words`` makes them; the constants as ``fusion.epilogue.constants``.
     """
     name = f"shiftadd_cuda_tile_{problem.kind}"
     by = "vabsdiff4" if problem.kind == "adder" else "dp4a"
