@@ -49,6 +49,17 @@ class ConvShape:
         """R, the weights of one output channel."""
         return self.kernel[0] * self.kernel[1] * self.group_channels
 
+    @property
+    def is_depthwise(self) -> bool:
+        """Whether each channel of the input makes one of the result."""
+        return self.groups == self.channels == self.outputs > 1
+
+    @property
+    def is_pixel(self) -> bool:
+        """Whether it makes one pixel of one, as a dense layer does."""
+        maps = (self.height, self.width, self.out_height, self.out_width)
+        return (*maps, *self.kernel, *self.origin, self.groups) == (1, 1, 1, 1, 1, 1, 0, 0, 1)
+
 
 def conv_shape(
     map_shape: tuple[int, int, int],

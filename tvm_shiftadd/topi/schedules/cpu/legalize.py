@@ -36,7 +36,7 @@ def legalize_map(lanes: int) -> dict[str, Legalize]:
 
     def conv2d(builder: Any, call: Any) -> Any:
         shape = layer_shape(call)
-        if _is_depthwise(shape) and lane_count(shape.channels, shift_lanes):
+        if shape.is_depthwise and lane_count(shape.channels, shift_lanes):
             return _emit_depthwise(builder, call, shape, shift_lanes, dtype)
         if _is_dense(shape) and lane_count(shape.outputs, shift_lanes):
             # One output pixel fills no vector of pixels.
@@ -70,10 +70,6 @@ def legalize_map(lanes: int) -> dict[str, Legalize]:
 def _shift_lanes(lanes: int) -> tuple[int, str]:
     """Lanes to shift by different amounts, and their type: 16 bits only AVX-512 can."""
     return (lanes, "int16") if lanes == 32 else (8, "int32")
-
-
-def _is_depthwise(shape: ConvShape) -> bool:
-    return shape.groups == shape.channels == shape.outputs > 1
 
 
 def _is_dense(shape: ConvShape) -> bool:

@@ -72,8 +72,7 @@ class Problem:
     @property
     def is_depthwise(self) -> bool:
         """Whether each channel of the input makes one of the result."""
-        shape = self.shape
-        return self.kind == "dot" and shape.groups == shape.channels == shape.outputs > 1
+        return self.kind == "dot" and self.shape.is_depthwise
 
     # For tensor cores.
 
@@ -106,6 +105,4 @@ class Problem:
     @property
     def fits_vector(self) -> bool:
         """Whether it is a dense layer whose weights the kernel of a few images takes."""
-        shape = self.shape
-        maps = (shape.height, shape.width, shape.out_height, shape.out_width, shape.groups)
-        return self.fits_matrix and (*maps, *shape.kernel) == (1,) * 7 and shape.origin == (0, 0)
+        return self.fits_matrix and self.shape.is_pixel

@@ -16,7 +16,7 @@ from .depthwise import DepthwisePlan, order_constants, pack_depthwise
 from .epilogue import Epilogue
 from .plan import ConvPlan
 from .stored import Stored, Wide
-from .workload import Workload, is_pixel, kernel_of
+from .workload import Workload, kernel_of
 
 
 @dataclass(frozen=True)
@@ -40,18 +40,17 @@ def is_depthwise(chain: Chain) -> bool:
     """Whether the depthwise kernel computes a chain: it stores bytes and adds nothing."""
     if name_of(chain.layer) != "shiftadd.conv2d":
         return False
-    shape = layer_shape(chain.layer)
-    one = shape.groups == shape.channels == shape.outputs > 1
-    return one and chain.requantize is not None and chain.add is None
+    stores = chain.requantize is not None and chain.add is None
+    return stores and layer_shape(chain.layer).is_depthwise
 
 
 def workload(chain: Chain, source: Stored, epilogue: Epilogue) -> Workload:
     """What the kernel of a chain has to do."""
     shape = layer_shape(chain.layer)
     # Of two terms or more the kernels are given the sums. A flattened map has what pads its pixels.
-    channels = source.channels if is_pixel(shape) else shape.channels
+    channels = source.channels if shape.is_pixel else shape.channels
     shape = replace(shape, channels=channels, terms=min(shape.terms, 2))
-    kind: Literal["conv", "adder", "dense", "depthwise"] = "dense" if is_pixel(shape) else "conv"
+    kind: Literal["conv", "adder", "dense", "depthwise"] = "dense" if shape.is_pixel else "conv"
     if is_adder(chain.layer) or is_depthwise(chain):
         kind = "adder" if is_adder(chain.layer) else "depthwise"
     other, batch = epilogue.residual, chain.result.ty.shape[0]

@@ -15,7 +15,7 @@ from tvm_shiftadd._compat import tirx
 from tvm_shiftadd.errors import InputError
 from tvm_shiftadd.topi.schedules.fusion.epilogue import CHANNELS
 from tvm_shiftadd.topi.schedules.fusion.workload import LayerChoices, LayerWork
-from tvm_shiftadd.topi.schedules.shapes import ConvShape, round_up
+from tvm_shiftadd.topi.schedules.shapes import round_up
 
 from .conv import conv
 from .dense import TOGETHER, dense, dense_plan
@@ -120,13 +120,7 @@ class Workload(LayerWork):
             return False
         if self.kind == "depthwise":
             return s.groups == s.channels == s.outputs
-        return self.kind != "dense" or is_pixel(s)
-
-
-def is_pixel(shape: ConvShape) -> bool:
-    """Whether a layer makes one pixel of one, as the dense kernel does."""
-    maps = (shape.height, shape.width, shape.out_height, shape.out_width)
-    return (*maps, *shape.kernel, *shape.origin, shape.groups) == (1, 1, 1, 1, 1, 1, 0, 0, 1)
+        return self.kind != "dense" or s.is_pixel
 
 
 def plan_of(
