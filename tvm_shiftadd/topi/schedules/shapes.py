@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tvm_shiftadd.formats.windows import conv_size, transpose_size
+from tvm_shiftadd.formats.windows import conv_map_size, transpose_map_size
 
 
 def round_up(value: int, step: int) -> int:
@@ -72,21 +72,9 @@ def conv_shape(
     groups: int,
 ) -> ConvShape:
     """The convolution of ``map_shape`` (H, W, C); padding is (top, left, bottom, right)."""
-    height, width, channels = map_shape
-    top, left, bottom, right = padding
+    extents = conv_map_size(map_shape[:2], kernel, strides, padding, dilation)
     return ConvShape(
-        height,
-        width,
-        channels,
-        outputs,
-        conv_size(height, kernel[0], strides[0], top, bottom, dilation[0]),
-        conv_size(width, kernel[1], strides[1], left, right, dilation[1]),
-        kernel,
-        strides,
-        dilation,
-        (top, left),
-        terms,
-        groups,
+        *map_shape, outputs, *extents, kernel, strides, dilation, padding[:2], terms, groups
     )
 
 
@@ -101,35 +89,17 @@ def transposed_shape(
     dilation: tuple[int, int],
 ) -> ConvShape:
     """A transposed convolution as a convolution with stride 1 over the spread input."""
-    extents, origin = [], []
-    for axis in range(2):
-        before, after = padding[axis], padding[axis + 2]
-        extents.append(
-            transpose_size(
-                map_shape[axis],
-                kernel[axis],
-                strides[axis],
-                before,
-                after,
-                dilation[axis],
-                output_padding[axis],
-            )
-        )
-        origin.append((kernel[axis] - 1) * dilation[axis] - before)
-    height, width, channels = map_shape
+    extents = transpose_map_size(map_shape[:2], kernel, strides, padding, dilation, output_padding)
+    top, left = ((kernel[axis] - 1) * dilation[axis] - padding[axis] for axis in range(2))
     return ConvShape(
-        height,
-        width,
-        channels,
+        *map_shape,
         outputs,
-        extents[0],
-        extents[1],
+        *extents,
         kernel,
         (1, 1),
         dilation,
-        (origin[0], origin[1]),
+        (top, left),
         terms,
-        1,
-        strides,
-        True,
+        spread=strides,
+        flip=True,
     )
