@@ -42,13 +42,18 @@ def cells(folder: Path, names: Sequence[str], tell: flow.Tell) -> str:
     for name in names:
         own = board(name)
         found = {
-            kind: flow.count(made, folder / made.name, tell)[0]
+            kind: flow.count(made, folder / made.name, _told_of(made.name, tell))[0]
             for kind in _KINDS
             for made in (own.multiplying(kind) if kind else own,)
         }
         base = _tables(found[BOOTH])
         lines += [_cells_line(own, kind, used, base) for kind, used in found.items()]
     return "\n".join(lines)
+
+
+def _told_of(name: str, tell: flow.Tell) -> flow.Tell:
+    """``tell`` for one of several machines."""
+    return lambda what, done, count: tell(f"{name}: {what}", done, count)
 
 
 def _tables(used: Mapping[str, float]) -> float:
