@@ -37,14 +37,6 @@ def built(function: Any, isa: InstructionSet, name: str = "main") -> Any:
     return tvm.compile(module, target=target_of(isa))
 
 
-def prepared(mod: tvm.IRModule) -> Any:
-    """What packs the weights, for any processor, so that only the kernel depends on the set.
-
-    Networks have it scheduled for their target; the tests of whole layers cover that.
-    """
-    return tvm.compile(mod, target=tvm.target.Target({"kind": "llvm"}))
-
-
 def layer(
     kind: Any,
     size: tuple[int, int, int],

@@ -20,7 +20,6 @@ from tests.topi.dot_workloads import (
     built,
     extreme_products,
     layer,
-    prepared,
     probe,
     sums_to_narrow,
 )
@@ -57,7 +56,7 @@ def assembly(work: Workload, isa: InstructionSet) -> str:
 def wrong(work: Workload, isa: InstructionSet, parameters: Any) -> str:
     """What is wrong with the results of a kernel on random numbers over their whole range."""
     assert problem_of(work.plan(isa, parameters)) == ""
-    arrays = check.arguments(work, isa, parameters, prepared)
+    arrays = check.arguments(work, isa, parameters)
     tensors = [tvm.runtime.tensor(array) for array in arrays]
     built(work.kernel(isa, parameters), isa)["main"](*tensors)
     return check.problem(work, tensors[-1].numpy())
@@ -83,7 +82,7 @@ def test_rows_of_the_border_are_not_read() -> None:
     """Of a map of seven rows they would be a tenth of the work."""
     isa, work = HERE[0], layer("conv", (7, 7, 16), 32, 2, 3)
     parameters = replace(work.plan(isa).parameters, rows=1, parts=1)
-    arrays, source = check.arguments(work, isa, parameters, prepared), work.source
+    arrays, source = check.arguments(work, isa, parameters), work.source
     rows = arrays[0][:, : source.rows * source.row].reshape(-1, source.rows, source.row)
     rows[:, [0, -1]] = 99
     tensors = [tvm.runtime.tensor(array) for array in arrays]

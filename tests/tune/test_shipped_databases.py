@@ -76,7 +76,7 @@ def test_kernels_compute_the_references_integers(path: Path) -> None:
     for record in records(path):
         work = Workload.from_dict(record.workload)
         parameters = parameters_of(work, record.parameters)
-        tensors = [tvm.runtime.tensor(a) for a in check.arguments(work, isa, parameters, build)]
+        tensors = [tvm.runtime.tensor(a) for a in check.arguments(work, isa, parameters)]
         function = work.kernel(isa, parameters).with_attr("global_symbol", "main")
         build(tvm.IRModule({"main": function}))["main"](*tensors)
         assert check.problem(work, tensors[-1].numpy()) == "", work.text

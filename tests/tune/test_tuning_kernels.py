@@ -64,7 +64,7 @@ def build(mod: Any) -> Any:
 
 def wrong(work: Workload, parameters: Parameters) -> str:
     """What is wrong with a candidate's results."""
-    arrays = check.arguments(work, ISA, parameters, build)
+    arrays = check.arguments(work, ISA, parameters)
     tensors = [tvm.runtime.tensor(array) for array in arrays]
     function = work.kernel(ISA, parameters).with_attr("global_symbol", "main")
     build(tvm.IRModule({"main": function}))["main"](*tensors)
@@ -89,7 +89,7 @@ def test_all_candidates_equal_the_reference(work: Workload) -> None:
 
 def test_wrong_results_are_noticed() -> None:
     work = SMALL[1]
-    arrays = check.arguments(work, ISA, work.plan(ISA).parameters, build)
+    arrays = check.arguments(work, ISA, work.plan(ISA).parameters)
     result = check.stored(work.out, check.layer_of(work).expected)
     assert check.problem(work, result) == ""
     result[0, 4] ^= 1

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from tvm_shiftadd.topi.evaluation import evaluate
 from tvm_shiftadd.topi.schedules.cpu.dot import weights
 from tvm_shiftadd.topi.schedules.cpu.dot.epilogue import Epilogue
 from tvm_shiftadd.topi.schedules.cpu.dot.instructions import InstructionSet
@@ -14,7 +15,7 @@ from tvm_shiftadd.topi.schedules.cpu.dot.parameters import Parameters
 from tvm_shiftadd.topi.schedules.cpu.dot.stored import Stored, Wide
 from tvm_shiftadd.topi.schedules.cpu.dot.workload import Workload
 from tvm_shiftadd.topi.schedules.fusion.epilogue import constants
-from tvm_shiftadd.tune.random_layer import Array, Build, Layer, difference, evaluate
+from tvm_shiftadd.tune.random_layer import Array, Layer, difference
 
 _TYPES = {"": "", "bytes": "uint8", "wide": "int32"}
 
@@ -60,16 +61,11 @@ def _pixels(layout: Stored, flat: Array) -> Array:
     return rows[:, top : top + layout.height, left : left + layout.width]
 
 
-def arguments(
-    work: Workload, isa: InstructionSet, parameters: Parameters, build: Build
-) -> list[Array]:
-    """What the kernel of a layer with random numbers is called with; the last one is its result.
-
-    ``build``: compiles an IRModule for the machine that prepares the weights.
-    """
+def arguments(work: Workload, isa: InstructionSet, parameters: Parameters) -> list[Array]:
+    """What the kernel of a layer with random numbers is called with; the last one is its result."""
     layer, kernel = layer_of(work), layer_kernel(work, work.plan(isa, parameters))
     epilogue = work.epilogue(isa)
-    packed, matrix = _prepared(work, layer, kernel, epilogue, build)
+    packed, matrix = _prepared(work, layer, kernel, epilogue)
     found = [stored(work.source, layer.x), packed, matrix]
     if epilogue.residual is not None:
         found.append(stored(epilogue.residual, layer.addend))
@@ -83,9 +79,7 @@ def problem(work: Workload, result: Array) -> str:
     return difference(layer_of(work).expected, plain(work.out, result))
 
 
-def _prepared(
-    work: Workload, layer: Layer, kernel: LayerKernel, epilogue: Epilogue, build: Build
-) -> list[Array]:
+def _prepared(work: Workload, layer: Layer, kernel: LayerKernel, epilogue: Epilogue) -> list[Array]:
     """The packed weights and the matrix of constants."""
     operands = layer.operands
 
@@ -97,4 +91,4 @@ def _prepared(
         matrix = constants(epilogue, bias, named, kernel.zero, sums)
         return [kernel.pack(weight), kernel.order(matrix)]
 
-    return evaluate(define, [layer.weight, layer.bias, *operands.values()], build)
+    return evaluate(define, [layer.weight, layer.bias, *operands.values()])

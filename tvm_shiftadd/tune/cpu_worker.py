@@ -21,7 +21,6 @@ from tvm_shiftadd.topi.schedules.cpu.dot.workload import Workload
 from tvm_shiftadd.tune.check import arguments, problem
 from tvm_shiftadd.tune.cpu import check_target
 from tvm_shiftadd.tune.cpu_space import parameters_of
-from tvm_shiftadd.tune.random_layer import compile_here
 
 #: Seconds of one sample, and samples of a measurement.
 _SAMPLE, _SAMPLES = 0.01, 5
@@ -95,7 +94,7 @@ class CPUHandler:
     def _verify(
         self, work: Workload, parameters: Parameters, module: Any, device: Any
     ) -> dict[str, Any]:
-        arrays = arguments(work, self.machine.isa, parameters, compile_here)
+        arrays = arguments(work, self.machine.isa, parameters)
         tensors = [tvm.runtime.tensor(array, device) for array in arrays]
         module["main"](*tensors)
         wrong = problem(work, tensors[-1].numpy())

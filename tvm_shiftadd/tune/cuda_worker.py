@@ -14,11 +14,12 @@ import tvm
 from tvm_shiftadd._compat import tirx
 from tvm_shiftadd.errors import InputError
 from tvm_shiftadd.target import CUDATarget, cuda, cuda_runtime, parse
+from tvm_shiftadd.topi.evaluation import evaluate
 from tvm_shiftadd.topi.schedules.cuda.layers import layer_kernel
 from tvm_shiftadd.topi.schedules.cuda.parameters import Parameters
 from tvm_shiftadd.topi.schedules.cuda.workload import Workload, parameters_of
 from tvm_shiftadd.topi.schedules.fusion.epilogue import constants
-from tvm_shiftadd.tune.random_layer import Array, Layer, compile_here, difference, evaluate
+from tvm_shiftadd.tune.random_layer import Array, Layer, difference
 
 #: Milliseconds of one sample, and samples of a measurement.
 _SAMPLE, _SAMPLES = 10, 5
@@ -94,7 +95,7 @@ def arguments(work: Workload, parameters: Parameters, images: int) -> list[Array
         named = dict(zip(operands, rest, strict=True))
         return [kernel.pack(weight), constants(work.epilogue, bias, named)]
 
-    packed, matrix = evaluate(define, [layer.weight, layer.bias, *operands.values()], compile_here)
+    packed, matrix = evaluate(define, [layer.weight, layer.bias, *operands.values()])
     added = [layer.addend] if work.residual else []
     # Every element of the result must be written.
     return [layer.x, packed, matrix, *added, np.full_like(layer.expected, 85)]

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import numpy as np
-import tvm
 from numpy.typing import NDArray
 
-from tvm_shiftadd._compat import te
 from tvm_shiftadd.formats import codes, packing, reference
 from tvm_shiftadd.topi.schedules.shapes import ConvShape
 
 Array = NDArray[Any]
-Build = Callable[[Any], Any]
 
 
 @dataclass(frozen=True)
@@ -153,27 +149,3 @@ def difference(expected: Array, got: Array) -> str:
 
 def _range(dtype: str) -> tuple[int, int]:
     return np.iinfo(dtype).min, np.iinfo(dtype).max
-
-
-def compile_here(mod: Any) -> Any:
-    """A module compiled for the machine of this process, whatever is tuned for."""
-    return tvm.compile(mod, target=tvm.target.Target({"kind": "llvm"}))
-
-
-def evaluate(
-    define: Callable[..., list[Any]], arrays: Sequence[Array], build: Build
-) -> list[Array]:
-    """The arrays that a compute definition makes of others.
-
-    ``build``: compiles an IRModule for this machine.
-    """
-    inputs = [
-        te.placeholder(array.shape, str(array.dtype), name=f"input{index}")
-        for index, array in enumerate(arrays)
-    ]
-    outputs = define(*inputs)
-    function = te.create_prim_func([*inputs, *outputs])
-    made = [np.zeros([int(size) for size in output.shape], str(output.dtype)) for output in outputs]
-    tensors = [tvm.runtime.tensor(array) for array in (*arrays, *made)]
-    build(tvm.IRModule({"main": function.with_attr("global_symbol", "main")}))["main"](*tensors)
-    return [tensor.numpy() for tensor in tensors[len(arrays) :]]

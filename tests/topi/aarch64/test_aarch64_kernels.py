@@ -18,7 +18,6 @@ from tests.topi.dot_workloads import (
     any_layer,
     built,
     extreme_products,
-    prepared,
     probe,
     sums_to_narrow,
 )
@@ -56,7 +55,7 @@ def test_layers_of_any_shape(isa: InstructionSet, tmp_path: Path) -> None:
         found = candidates(work.plan(isa), 2)
         parameters = found[random.integers(len(found)) if len(works) % 2 else 0]
         assert problem_of(work.plan(isa, parameters)) == ""
-        arguments = check.arguments(work, isa, parameters, prepared)
+        arguments = check.arguments(work, isa, parameters)
         calls.append((work.kernel(isa, parameters), arguments))
         works.append(work)
     results = run(isa, calls, tmp_path)

@@ -5,11 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-import tvm
-from numpy.typing import NDArray
-
-from tvm_shiftadd._compat import TensorType, constant_array, ir, relax, te
+from tvm_shiftadd._compat import TensorType, constant_array, ir, relax
+from tvm_shiftadd.topi.evaluation import evaluate
 
 from .chains import Chain, bindings
 from .epilogue import Epilogue, constants
@@ -65,9 +62,9 @@ class Rewriting:
 
         Of constants alone it is computed here, since nothing of that is lifted out of a run.
         """
-        known = [constant_array(value) for value in inputs]
-        if all(values is not None for values in known):
-            return relax.const(_computed(function, known))
+        known = [array for value in inputs if (array := constant_array(value)) is not None]
+        if len(known) == len(inputs):
+            return relax.const(evaluate(lambda *values: [function(*values)], known)[0])
         call = self.builder.call_te(function, *inputs, primfunc_name_hint="shiftadd_prepare")
         return self.emit(call, name)
 
@@ -112,15 +109,3 @@ class Rewriting:
     def plain_of(self, var: Any) -> Any:
         """The new form of an old variable."""
         return self.plain[var]
-
-
-def _computed(function: Callable[..., Any], values: list[Any]) -> NDArray[Any]:
-    """What a compute definition gives for arrays."""
-    inputs = [te.placeholder(value.shape, str(value.dtype)) for value in values]
-    output = function(*inputs)
-    compiled = tvm.compile(te.create_prim_func([*inputs, output]), target="llvm")
-    shape = tuple(int(size) for size in output.shape)
-    result = tvm.runtime.tensor(np.zeros(shape, str(output.dtype)))
-    compiled(*map(tvm.runtime.tensor, values), result)
-    found: NDArray[Any] = result.numpy()
-    return found
