@@ -17,6 +17,7 @@ from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
 from tvm_shiftadd.errors import InputError
+from vta_ext.rtl.delay import delayed
 from vta_ext.rtl.port import BURST_BYTES, Beats, Requests, WriteBeats, taken
 
 #: Entries of a bank at most: those of an ECP5's block memory one bit wide, so that a bank needs
@@ -122,7 +123,7 @@ class BlockMemory(wiring.Component):
             arriving.append(following)
         beat = Signal.like(data, reset_less=True)
         m.d.sync += beat.eq(data)
-        place = _delayed(m, self._host()[1], _STAGES, "place")
+        place = delayed(m, self._host()[1], _STAGES, "place", reset_less=True)[-1]
         m.d.sync += self.host_rdata.eq(beat.word_select(place, 32))
         m.d.comb += [
             queue.w_en.eq(arriving[-1][0]),
@@ -203,17 +204,9 @@ class BlockMemory(wiring.Component):
                 write.data.eq(new),
                 write.en.eq(enables),
             ]
-            words.append(_delayed(m, read.data, _WORD_STAGES, f"word{number}"))
+            stages = delayed(m, read.data, _WORD_STAGES, f"word{number}", reset_less=True)
+            words.append(stages[-1])
             begin += depth
         # In time with the words, of which the block memories have one more.
-        bank = _delayed(m, bank, 1 + _WORD_STAGES, "bank_of")
-        m.d.comb += data.eq(Array(words)[bank])
-
-
-def _delayed(m: Module, value: Value, cycles: int, name: str) -> Value:
-    """``value`` as it was so many cycles ago, in registers without a reset."""
-    for stage in range(cycles):
-        following = Signal.like(value, name=f"{name}_{stage}", reset_less=True)
-        m.d.sync += following.eq(value)
-        value = following
-    return value
+        stages = delayed(m, bank, 1 + _WORD_STAGES, "bank_of", reset_less=True)
+        m.d.comb += data.eq(Array(words)[stages[-1]])

@@ -17,6 +17,7 @@ from amaranth.lib.wiring import In, Out
 from vta_ext.config import Config
 from vta_ext.rtl import alu, decode
 from vta_ext.rtl.decode import GEMM, Decoded
+from vta_ext.rtl.delay import delayed
 from vta_ext.rtl.elements import INPUT_BITS, pick
 from vta_ext.rtl.matrix import Matrix
 from vta_ext.rtl.sequencer import Sequencer
@@ -350,12 +351,4 @@ class _Vectors:
 
 def _delayed(m: Module, name: str, cycles: int, *values: Value) -> list[list[Value]]:
     """Each value now and after 1 to ``cycles`` cycles."""
-    found = []
-    for number, value in enumerate(values):
-        stages: list[Value] = [value]
-        for cycle in range(cycles):
-            register = Signal(len(value), name=f"{name}{number}_{cycle}")
-            m.d.sync += register.eq(stages[-1])
-            stages.append(register)
-        found.append(stages)
-    return found
+    return [delayed(m, value, cycles, f"{name}{n}") for n, value in enumerate(values)]
