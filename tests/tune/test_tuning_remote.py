@@ -100,7 +100,7 @@ def test_weights_are_packed_by_this_machine_whatever_the_target_is(
     compile_ = tvm.compile
 
     def spied(mod: Any, target: Any) -> Any:
-        built.append(str(target.attrs.get("mcpu", "")))
+        built.append(str(tvm.target.Target(target).attrs.get("mcpu", "")))
         return compile_(mod, target=target)
 
     def load(lent: Any, executable: Any, triple: str) -> Any:
