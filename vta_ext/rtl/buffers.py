@@ -16,7 +16,7 @@ from vta_ext.rtl.transfer import Shape, shape
 
 #: The buffer that holds a memory's entries.
 _BUFFERS: Final = {"code": "wgt", "acc8": "acc"}
-_LANE_BITS: Final = {"uop": 32, "wgt": 8, "code": 8, "inp": INPUT_BITS, "acc": 8, "acc8": 32}
+_LANE_BITS: Final = {"uop": 8, "wgt": 8, "code": 8, "inp": INPUT_BITS, "acc": 8, "acc8": 32}
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,6 @@ def buffer_of(memory: Memory) -> str:
 
 def chunk_bits(entry: Shape) -> int:
     """Bits of a buffer's entry that a chunk fills: bytes may become wider."""
-    if entry.memory.name == "uop":
-        return 32
     return entry.chunk * _LANE_BITS[entry.memory.name]
 
 
@@ -84,10 +82,10 @@ class Banks:
     def __init__(self, m: Module, buffer: Buffer, ports: list[WritePort]) -> None:
         count = len(ports)
         self.addr = Signal(count * buffer.address_bits)
-        self.data, self.en = Signal(count * buffer.width), Signal(count)
+        self.data, self.en = Signal(count * buffer.width), Signal(buffer.grains)
         for number, port in enumerate(ports):
             m.d.comb += [
                 port.addr.eq(self.addr.word_select(number, buffer.address_bits)),
                 port.data.eq(self.data.word_select(number, buffer.width)),
-                port.en.eq(self.en[number]),
+                port.en.eq(self.en.word_select(number, len(port.en))),
             ]

@@ -17,7 +17,7 @@ from vta_ext.isa.schema import Memory
 from vta_ext.rtl.buffers import Buffer, buffer_of, buffers, chunk_bits
 from vta_ext.rtl.decode import LOAD, Decoded
 from vta_ext.rtl.elements import INPUT_BITS, pick
-from vta_ext.rtl.port import BURST_BYTES, Beats, Requests, taken
+from vta_ext.rtl.port import BURST_BYTES, Beats, Relay, Requests, taken
 from vta_ext.rtl.requests import Splitter
 from vta_ext.rtl.transfer import PLACE_BITS, RUNNER_PORTS, Shape, geometry, row_bits, shape
 from vta_ext.rtl.walk import Walk
@@ -75,9 +75,23 @@ class Loader(wiring.Component):
             under_way.w_en.eq(self.start),
             under_way.w_data.eq(self.word),
         ]
+        self._relay(m)
         self._limit(m, splitter)
         self._write(m, under_way)
         return m
+
+    def _relay(self, m: Module) -> None:
+        """Beats ``_came``, by way of registers: what takes them is far from what brings them."""
+        m.submodules.relay = relay = Relay(8 * self.beat + 1)
+        port, self._came = self.beats, Beats(self.beat).create()
+        m.d.comb += [
+            relay.into.valid.eq(port.valid),
+            port.ready.eq(relay.into.ready),
+            relay.into.payload.eq(Cat(port.data, port.last)),
+            self._came.valid.eq(relay.out.valid),
+            relay.out.ready.eq(self._came.ready),
+            Cat(self._came.data, self._came.last).eq(relay.out.payload),
+        ]
 
     def _limit(self, m: Module, splitter: Splitter) -> None:
         """Requests and beats in flight; a new one waits until there is room for the longest."""
@@ -120,9 +134,9 @@ class Loader(wiring.Component):
         piece_ends, moves, full, ready = Signal(), Signal(), Signal(), Signal()
         m.d.comb += [
             piece_ends.eq(walk.run_ends & ((fields.x_stride != fields.x_size) | walk.last_row)),
-            moves.eq(active & ready & (~inside | self.beats.valid)),
+            moves.eq(active & ready & (~inside | self._came.valid)),
             full.eq(moves & (~inside | last_chunk)),
-            self.beats.ready.eq(
+            self._came.ready.eq(
                 active & ready & inside & ((last_share & last_chunk) | ~last_chunk | piece_ends)
             ),
             walk.step.eq(full),
@@ -246,13 +260,13 @@ class Loader(wiring.Component):
             ]
             with m.If(inside):
                 m.d.comb += words.word_select(bank, buffer.width).eq(
-                    pick(self.beats.data, place, buffer.width)
+                    pick(self._came.data, place, buffer.width)
                 )
 
     def _spread(self, m: Module, s: Shape, buffer: Buffer, fields: Decoded, spot: Value) -> Value:
         """The chunk of a beat, made as wide as the buffer has it, at all places of the entry."""
         bits = Signal(8 * s.chunk, name=f"{s.memory.name}_chunk")
-        m.d.comb += bits.eq(pick(self.beats.data, (spot & (s.share - 1))[:PLACE_BITS], 8 * s.chunk))
+        m.d.comb += bits.eq(pick(self._came.data, (spot & (s.share - 1))[:PLACE_BITS], 8 * s.chunk))
         wide: Value = bits
         if s.memory.byte_lanes:
             lane = 32 if buffer.name == "acc" else INPUT_BITS

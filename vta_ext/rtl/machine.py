@@ -27,7 +27,7 @@ from vta_ext.rtl.store import Storer
 from vta_ext.rtl.tokens import TokenQueue
 
 #: Widths of the memory port in bits.
-PORT_BITS: Final = (32, 64, 128)
+PORT_BITS: Final = (16, 32, 64, 128)
 
 
 class Machine(wiring.Component):
@@ -44,7 +44,7 @@ class Machine(wiring.Component):
 
     def __init__(self, config: Config, memory_bits: int = 64) -> None:
         if memory_bits not in PORT_BITS:
-            raise InputError(f"the memory port can have 32, 64 or 128 bits, not {memory_bits}")
+            raise InputError(f"the memory port can have 16, 32, 64 or 128 bits, not {memory_bits}")
         if config.acc_latency < GEMM_LOOP:
             raise InputError(
                 f"the hardware needs ACC_LATENCY of {GEMM_LOOP} or more, not {config.acc_latency}"
@@ -189,7 +189,7 @@ class Machine(wiring.Component):
         shift = buffer.banks.bit_length() - 1
         words, writes = [], []
         for number in range(buffer.banks):
-            bank = Buffer(f"uop{number}", buffer.address_bits - shift, buffer.width, buffer.width)
+            bank = Buffer(f"uop{number}", buffer.address_bits - shift, buffer.width, buffer.grain)
             read, write = self._buffer(m, bank)
             m.d.comb += [read.addr.eq(core.uop_address >> shift), read.en.eq(core.uop_enable)]
             words.append(read.data)

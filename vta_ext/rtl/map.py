@@ -42,7 +42,7 @@ COUNTERS: Final = (
 ALIGNMENT: Final = 256
 #: Cycles from a module's request to its first beat that pass in the machine's own registers: of
 #: the request in its module and at the port, and of the beat.
-READ_REGISTERS: Final = 3
+READ_REGISTERS: Final = 4
 #: Bits of a register's number.
 NUMBER_BITS: Final = 5
 #: Of the control register, behind AXI: an access to memory was refused in the last run.

@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Final
 
 from amaranth.hdl import Array, Cat, Module, Mux, Signal, Value
-from amaranth.lib import wiring
+from amaranth.lib import stream, wiring
 from amaranth.lib.fifo import SyncFIFOBuffered
 from amaranth.lib.wiring import In, Out, Signature
 
@@ -116,34 +116,50 @@ class Readers(wiring.Component):
             m.d.sync += port.valid.eq(0)
 
     def _answer(self, m: Module, order: SyncFIFOBuffered) -> None:
-        """Beats to their takers by way of two registers, the second one for a taker that stops.
-
-        So nothing that a taker does goes to the port in the same cycle.
-        """
+        """Beats to their takers, and with each a bit for every taker: whose it is."""
         takers = [getattr(self, f"beats{n}") for n in range(self._count)]
         port, width = self.port_beats, 8 * self._beat_bytes + 1
-        first, second = Signal(width, reset_less=True), Signal(width, reset_less=True)
-        here, more = Signal(), Signal()
-        came, goes = Signal(), Signal()
-        new = Cat(port.data, port.last)
-        # A bit for each taker: whose the beat is that is here, and whose the others are.
-        mine, after = Signal(self._count), Signal(self._count, reset_less=True)
-        comes = Cat(*(order.r_data == n for n in range(self._count)))
+        m.submodules.relay = relay = Relay(width + self._count)
+        whose = Cat(*(order.r_data == n for n in range(self._count)))
         m.d.comb += [
-            port.ready.eq(~more & order.r_rdy),
-            came.eq(taken(port)),
-            order.r_en.eq(came & port.last),
+            relay.into.valid.eq(port.valid & order.r_rdy),
+            relay.into.payload.eq(Cat(port.data, port.last, whose)),
+            port.ready.eq(relay.into.ready & order.r_rdy),
+            order.r_en.eq(taken(port) & port.last),
+            relay.out.ready.eq(Cat(*(taken(taker) for taker in takers)).any()),
         ]
         for n, taker in enumerate(takers):
-            m.d.comb += [taker.valid.eq(mine[n]), Cat(taker.data, taker.last).eq(first)]
-        m.d.comb += goes.eq(Cat(*(taken(taker) for taker in takers)).any())
-        with m.If(goes | ~here):
-            m.d.sync += [first.eq(Mux(more, second, new)), here.eq(more | came), more.eq(0)]
-            m.d.sync += mine.eq(Mux(more, after, comes & came.replicate(self._count)))
-        with m.Elif(came):
+            m.d.comb += [
+                taker.valid.eq(relay.out.valid & relay.out.payload[width + n]),
+                Cat(taker.data, taker.last).eq(relay.out.payload),
+            ]
+
+
+class Relay(wiring.Component):
+    """A stream of ``width`` bits by way of two registers, the second one for a taker that stops.
+
+    So nothing that the taker does goes to the maker in the same cycle. A cycle's delay.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__({"into": In(stream.Signature(width)), "out": Out(stream.Signature(width))})
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        into, out = self.into, self.out
+        second, more = Signal.like(into.payload, reset_less=True), Signal()
+        m.d.comb += into.ready.eq(~more)
+        with m.If(out.ready | ~out.valid):
+            m.d.sync += [
+                out.payload.eq(Mux(more, second, into.payload)),
+                out.valid.eq(more | into.valid),
+                more.eq(0),
+            ]
+        with m.Elif(taken(into)):
             m.d.sync += more.eq(1)
         with m.If(~more):
-            m.d.sync += [second.eq(new), after.eq(comes)]
+            m.d.sync += second.eq(into.payload)
+        return m
 
 
 def taken(stream: Value) -> Value:

@@ -189,7 +189,7 @@ class Simulation:
         if name != "uop":
             depth: int = getattr(self.config, f"{'acc' if name == 'out' else name}_depth")
             return [self._view(_BUFFERS.index(name), depth)]
-        banks = self.memory_bits // 32
+        banks = max(self.memory_bits // 32, 1)
         first = len(_BUFFERS)
         return [self._view(first + n, self.config.uop_depth // banks) for n in range(banks)]
 

@@ -79,8 +79,15 @@ def test_very_many_random_programs(board: Scoreboard) -> None:
 @pytest.mark.rtl
 @pytest.mark.parametrize(
     ("config", "bits"),
-    [(TINY, 32), (TINY, 128), (TINY_BATCH, 64), (presets.SMALL, 32), (presets.BASE, 64)],
-    ids=["32 bits", "128 bits", "batch", "ecp5-small", "vta"],
+    [
+        pytest.param(TINY, 16, id="16 bits"),
+        pytest.param(TINY, 32, id="32 bits"),
+        pytest.param(TINY, 128, id="128 bits"),
+        pytest.param(TINY_BATCH, 64, id="batch"),
+        pytest.param(presets.SMALL, 32, id="ecp5-small"),
+        pytest.param(presets.BASE, 64, id="vta"),
+        pytest.param(presets.ULX3S, 16, id="ulx3s"),
+    ],
 )
 def test_other_machines(config: Config, bits: int) -> None:
     board = Scoreboard(open_simulation(config, bits))

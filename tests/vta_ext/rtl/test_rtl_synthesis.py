@@ -64,7 +64,7 @@ def test_verilog_is_exported(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("config", "bits", "said"),
     [
-        ("{}", "256", "32, 64 or 128 bits, not 256"),
+        ("{}", "256", "16, 32, 64 or 128 bits, not 256"),
         ('{"ACC_LATENCY": 3}', "64", "ACC_LATENCY of 4 or more, not 3"),
         ('{"LOG_BLOCK": 99}', "64", "LOG_BLOCK must be .* not 99"),
         ("{}", "sixty", "invalid int value: 'sixty'"),
@@ -99,7 +99,7 @@ def test_a_place_that_cannot_be_written_is_said(
 
 
 def test_what_hardware_cannot_have_is_refused() -> None:
-    with pytest.raises(InputError, match="32, 64 or 128 bits, not 256"):
+    with pytest.raises(InputError, match="16, 32, 64 or 128 bits, not 256"):
         Machine(TINY, 256)
     with pytest.raises(InputError, match="ACC_LATENCY of 4 or more, not 3"):
         Machine(replace(TINY, acc_latency=3))
