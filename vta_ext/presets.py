@@ -78,7 +78,9 @@ ULX3S: Final = replace(
     log_acc_buff_size=15,
     log_queue_depth=4,
 )
-#: The same for 8 x 8, with 320 KiB.
+#: Without DRAM on chip; words of twice as many weights take no more block memories.
+ULX3S_SDRAM: Final = replace(ULX3S, log_wgt_buff_size=16)
+#: The same as ULX3S for 8 x 8, with 320 KiB.
 ULX3S_SMALL: Final = replace(SMALL, log_queue_depth=4)
 
 _PRESETS: Final = (
@@ -87,6 +89,7 @@ _PRESETS: Final = (
     Preset("shift-adder-16x16", "shift and adder (L1), 16 x 16", SHIFT_ADDER, 100, 64),
     Preset("ecp5-small", "shift, 8 x 8, for a small ECP5", SMALL, 100, 32),
     Preset("ulx3s-85f", "ULX3S with an ECP5-85: shift, 16 x 16", ULX3S, 60, 64),
+    Preset("ulx3s-85f-sdram", "ULX3S's ECP5-85 and SDRAM: shift, 16 x 16", ULX3S_SDRAM, 80, 16),
     Preset("ulx3s-85f-small", "ULX3S with an ECP5-85: shift, 8 x 8", ULX3S_SMALL, 80, 32),
     Preset("pynq", "Pynq-Z1 and Pynq-Z2 (XC7Z020): shift, 16 x 16", SHIFT, 100, 64, 0x43C0_0000),
     Preset(

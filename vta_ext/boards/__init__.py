@@ -25,7 +25,8 @@ class Board:
     """A board, and the machine that is built for it: the preset of the same name.
 
     memory_bits: width of the machine's memory port. clock_mhz: what the design is made for.
-    block_memory: bytes of block memory that serve as DRAM, 0 where the board brings its own.
+    block_memory, sdram: bytes of block memory, or of an SDRAM chip, that serve as DRAM; both 0 on a
+    board whose processor brings memory.
     baud: of the serial link to the host, 0 where the host reaches the machine otherwise.
     multipliers: BOOTH or DSP for the baseline of a board, see :meth:`multiplying`.
     """
@@ -38,8 +39,14 @@ class Board:
     memory_bits: int
     clock_mhz: int
     block_memory: int = 0
+    sdram: int = 0
     baud: int = 0
     multipliers: str = ""
+
+    @property
+    def memory(self) -> int:
+        """Bytes that serve as DRAM, 0 where a processor brings them."""
+        return self.block_memory or self.sdram
 
     @property
     def routed(self) -> bool:
@@ -66,7 +73,9 @@ class Board:
         )
 
 
-def _board(name: str, family: str, part: str, block_memory: int = 0, baud: int = 0) -> Board:
+def _board(
+    name: str, family: str, part: str, *, block_memory: int = 0, sdram: int = 0, baud: int = 0
+) -> Board:
     """The board of the preset ``name``."""
     preset = presets.preset(name)
     return Board(
@@ -78,13 +87,16 @@ def _board(name: str, family: str, part: str, block_memory: int = 0, baud: int =
         preset.memory_bits,
         preset.clock_mhz,
         block_memory,
+        sdram,
         baud,
     )
 
 
+_ECP5_85: Final = "LFE5U-85F-6BG381C"
 _BOARDS: Final = (
-    _board("ulx3s-85f", ECP5, "LFE5U-85F-6BG381C", 288 << 10, 3_000_000),
-    _board("ulx3s-85f-small", ECP5, "LFE5U-85F-6BG381C", 320 << 10, 3_000_000),
+    _board("ulx3s-85f", ECP5, _ECP5_85, block_memory=288 << 10, baud=3_000_000),
+    _board("ulx3s-85f-sdram", ECP5, _ECP5_85, sdram=32 << 20, baud=3_000_000),
+    _board("ulx3s-85f-small", ECP5, _ECP5_85, block_memory=320 << 10, baud=3_000_000),
     _board("pynq", XC7, "xc7z020clg400-1"),
     _board("ultra96", XCUP, "xczu3eg-sbva484-1-i"),
 )

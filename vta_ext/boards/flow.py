@@ -178,7 +178,7 @@ def _written_report(
 def _design(board: Board) -> dict[str, str]:
     """The inputs of the first stages."""
     tools.require("amaranth", "amaranth_boards")
-    if board.block_memory:
+    if board.memory:
         from vta_ext.boards.ulx3s import plan
 
         files = plan(board, "top").files

@@ -28,8 +28,13 @@ RATE: Final = 9600
 #: Cycles between two looks at the terminal, and bytes taken from it at once.
 _SLICE: Final = 1 << 14
 _ROOM: Final = 1 << 16
+#: Microseconds after which a board is used.
+_AWAKE_US: Final = 250
 _HERE: Final = Path(__file__).parent
-_SOURCES: Final = ("boards/system", "boards/memory", "link/frames", "rtl/bridge", "rtl/uart")
+_SOURCES: Final = (
+    *("boards/system.py", "boards/memory.py", "boards/sdram.py", "boards/sdram.hpp"),
+    *("link/frames.py", "rtl/bridge.py", "rtl/uart.py"),
+)
 
 
 def _build(board: Board) -> Any:
@@ -42,13 +47,14 @@ def _build(board: Board) -> Any:
         return str(verilog.convert(System(board), name=TOP, emit_src=False))
 
     root = _HERE.parent
-    sources = tuple(root / f"{name}.py" for name in _SOURCES)
-    numbers = (board.memory_bits, board.block_memory, board.clock_mhz, DIVISOR)
+    sources = tuple(root / name for name in _SOURCES)
+    numbers = (board.memory_bits, board.block_memory, board.sdram, board.clock_mhz, DIVISOR)
     name = "-".join(map(str, ("board", board.config.hash, *numbers)))
-    built = ctypes.CDLL(str(library(Design(name, verilog, _HERE / "system.cpp", sources))))
+    design = Design(name, verilog, _HERE / "system.cpp", sources, _defines(board))
+    built = ctypes.CDLL(str(library(design)))
     handle, word, long = ctypes.c_void_p, ctypes.c_uint32, ctypes.c_uint64
     signatures: dict[str, tuple[Any, ...]] = {
-        "new": (handle, word),
+        "new": (handle, word, long),
         "free": (None, handle),
         "run": (long, handle, long, ctypes.c_char_p, long, handle, long),
         "busy": (ctypes.c_int, handle),
@@ -58,6 +64,16 @@ def _build(board: Board) -> Any:
         function = getattr(built, f"board_{name}")
         function.restype, function.argtypes = result, arguments
     return built
+
+
+def _defines(board: Board) -> tuple[str, ...]:
+    """What the SDRAM's model is told of the chip."""
+    if not board.sdram:
+        return ()
+    from vta_ext.boards.sdram import PIN_CYCLES, chip
+
+    found = chip(board.sdram)
+    return (f"-DVTA_SDRAM={found.row_bits},{found.column_bits},{PIN_CYCLES}",)
 
 
 class SimulatedBoard:
@@ -71,7 +87,9 @@ class SimulatedBoard:
     def __init__(self, board: Board) -> None:
         board = replace(board, baud=board.clock_mhz * 1_000_000 // DIVISOR)
         self._library = _build(board)
-        self._handle: Any = self._library.board_new(DIVISOR)
+        # An SDRAM is awake then.
+        cycles = _AWAKE_US * board.clock_mhz if board.sdram else 0
+        self._handle: Any = self._library.board_new(DIVISOR, cycles)
         # With its own end of the terminal open, a host may come and go.
         self._line, self._host = os.openpty()
         for end in (self._line, self._host):

@@ -1,10 +1,11 @@
-// Clock and serial line around a Verilated board, behind a C interface.
+// Clock, serial line and SDRAM around a Verilated board, behind a C interface.
 
 #include <cstdint>
 #include <deque>
 #include <memory>
 
 #include "Vmachine.h"
+#include "sdram.hpp"
 #include "verilated.h"
 
 namespace {
@@ -26,8 +27,16 @@ struct Board {
     // The one on its way to the host.
     uint32_t coming = 0, coming_left = 0, coming_timer = 0;
     uint64_t now = 0, busy_until = kQuiet;
+#ifdef VTA_SDRAM
+    SdramChip chip{VTA_SDRAM};
+#endif
 
     void edge() {
+#ifdef VTA_SDRAM
+        top->sdram___05Fdq_i = chip.step(top->sdram___05Fras, top->sdram___05Fcas, top->sdram___05Fwe,
+                                         top->sdram___05Fba, top->sdram___05Fa,
+                                         top->sdram___05Fdqm, top->sdram___05Fdq_o);
+#endif
         top->clk = 1;
         top->eval();
         top->clk = 0;
@@ -71,7 +80,8 @@ struct Board {
 
 extern "C" {
 
-Board* board_new(uint32_t divisor) {
+// A board whose line has `divisor` cycles a bit, `cycles` after its clock was stable.
+Board* board_new(uint32_t divisor, uint64_t cycles) {
     auto* b = new Board;
     b->top = std::make_unique<Vmachine>(&b->context);
     b->divisor = divisor;
@@ -81,6 +91,8 @@ Board* board_new(uint32_t divisor) {
     b->top->eval();
     for (int i = 0; i < 2; ++i) b->edge();
     b->top->rst = 0;
+    for (; cycles > 0; --cycles) b->edge();
+    b->busy_until += b->now;
     return b;
 }
 

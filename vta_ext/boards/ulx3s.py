@@ -2,6 +2,12 @@
 
 The board's 25 MHz oscillator feeds one PLL, the USB bridge's serial pins are the link to the host.
 The first LED is on while the clock is stable, the second one during a run.
+
+The SDRAM's clock is three quarters of a period late. Its pins have registers in both directions, so
+that delays are those of pads: a command is there 0.75 periods before the chip's edge and 0.25 after
+it; its word comes a period after that edge and at most 6 ns (tAC), stays until another period and
+2.5 ns (tOH) have gone, and is taken at the third edge of this clock after the command's. At 80 MHz
+that is right as long as pads and wires, both ways together, take 0.6 to 9.6 ns.
 """
 
 from __future__ import annotations
@@ -19,6 +25,7 @@ from amaranth.hdl import (
     Module,
     Signal,
 )
+from amaranth.lib import io
 from amaranth.lib.cdc import ResetSynchronizer
 from amaranth_boards.ulx3s import ULX3S_85F_Platform
 
@@ -76,6 +83,18 @@ class Top(Elaboratable):
         m.domains.sync = ClockDomain()
         oscillator = platform.request("clk25").i
         clock, locked = Signal(), Signal()
+        late: dict[str, Any] = {}
+        if self._board.sdram:
+            m.domains.sdram = sdram = ClockDomain(reset_less=True)
+            # Eighths of the oscillator's period, from the phase of the other output.
+            eighths = 8 * (self._pll.output - 1) + 8 * self._pll.output * 3 // 4
+            late = {
+                "p_CLKOS_ENABLE": "ENABLED",
+                "p_CLKOS_DIV": self._pll.output,
+                "p_CLKOS_CPHASE": eighths // 8,
+                "p_CLKOS_FPHASE": eighths % 8,
+                "o_CLKOS": sdram.clk,
+            }
         m.submodules.pll = Instance(
             "EHXPLLL",
             ("a", "FREQUENCY_PIN_CLKI", str(OSCILLATOR_MHZ)),
@@ -87,6 +106,7 @@ class Top(Elaboratable):
             # In phase with the reference: half a period of the output less one.
             p_CLKOP_CPHASE=self._pll.output - 1,
             p_CLKOP_FPHASE=0,
+            **late,
             p_FEEDBK_PATH="CLKOP",
             i_CLKI=oscillator,
             i_CLKFB=clock,
@@ -113,7 +133,24 @@ class Top(Elaboratable):
             platform.request("led", 0).o.eq(locked),
             platform.request("led", 1).o.eq(system.running),
         ]
+        if self._board.sdram:
+            self._sdram(m, platform, system)
         return m
+
+    def _sdram(self, m: Module, platform: Any, system: System) -> None:
+        """A register at each of the chip's pins; its clock by way of one, too."""
+        names = ("clk", "clk_en", "cs", "we", "ras", "cas", "ba", "a", "dq", "dqm")
+        ports = platform.request("sdram", 0, dir=dict.fromkeys(names, "-"))
+        m.submodules.sdram_clk = clock = io.DDRBuffer("o", ports.clk, o_domain="sdram")
+        m.d.comb += [clock.o[0].eq(1), clock.o[1].eq(0)]
+        pins = system.sdram
+        for name in names[1:]:
+            buffer = io.FFBuffer("io" if name == "dq" else "o", getattr(ports, name))
+            m.submodules[f"sdram_{name}"] = buffer
+            value = {"clk_en": 1, "cs": 1, "dq": pins.dq_o}
+            m.d.comb += buffer.o.eq(value[name] if name in value else getattr(pins, name))
+            if name == "dq":
+                m.d.comb += [buffer.oe.eq(pins.dq_oe), pins.dq_i.eq(buffer.i)]
 
 
 def plan(board: Board, name: str) -> BuildPlan:

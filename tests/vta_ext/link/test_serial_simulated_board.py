@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
@@ -29,14 +30,16 @@ from vta_ext.rtl.map import Register
 from vta_ext.runtime.drivers import open_device
 
 SMALL = BOARDS["ulx3s-85f-small"]
+#: The same with an SDRAM of 8 MiB.
+SDRAM = replace(SMALL, memory_bits=16, block_memory=0, sdram=8 << 20)
 
 pytestmark = pytest.mark.rtl
 
 
-@pytest.fixture(scope="module")
-def board() -> Iterator[SimulatedBoard]:
+@pytest.fixture(scope="module", params=[SMALL, SDRAM], ids=["block memory", "sdram"])
+def board(request: pytest.FixtureRequest) -> Iterator[SimulatedBoard]:
     try:
-        found = SimulatedBoard(SMALL)
+        found = SimulatedBoard(request.param)
     except DependencyError as error:
         pytest.skip(str(error))
     yield found
