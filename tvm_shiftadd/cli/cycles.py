@@ -1,4 +1,7 @@
-"""``tvm-shiftadd profile`` of an accelerator's artifact: the timing model's cycles by layer."""
+"""``tvm-shiftadd profile`` of an accelerator's artifact: the timing model's cycles by layer.
+
+And, of a device that is named, what its hardware counts in a run.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tvm_shiftadd.cli import output
+from tvm_shiftadd.cli import options, output
 from tvm_shiftadd.errors import InputError
 
 if TYPE_CHECKING:
@@ -36,6 +39,7 @@ class Result:
     """Reports of all programs by the names of their functions, and the parameters.
 
     ``images``: how many images a launch takes, which is what its cycles and bytes are for.
+    ``counted``: by the device's own counters, in a launch of each program; empty without a device.
     """
 
     model: str
@@ -43,6 +47,7 @@ class Result:
     images: int
     parameters: dict[str, int]
     reports: dict[str, TimingReport]
+    counted: dict[str, int]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as ``profile --json`` prints them."""
@@ -55,6 +60,7 @@ class Result:
             "cycles": self.cycles,
             "utilisation": self.utilisation,
             "regions": regions,
+            **({"device": self.counted} if self.counted else {}),
         }
 
     @property
@@ -69,11 +75,11 @@ class Result:
         return products / self.cycles if self.cycles else 0.0
 
 
-def profile(artifact: Artifact, config: Config) -> Result:
-    """Time the programs of an artifact and write the pictures.
+def profile(artifact: Artifact, config: Config, device: options.DeviceOptions) -> Result:
+    """Time the programs of an artifact and write the pictures; run them where a device is named.
 
     Raises InputError for parameters that make no sense, DependencyError for a plot without
-    matplotlib.
+    matplotlib, DeviceError where the device cannot be reached.
     """
     from vta_ext.sim import roofline, timing, trace
 
@@ -99,7 +105,20 @@ def profile(artifact: Artifact, config: Config) -> Result:
         progress("simulate", len(regions), len(regions))
     machine = str(artifact.manifest.target.attributes.get("machine", ""))
     name, images = artifact.manifest.source.name, artifact.regions.config.batch
-    return Result(name, machine, images, vars(parameters), reports)
+    counted = _counted(artifact, device, images)
+    return Result(name, machine, images, vars(parameters), reports, counted)
+
+
+def _counted(artifact: Artifact, device: options.DeviceOptions, images: int) -> dict[str, int]:
+    """What the device counts in one launch, on random images; nothing where none was named."""
+    from tvm_shiftadd.bench import inputs
+
+    choice = device.choice()
+    if choice is None:
+        return {}
+    artifact.connect(choice)
+    artifact.run(inputs.random_inputs(artifact, inputs.batch_size(artifact, images)))
+    return dict(artifact.counted)
 
 
 def tables(result: Result) -> list[Table]:

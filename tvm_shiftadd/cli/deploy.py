@@ -1,4 +1,4 @@
-"""``tvm-shiftadd deploy``: what the accelerator takes on a board, and the board's bitstream."""
+"""``tvm-shiftadd deploy``: a board's bitstream, what it takes, and artifacts onto the board."""
 
 from __future__ import annotations
 
@@ -7,22 +7,36 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tvm_shiftadd.cli import options, output
+from tvm_shiftadd.cli import options, output, upload
 from tvm_shiftadd.errors import InputError
 
 if TYPE_CHECKING:
+    from vta_ext.boards import Board
     from vta_ext.boards.flow import Report
 
-HELP = "Build the accelerator for a board: a report, or a bitstream."
+HELP = "Build the accelerator for a board, or send an artifact to the board and run it."
 
 STAGES = ("report", "bitstream")
 
 
 def command(
-    board: Annotated[str, typer.Option(help="ulx3s-85f, ulx3s-85f-small, pynq or ultra96.")],
+    artifact: Annotated[
+        Path | None,
+        typer.Argument(
+            help="An artifact to send to the board and run there, compared with the simulator; "
+            "without one the board's hardware is built."
+        ),
+    ] = None,
+    *,
+    board: Annotated[
+        str, typer.Option(help="ulx3s-85f, ulx3s-85f-sdram, ulx3s-85f-small, pynq or ultra96.")
+    ],
     stage: Annotated[
-        str, typer.Option(help="report, or bitstream: the report and the file for the FPGA.")
-    ] = "report",
+        str | None,
+        typer.Option(
+            help="report (the default), or bitstream: the report and the file for the FPGA."
+        ),
+    ] = None,
     folder: Annotated[
         Path | None,
         typer.Option(
@@ -32,14 +46,57 @@ def command(
     seed: Annotated[
         int | None, typer.Option(help="Seed of the placement; 1 by default.", min=0)
     ] = None,
+    port: Annotated[
+        str | None,
+        typer.Option("--port", help="DEVICE[,BAUD]: the serial port that the board is at."),
+    ] = None,
+    inputs: Annotated[
+        Path | None,
+        typer.Option("--input", help=".npz with an array for each input; default: random."),
+    ] = None,
+    time_limit: options.TimeLimit = None,
+    rpc: options.Rpc = None,
+    key: options.Key = None,
     json: options.Json = False,
     debug: options.Debug = False,
 ) -> int:
-    """Check the words, run the tools, print; minutes for a board that is placed and routed."""
+    """Check the words; build, minutes for a board that is placed and routed, or upload; print."""
     from vta_ext import boards
-    from vta_ext.boards import flow
 
     chosen = boards.board(board)
+    building = {"--stage": stage, "--output": folder, "--seed": seed}
+    running = {"--port": port, "--input": inputs, "--time-limit": time_limit, "--rpc": rpc}
+    wrong, whose = (running, "with") if artifact is None else (building, "without")
+    said = [name for name, value in wrong.items() if value is not None]
+    if said:
+        raise InputError(f"{', '.join(said)}: for deploy {whose} an ARTIFACT")
+    if artifact is None:
+        _build(chosen, stage or STAGES[0], folder, seed, json)
+    else:
+        _upload(chosen, upload.Config(artifact, inputs, port, time_limit, rpc, key), json)
+    return 0
+
+
+def _upload(board: Board, config: upload.Config, json: bool) -> None:
+    with output.clean_stdout(json):
+        result = upload.upload(board, config)
+    if json:
+        output.print_json(result.to_dict())
+        return
+    each, plural = result.milliseconds, "s" * (result.images > 1)
+    output.print_lines(
+        f"{result.model} on {result.board} at {result.device}: {result.program_bytes:,} bytes sent "
+        f"in {result.upload_seconds:.1f} s, {result.images} image{plural} run in "
+        f"{result.run_seconds:.1f} s with their transfers; results equal to the simulator's."
+    )
+    if each is not None:
+        output.print_lines(f"{each:.3f} ms an image on the accelerator at {result.clock_mhz} MHz.")
+    output.print_counted(result.counted)
+
+
+def _build(chosen: Board, stage: str, folder: Path | None, seed: int | None, json: bool) -> None:
+    from vta_ext.boards import flow
+
     if stage not in STAGES:
         raise InputError(f"expected --stage {' or '.join(STAGES)}, got {stage!r}")
     target = folder or Path("build") / chosen.name
@@ -49,7 +106,6 @@ def command(
         output.print_json({**report.to_dict(), "folder": str(target)})
     else:
         _print(report, target)
-    return 0
 
 
 def _print(report: Report, folder: Path) -> None:

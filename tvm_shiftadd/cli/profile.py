@@ -1,6 +1,7 @@
 """``tvm-shiftadd profile``: time of each kernel call of an artifact, and what bounds it.
 
-For an artifact of the accelerator it is the timing model's cycles of each layer instead.
+For an artifact of the accelerator it is the timing model's cycles of each layer instead, and the
+counters of the hardware where a device is named.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ class Config:
     rounds: int | None
     written: Path | None
     cycles: cycles.Config
+    device: options.DeviceOptions
 
     @property
     def for_cpu(self) -> bool:
@@ -79,18 +81,23 @@ def command(
         Path | None,
         typer.Option("--roofline", help="Accelerator: plot the layers' roofline (.png, .svg)."),
     ] = None,
+    device: options.Device = None,
+    time_limit: options.TimeLimit = None,
+    rpc: options.Rpc = None,
+    key: options.Key = None,
     json: options.Json = False,
     debug: options.Debug = False,
 ) -> None:
     """Load, measure, print."""
     pictures = cycles.Config(memory_bits, memory_latency, trace, roofline)
-    config = Config(artifact, inputs, batch, threads, rounds, written, pictures)
+    machine = options.DeviceOptions(device, time_limit, rpc, key)
+    config = Config(artifact, inputs, batch, threads, rounds, written, pictures, machine)
     with output.clean_stdout(json):
         loaded = _load(config)
         if loaded.regions is None:
             profile = _profile(config, loaded)
         else:
-            timed = cycles.profile(loaded, config.cycles)
+            timed = cycles.profile(loaded, config.cycles, config.device)
     if loaded.regions is not None:
         _print_cycles(timed, json)
         return
@@ -113,6 +120,7 @@ def _print_cycles(timed: cycles.Result, json: bool) -> None:
         return
     output.print_lines(f"{timed.model} on {timed.machine}")
     output.print_tables(cycles.tables(timed))
+    output.print_counted(timed.counted)
 
 
 def _load(config: Config) -> Artifact:
@@ -124,10 +132,10 @@ def _load(config: Config) -> Artifact:
             "profile times kernels of the CPU and counts cycles of the accelerator; those of a GPU "
             f"are timed by NVIDIA's nsys: nsys profile tvm-shiftadd bench {config.artifact}"
         )
-    if loaded.regions is None and config.cycles.said:
+    if loaded.regions is None and (config.cycles.said or config.device.choice() is not None):
         raise InputError(
-            "--memory-bits, --memory-latency, --trace and --roofline are for artifacts of the "
-            "accelerator; this one is for the CPU"
+            "--memory-bits, --memory-latency, --trace, --roofline, --device, --time-limit and "
+            "--rpc are for artifacts of the accelerator; this one is for the CPU"
         )
     if loaded.regions is not None and config.for_cpu:
         raise InputError(
