@@ -88,7 +88,7 @@ _PRESETS: Final = (
     Preset("shift-16x16", "one-term shift units, 16 x 16", SHIFT, 100, 64),
     Preset("shift-adder-16x16", "shift and adder (L1), 16 x 16", SHIFT_ADDER, 100, 64),
     Preset("ecp5-small", "shift, 8 x 8, for a small ECP5", SMALL, 100, 32),
-    Preset("ulx3s-85f", "ULX3S with an ECP5-85: shift, 16 x 16", ULX3S, 60, 64),
+    Preset("ulx3s-85f", "ULX3S with an ECP5-85: shift, 16 x 16", ULX3S, 70, 64),
     Preset("ulx3s-85f-sdram", "ULX3S's ECP5-85 and SDRAM: shift, 16 x 16", ULX3S_SDRAM, 80, 16),
     Preset("ulx3s-85f-small", "ULX3S with an ECP5-85: shift, 8 x 8", ULX3S_SMALL, 80, 32),
     Preset("pynq", "Pynq-Z1 and Pynq-Z2 (XC7Z020): shift, 16 x 16", SHIFT, 100, 64, 0x43C0_0000),

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from vta_ext.boards import Board
     from vta_ext.boards.flow import Report
 
-HELP = "Build the accelerator for a board, or send an artifact to the board and run it."
+HELP = "Build the accelerator for a board, or run an artifact there."
 
 STAGES = ("report", "bitstream")
 
