@@ -138,6 +138,7 @@ def test_what_is_refused(
         ([small, "--board", "pynq", *here], "pynq has no serial link: on the board run"),
         ([small, "--board", BOARD.name, "--stage", "report"], "--stage: for deploy without an"),
         (["--board", BOARD.name, *here, "--input", "x"], "--port, --input: for deploy with an"),
+        (["--board", BOARD.name, "--key", "k"], "--key: for deploy with an ARTIFACT"),
         ([small, "--board", BOARD.name, *here, "--time-limit", "0"], "a time limit of more than"),
     ]
     for arguments, words in cases:

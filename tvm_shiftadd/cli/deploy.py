@@ -65,7 +65,8 @@ def command(
 
     chosen = boards.board(board)
     building = {"--stage": stage, "--output": folder, "--seed": seed}
-    running = {"--port": port, "--input": inputs, "--time-limit": time_limit, "--rpc": rpc}
+    running = {"--port": port, "--input": inputs, "--time-limit": time_limit}
+    running |= {"--rpc": rpc, "--key": key}
     wrong, whose = (running, "with") if artifact is None else (building, "without")
     said = [name for name, value in wrong.items() if value is not None]
     if said:
