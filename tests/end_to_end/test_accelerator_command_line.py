@@ -17,6 +17,7 @@ import pytest
 
 import tvm_shiftadd as tsa
 from tests.end_to_end import digits
+from tests.end_to_end.digits import said
 from tvm_shiftadd.cli import main
 from tvm_shiftadd.errors import DeviceError, ProgramError
 from tvm_shiftadd.target import DeviceChoice
@@ -31,13 +32,7 @@ COMMAND = [sys.executable, "-m", "tvm_shiftadd.cli"]
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with images, inputs, and artifacts of both targets: vta and cpu."""
     folder = tmp_path_factory.mktemp("digits")
-    pixels, labels = digits.load(folder)
-    np.savez(folder / "images.npz", features=pixels[:120], labels=labels[:120])
-    np.savez(folder / "x.npz", pixels[:5])
-    for target in ("vta", "cpu"):
-        arguments = ["compile", folder / "digits.onnx", "-o", folder / target, "--target", target]
-        arguments += ["--calib", folder / "images.npz", "--json"]
-        assert main([str(argument) for argument in arguments]) == 0
+    digits.compile_into(folder, vta="vta", cpu="cpu")
     return folder
 
 
@@ -48,14 +43,6 @@ def small(place: Path) -> Path:
     arguments += ["--target", "vta:ecp5-small", "--calib", place / "images.npz"]
     assert main([str(argument) for argument in arguments]) == 0
     return place / "small"
-
-
-def said(capsys: pytest.CaptureFixture[str], *arguments: object) -> dict[str, Any]:
-    """What a command prints with --json."""
-    capsys.readouterr()
-    assert main([*map(str, arguments), "--json"]) == 0, capsys.readouterr().err
-    found: dict[str, Any] = json.loads(capsys.readouterr().out)
-    return found
 
 
 def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:

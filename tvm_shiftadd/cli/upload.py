@@ -78,15 +78,17 @@ def upload(board: Board, config: Config) -> Result:
         )
     given = _given(artifact, config.inputs)
     with output.progress() as progress:
-        progress("simulate", 0, 3)
-        wanted = artifact.run(given)
-        progress("upload", 1, 3)
+        progress("upload", 0, 3)
         started = time.perf_counter()
         artifact.connect(choice)
         sent = time.perf_counter()
-        progress("run", 2, 3)
+        progress("run", 1, 3)
         found = artifact.run(given)
         ended = time.perf_counter()
+        counted = dict(artifact.counted)
+        progress("simulate", 2, 3)
+        artifact.connect("sim")
+        wanted = artifact.run(given)
         progress("done", 3, 3)
     _compare(board, wanted, found)
     programs = [region.program for region in artifact.regions.regions]
@@ -99,7 +101,7 @@ def upload(board: Board, config: Config) -> Result:
         upload_seconds=sent - started,
         run_seconds=ended - sent,
         clock_mhz=board.clock_mhz,
-        counted=dict(artifact.counted),
+        counted=counted,
     )
 
 
